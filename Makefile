@@ -1,0 +1,46 @@
+# `make demo` and `make test` need Python 3.11 and nothing else: they set up their own virtual environment in .venv.
+VENV ?= .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test test-slow format clean
+
+demo: $(INSTALLED)
+	$(RUN) -m mbe2_dataset build --catalogue synthetic --output mbe2 --overwrite
+	$(RUN) train_moon2.py recipes/tiny.yaml
+	$(RUN) -m evaluation --model moon2 --dataset mbe2 --output results
+	$(RUN) -m evaluation heatmap --model moon2 --dataset mbe2 --output results/heatmap.png
+	@printf '%s\n' '' \
+	  'Made:' \
+	  '  mbe2/                data in MBE2.0 format: load_dataset("mbe2")' \
+	  '  moon2/               the model: AutoModel.from_pretrained("moon2", trust_remote_code=True)' \
+	  '  results/results.md   the tables above; results.json has every figure' \
+	  '  results/heatmap.png  what the title and the photo of one product attend to' \
+	  '' \
+	  'Try next:' \
+	  '  $(RUN) -m evaluation heatmap --model moon2 --image YOUR.jpg --text "your title" --output mine.png' \
+	  '  $(RUN) train_moon2.py recipes/tiny.yaml --max_steps 2000 --output_dir moon2-longer' \
+	  '  $(RUN) -m mbe2_dataset build --help    to build such a set from your own catalogue' \
+	  ''
+
+test: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(RUN) -m pytest
+
+test-slow: $(INSTALLED)
+	$(RUN) -m pytest -m slow
+
+format: $(INSTALLED)
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) mbe2 moon2 results
