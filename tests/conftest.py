@@ -1,0 +1,132 @@
+"""Tiny random backbones, processors and pictures that the tests share; nothing here needs the network."""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+# Tests must not talk to the Hub, nor find what an earlier run left in the user's cache; read at the first import.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="moon2-tests-")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoConfig, Idefics3ImageProcessorPil, SiglipImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from configuration_moon2 import Moon2Config
+from modeling_moon2 import Moon2Model
+from processing_moon2 import Moon2Processor, image_block
+from scratch_moon2 import train_tokenizer
+
+TEXTS = ["red striped mug 350 ml", "blue cotton shirt for women", "红色条纹马克杯", "蓝色纯棉女士衬衫"]
+
+TEXT = dict(
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    vocab_size=512,
+    max_position_embeddings=512,
+)
+SIGLIP = dict(
+    hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8
+)
+MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
+IMAGE_IDS = dict(image_token_id=1, vision_start_token_id=2, vision_end_token_id=3)
+
+
+def vlm_config(family: str):
+    """A tiny random configuration of one backbone family."""
+    qwen_vision = dict(depth=2, num_heads=2, patch_size=8, spatial_merge_size=2, temporal_patch_size=2)
+    options = {
+        "qwen2_vl": dict(
+            text_config=TEXT | {"rope_parameters": MROPE},
+            vision_config=qwen_vision | dict(embed_dim=32, hidden_size=64, mlp_ratio=2),
+            **IMAGE_IDS,
+        ),
+        "qwen2_5_vl": dict(
+            text_config=TEXT | {"rope_parameters": MROPE},
+            vision_config=qwen_vision
+            | dict(hidden_size=32, intermediate_size=48, out_hidden_size=64, window_size=32, fullatt_block_indexes=[1]),
+            **IMAGE_IDS,
+        ),
+        "qwen3_vl": dict(
+            text_config=TEXT | {"rope_parameters": MROPE | {"mrope_interleaved": True}},
+            vision_config=qwen_vision
+            | dict(
+                hidden_size=32,
+                intermediate_size=48,
+                out_hidden_size=64,
+                num_position_embeddings=64,
+                deepstack_visual_indexes=[0],
+            ),
+            **IMAGE_IDS,
+        ),
+        "llava": dict(
+            text_config=TEXT | {"model_type": "qwen3"},
+            vision_config=SIGLIP | {"model_type": "siglip_vision_model"},
+            image_token_id=1,
+            vision_feature_layer=-1,
+            vision_feature_select_strategy="full",
+        ),
+        "smolvlm": dict(
+            text_config=TEXT | {"model_type": "llama"}, vision_config=SIGLIP, image_token_id=1, scale_factor=2
+        ),
+        "idefics3": dict(
+            text_config=TEXT | {"model_type": "llama"}, vision_config=SIGLIP, image_token_id=1, scale_factor=2
+        ),
+    }
+    return AutoConfig.for_model(family, **options[family])
+
+
+FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava", "smolvlm", "idefics3"]
+
+
+def tiny_processor(family: str = "qwen3_vl") -> Moon2Processor:
+    """The processor that goes with `tiny_model(family)`."""
+    if family.startswith("qwen"):
+        size = {"shortest_edge": 256, "longest_edge": 48 * 48}
+        image_processor = Qwen2VLImageProcessorPil(patch_size=8, merge_size=2, temporal_patch_size=2, size=size)
+    elif family == "llava":
+        image_processor = SiglipImageProcessorPil(size={"height": 32, "width": 32})
+    else:
+        edge = {"longest_edge": 32}
+        image_processor = Idefics3ImageProcessorPil(size=edge, max_image_size=edge, do_image_splitting=False)
+    tokenizer = train_tokenizer(TEXTS * 5, 400)
+    return Moon2Processor(image_processor, tokenizer, **image_block(vlm_config(family), tokenizer))
+
+
+def tiny_model(family: str = "qwen3_vl", seed: int = 0, **options) -> Moon2Model:
+    """An untrained model of one family, in evaluation mode."""
+    torch.manual_seed(seed)
+    return Moon2Model(Moon2Config(vlm_config=vlm_config(family), **options)).eval()
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    """A picture of coloured noise."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def mixed_products() -> list[dict]:
+    """Every modality: text only (two scripts), picture only, both, several pictures, an instruction."""
+    return [
+        {"text": "red striped mug 350 ml"},
+        {"image": picture(40, 30, seed=1)},
+        {"text": "红色条纹马克杯", "image": picture(30, 44, seed=2)},
+        {"text": "blue shirt", "image": [picture(50, 20, seed=3), picture(32, 32, seed=4)]},
+        {"text": "shirt", "image": picture(36, 36, seed=5), "instruction": "find the product"},
+        {"text": "蓝色"},
+    ]
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def family(request) -> str:
+    return request.param

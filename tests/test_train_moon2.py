@@ -1,0 +1,247 @@
+"""Training: a few real steps lower the loss, the views are found, figures are logged, wrong recipes are explained."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from datasets import load_dataset
+from transformers import TrainingArguments
+
+from conftest import tiny_model, tiny_processor
+from loss_moon2 import Moon2Loss
+from mbe2_dataset.__main__ import main as mbe2_main
+from modeling_moon2 import Moon2Model, Moon2Output
+from processing_moon2 import Moon2Processor
+from train_moon2 import Moon2Trainer, build_model, main, read_recipe, role_views
+from triplets_moon2 import ROLES, TripletCollator, TripletDataset, TripletError, load_triplets, stable_key
+
+RECIPE = Path(__file__).parent.parent / "recipes" / "tiny.yaml"
+
+
+@pytest.fixture(scope="session")
+def mbe2(tmp_path_factory) -> str:
+    """A small data set from the built-in catalogue."""
+    folder = tmp_path_factory.mktemp("data") / "mbe2"
+    sizes = ["--num_products", "40", "--num_validation", "6", "--num_test", "8", "--picture_size", "40"]
+    assert mbe2_main(["build", "--catalogue", "synthetic", "--output", str(folder), *sizes]) == 0
+    return str(folder)
+
+
+@pytest.fixture
+def tiny_recipe(tmp_path, mbe2) -> str:
+    """recipes/tiny.yaml, smaller still."""
+    recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    recipe["architecture"]["text_config"] |= {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 96}
+    recipe["architecture"]["vision_config"] |= {
+        "depth": 1,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "out_hidden_size": 64,
+    }
+    recipe |= {"dataset": mbe2, "output_dir": str(tmp_path / "moon2"), "vocab_size": 600, "max_pixels": 1024}
+    recipe |= {"per_device_train_batch_size": 16, "max_steps": 30, "logging_steps": 5, "warmup_steps": 2}
+    recipe |= {"moe_intermediate_size": 48, "use_cpu": True, "precision": "fp32"}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return str(path)
+
+
+def test_a_short_run_lowers_the_loss_and_saves_a_model_that_loads(tiny_recipe, tmp_path, capsys):
+    assert main([tiny_recipe]) == 0
+    folder = tmp_path / "moon2"
+    log = [json.loads(line) for line in (folder / "filter.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [entry["step"] for entry in log] == [5, 10, 15, 20, 25, 30]
+    assert all(len(entry["lowest_phi"]) == 8 and 0 <= entry["kept_share"] <= 1 for entry in log)
+    assert log[-1]["phi"] > log[0]["phi"], "queries should have moved towards their positives"
+
+    model, processor = Moon2Model.from_pretrained(folder), Moon2Processor.from_pretrained(folder)
+    with torch.no_grad():
+        vectors = model(**processor([{"text": "red mug"}, {"text": "红色马克杯"}])).embeddings
+    assert vectors.shape == (2, 64) and torch.isfinite(vectors).all()
+    assert not (folder / "training_args.bin").exists()
+    again = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    assert again["max_steps"] == 30 and again["temperature"] == 0.05
+    assert "M active for a token" in capsys.readouterr().out
+
+
+def test_the_log_holds_every_figure_of_the_method(tiny_recipe, tmp_path):
+    trainer = make_trainer(tiny_recipe, max_steps=10, logging_steps=5)
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    objectives = trainer.model.config.objectives
+    expected = {f"loss_{name}" for name in objectives} | {f"omega_{name}" for name in objectives}
+    expected |= {"omega_sum", "loss_sparsity", "phi", "kept_share", "positive_similarity", "negative_similarity"}
+    expected |= {f"expert_{z}_{name}" for z in range(4) for name in ("pictures", "texts")} | {"tokens_per_second"}
+    assert expected <= set(logs[0]) and len(logs) == 2
+    assert logs[0]["omega_sum"] == pytest.approx(1.0, abs=0.05)
+    assert sum(logs[0][f"expert_{z}_texts"] for z in range(4)) == pytest.approx(1.0, abs=1e-4)
+    assert torch.isfinite(torch.tensor(trainer.evaluate()["eval_loss"]))
+
+
+def test_same_seed_same_weights(tiny_recipe):
+    runs = []
+    for _ in range(2):
+        trainer = make_trainer(tiny_recipe, max_steps=3)
+        trainer.train()
+        runs.append(trainer.model.state_dict())
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+
+
+def make_trainer(recipe: str, **changes) -> Moon2Trainer:
+    words = [word for name, value in changes.items() for word in (f"--{name}", str(value))]
+    model_arguments, data, loss, training = read_recipe([recipe, *words])
+    torch.manual_seed(training.seed)
+    rows = load_triplets(data.dataset, "train")
+    model, processor = build_model(model_arguments, rows)
+    return Moon2Trainer(
+        model,
+        training,
+        loss=loss,
+        data_collator=TripletCollator(processor),
+        train_dataset=TripletDataset(rows, 0.5, 0.5),
+        eval_dataset=TripletDataset(load_triplets(data.dataset, "validation")),
+        processing_class=processor,
+    )
+
+
+def test_views_found_in_few_passes_equal_separate_forwards(mbe2):
+    """Every view of every role, as `role_views` finds it, is the embedding of that product alone."""
+    model, processor = tiny_model(), tiny_processor()
+    triplets = [TripletDataset(load_triplets(mbe2, "train"))[index] for index in range(9)]
+    kinds = {(triplet["query"]["text"] is None, triplet["query"]["image"] is None) for triplet in triplets}
+    assert len(kinds) == 3, "the sample should have text, image and mixed queries"
+    batch = TripletCollator(processor, items_per_pass=7)(triplets)
+    with torch.no_grad():
+        outputs = [model(**features) for features in batch["passes"]]
+        assert len(outputs) > 4 and all(len(output.embeddings) <= 7 for output in outputs)
+        items = Moon2Output(**{name: torch.cat([output[name] for output in outputs]) for name in list(outputs[0])[:5]})
+        for role in ROLES:
+            found = role_views(items, batch["rows"][role])
+            for row, triplet in enumerate(triplets):
+                text, image = triplet[role]["text"], triplet[role]["image"]
+                views = {
+                    "t": {"text": text} if text else None,
+                    "i": {"image": image} if image else None,
+                    "mm": {"text": text, "image": image} if text and image else None,
+                }
+                for name, product in views.items():
+                    view = getattr(found, name)
+                    assert view.present[row].item() == (product is not None)
+                    if product:
+                        alone = model(**processor([product]))
+                        torch.testing.assert_close(view.embeddings[row], alone.embeddings[0], atol=1e-5, rtol=0)
+                        torch.testing.assert_close(view.usage[row], alone.expert_usage[0], atol=1e-5, rtol=0)
+                own = model(**processor([views["mm"] or views["i"] or views["t"]]))
+                torch.testing.assert_close(found.own[row], own.embeddings[0], atol=1e-5, rtol=0)
+
+
+def test_a_batch_of_texts_only_and_of_pictures_only(mbe2, tmp_path):
+    model, processor = tiny_model(), tiny_processor()
+    dataset = TripletDataset(load_triplets(mbe2, "train"))
+    trainer = Moon2Trainer(
+        model, TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none"), loss=Moon2Loss(),
+        data_collator=TripletCollator(processor), train_dataset=dataset,
+    )  # fmt: skip
+    for missing in ("image", "text"):
+        triplets = [dataset[index] for index in range(4)]
+        for triplet in triplets:
+            for role in ROLES:
+                other = "text" if missing == "image" else "image"
+                content = triplet[role][other] or triplet["positive"][other]
+                triplet[role] = {other: content, missing: None}
+        loss = trainer.compute_loss(model, TripletCollator(processor)(triplets))
+        loss.backward()
+        assert torch.isfinite(loss) and all(
+            torch.isfinite(parameter.grad).all() for parameter in model.parameters() if parameter.grad is not None
+        )
+
+
+def test_augmentation_depends_on_seed_epoch_and_row_only(mbe2):
+    rows = load_triplets(mbe2, "train")
+    one, other = TripletDataset(rows, 0.5, 0.5, seed=1), TripletDataset(rows, 0.5, 0.5, seed=1)
+    shown = [one[index] for index in range(20)]
+    assert [other[index] for index in reversed(range(20))] == shown[::-1]
+    one.set_epoch(1)
+    assert [one[index] for index in range(20)] != shown
+    plain = TripletDataset(rows)
+    assert all(plain[index]["positive"]["text"] == rows[index]["positive_title"] for index in range(20))
+    full = TripletDataset(rows, 1.0, 1.0)
+    for index in range(20):
+        assert full[index]["positive"]["text"] == rows[index]["positive_enriched_title"]
+        assert full[index]["positive"]["image"] in rows[index]["positive_augmented_images"]
+
+
+def test_keys_are_the_same_in_every_process():
+    assert stable_key("红色-1") == stable_key("红色-1") != stable_key("红色-2")
+    assert stable_key("p000001-0") == 1882285741518013396
+
+
+def test_an_unreadable_picture_is_named_by_triplet_and_role(mbe2):
+    triplets = [TripletDataset(load_triplets(mbe2, "train"))[index] for index in range(3)]
+    triplets[2]["negative"]["image"] = {"bytes": b"<html>", "path": "page.jpg"}
+    with pytest.raises(TripletError, match=f"Triplet {triplets[2]['query_id']}, its negative: .*page.jpg"):
+        TripletCollator(tiny_processor())(triplets)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_recipe, capsys, monkeypatch):
+    monkeypatch.setattr(Moon2Model, "_init_weights", lambda self, module: [
+        parameter.data.fill_(float("nan")) for parameter in module.parameters(recurse=False)])  # fmt: skip
+    assert main([tiny_recipe]) == 2
+    assert "The loss of step 0 is nan; its triplets: p0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["nowhere.yaml"], "There is no recipe nowhere.yaml"),
+        (["{recipe}", "--dataset", "nowhere"], "no data set folder nowhere"),
+        (["{recipe}", "--temperature", "0"], "temperature is 0"),
+        (["{recipe}", "--precision", "fp8"], "precision is 'fp8'"),
+        (["{recipe}", "--enriched_title_probability", "2"], "enriched_title_probability is 2"),
+        (["{recipe}", "--num_experts", "1"], "num_experts_per_tok is 2"),
+        (["{recipe}", "--model", "also"], "not both"),
+    ],
+)
+def test_a_wrong_recipe_is_explained_in_a_sentence(tiny_recipe, capsys, words, message):
+    assert main([word.format(recipe=tiny_recipe) for word in words]) == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_unknown_fields_and_missing_columns_are_named(tiny_recipe, tmp_path, capsys):
+    text = Path(tiny_recipe).read_text(encoding="utf-8")
+    (tmp_path / "typo.yaml").write_text(text + "\nlerning_rate: 1\n", encoding="utf-8")
+    assert main([str(tmp_path / "typo.yaml")]) == 2
+    assert "lerning_rate" in capsys.readouterr().err
+
+    broken = tmp_path / "broken"
+    (broken / "triplets").mkdir(parents=True)
+    rows = load_dataset(yaml.safe_load(text)["dataset"], "triplets", split="train")
+    rows.remove_columns("negative_title").to_parquet(broken / "triplets" / "train.parquet")
+    (broken / "README.md").write_text(
+        "---\nconfigs:\n- config_name: triplets\n  data_files:\n  - {split: train, path: triplets/*.parquet}\n---\n"
+    )
+    assert main([tiny_recipe, "--dataset", str(broken)]) == 2
+    assert "lack the columns negative_title" in capsys.readouterr().err
+
+
+def test_upcycling_recipe_trains_from_a_dense_checkpoint(tiny_recipe, tmp_path):
+    """`model:` may name any supported vision-language folder, or a Moon2 to go on from."""
+    from transformers import AutoModel
+
+    from conftest import vlm_config
+
+    dense = tmp_path / "dense"
+    AutoModel.from_config(vlm_config("qwen3_vl")).save_pretrained(dense)
+    processor = tiny_processor("qwen3_vl")
+    processor.tokenizer.save_pretrained(dense)
+    processor.image_processor.save_pretrained(dense)
+    recipe = yaml.safe_load(Path(tiny_recipe).read_text(encoding="utf-8"))
+    del recipe["architecture"]
+    recipe |= {"model": str(dense), "max_steps": 2, "output_dir": str(tmp_path / "first")}
+    (tmp_path / "upcycle.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    assert main([str(tmp_path / "upcycle.yaml")]) == 0
+    second = str(tmp_path / "second")
+    assert main([str(tmp_path / "upcycle.yaml"), "--model", recipe["output_dir"], "--output_dir", second]) == 0
+    Moon2Model.from_pretrained(second)
