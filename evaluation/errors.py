@@ -1,0 +1,5 @@
+"""The one exception that the command line shows as a sentence instead of a traceback."""
+
+
+class EvaluationError(ValueError):
+    """Something about the model, the data set or an option that the user can put right; the message says how."""

@@ -1,0 +1,214 @@
+"""The command line, end to end on a tiny untrained model: results, repeatability, and errors as one sentence."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_evaluation_benchmark import benchmark_rows, write_benchmark
+
+from conftest import picture, tiny_model, tiny_processor
+from evaluation.__main__ import main
+from evaluation.retrieval import DIRECTIONS
+
+
+@pytest.fixture(autouse=True)
+def fresh_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("model") / "moon2"
+    tiny_model().save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def dataset(tmp_path) -> str:
+    return str(write_benchmark(tmp_path / "mbe2", benchmark_rows()))
+
+
+def evaluated(model: str, dataset: str, output: Path, *options: str) -> dict:
+    assert main(["--model", model, "--dataset", dataset, "--output", str(output), *options]) == 0
+    return json.loads((output / "results.json").read_text(encoding="utf-8"))
+
+
+def test_a_run_writes_every_figure_and_what_made_it(model, dataset, tmp_path, capsys):
+    results = evaluated(model, dataset, tmp_path / "results")
+    assert set(results) == {"run", "retrieval", "classification", "attributes"}
+    for direction in DIRECTIONS:
+        row = results["retrieval"][direction]
+        assert (row["queries"], row["candidates"]) == (6, 12)
+        chance = {
+            "recall@1": 1 / 12,
+            "recall@5": 5 / 12,
+            "recall@10": 10 / 12,
+            "mrr": sum(1 / n for n in range(1, 13)) / 12,
+        }
+        assert row["chance"] == pytest.approx(chance)
+        assert 0 <= row["metrics"]["recall@1"] <= row["metrics"]["recall@5"] <= row["metrics"]["recall@10"] <= 1
+    assert results["classification"]["labels"] == 2
+    assert results["classification"]["metrics"]["chance"] == 1 / 2
+    assert list(results["attributes"]["attributes"]) == ["colour"]
+    run = results["run"]
+    assert run["dataset"] | {"fingerprint": "", "name": ""} == {
+        "name": "", "revision": None, "fingerprint": "", "corpus": 12, "queries": 18, "judgements": 18,
+    }  # fmt: skip
+    assert run["versions"]["torch"] == torch.__version__
+    assert run["model"]["parameters"] == tiny_model().num_parameters()
+    printed = capsys.readouterr().out
+    written = (tmp_path / "results" / "results.md").read_text(encoding="utf-8")
+    headline = next(line for line in printed.splitlines() if "t->mm" in line)
+    columns = [cell.strip() for cell in headline.strip("|").split("|")]
+    assert columns == ["", "t->mm", "i->mm", "mm->mm", "t->i", "i->t", "class", "attribute"]
+    assert headline in written
+    assert "| colour" in written
+
+
+def test_the_same_picture_is_found(model, tmp_path):
+    """Queries that are corpus products themselves: even an untrained model must rank each of them first."""
+    rows = benchmark_rows()
+    for query in rows["queries"]:
+        product = rows["corpus"][int(query["id"][1])]
+        query |= {name: product[name] for name in ("text", "image") if query[name] is not None}
+    folder = write_benchmark(tmp_path / "mbe2", rows)
+    results = evaluated(model, str(folder), tmp_path / "results")
+    assert results["retrieval"]["mm2mm"]["metrics"] == {"recall@1": 1, "recall@5": 1, "recall@10": 1, "mrr": 1}
+
+
+def test_figures_do_not_depend_on_the_batch_size_nor_on_the_order_of_rows(model, dataset, tmp_path):
+    first = evaluated(model, dataset, tmp_path / "first", "--batch_size", "5")
+    rows = benchmark_rows()
+    for records in rows.values():
+        records.reverse()
+    folder = write_benchmark(tmp_path / "reversed", rows)
+    second = evaluated(model, str(folder), tmp_path / "second")
+    for part in ("retrieval", "classification", "attributes"):
+        assert second[part] == first[part]
+
+
+def test_run_is_the_default_command(model, dataset, tmp_path):
+    default = evaluated(model, dataset, tmp_path / "first")
+    arguments = ["run", "--model", model, "--dataset", dataset, "--output", str(tmp_path / "second")]
+    assert main(arguments) == 0
+    named = json.loads((tmp_path / "second" / "results.json").read_text(encoding="utf-8"))
+    assert named["retrieval"] == default["retrieval"]
+
+
+def test_products_without_a_picture_are_counted_in_the_report(model, tmp_path, capsys):
+    rows = benchmark_rows()
+    rows["corpus"][0]["image"] = None
+    rows["corpus"][11]["category"] = []
+    folder = write_benchmark(tmp_path / "mbe2", rows)
+    results = evaluated(model, str(folder), tmp_path / "results")
+    assert results["retrieval"]["t2mm"]["candidates"] == 11
+    assert results["retrieval"]["i2t"]["candidates"] == 12
+    assert results["classification"]["products"] == 10
+    printed = capsys.readouterr().out
+    counts = "1 queries without a relevant candidate, 1 products without this view, 1 judgements of these."
+    assert f"- t->mm: {counts}" in printed
+    assert "- class: 2 products without category, text or image." in printed
+
+
+def test_a_set_without_pictures_still_gets_its_text_figures(model, tmp_path):
+    """Every direction then lacks its queries or its candidates; nothing may crash, nothing may be made up."""
+    rows = benchmark_rows()
+    for product in rows["corpus"]:
+        product["image"] = None
+    rows["queries"] = [query for query in rows["queries"] if query["modality"] == "text"]
+    rows["qrels"] = [row for row in rows["qrels"] if row["query-id"].endswith("text")]
+    results = evaluated(model, str(write_benchmark(tmp_path / "mbe2", rows)), tmp_path / "results")
+    assert all(row["metrics"] is None for row in results["retrieval"].values())
+    assert results["retrieval"]["t2i"]["queries_left_out"] == 6
+    assert results["attributes"]["micro"] is None
+
+
+@pytest.mark.parametrize("title", ["red striped mug 350 ml", "红色条纹马克杯 350ml"])
+def test_heatmap_writes_a_png(model, tmp_path, title):
+    picture(60, 40).save(tmp_path / "mug.jpg")
+    output = tmp_path / "heatmap.png"
+    arguments = ["heatmap", "--model", model, "--image", str(tmp_path / "mug.jpg"), "--text", title]
+    assert main([*arguments, "--output", str(output)]) == 0
+    default = np.asarray(Image.open(output))
+    assert Image.open(output).format == "PNG"
+    assert main([*arguments, "--output", str(output), "--layers", "1"]) == 0
+    assert not np.array_equal(np.asarray(Image.open(output)), default)
+
+
+def refused(capsys, *arguments: str) -> str:
+    """The one sentence that a user error prints."""
+    assert main(list(arguments)) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    message = next(line for line in lines if line.startswith("error: "))
+    assert not any("Traceback" in line for line in lines)
+    return message
+
+
+def test_an_unreadable_picture_is_named_by_its_row(model, tmp_path, capsys):
+    rows = benchmark_rows()
+    rows["corpus"][7]["image"]["bytes"] = rows["corpus"][7]["image"]["bytes"][:200]
+    folder = write_benchmark(tmp_path / "mbe2", rows)
+    message = refused(capsys, "--model", model, "--dataset", str(folder), "--output", str(tmp_path / "results"))
+    assert "corpus row 7 (id 'p7') cannot be prepared" in message
+    assert not (tmp_path / "results").exists()
+
+
+def test_user_errors_of_run(model, dataset, tmp_path, capsys):
+    output = ["--output", str(tmp_path / "results")]
+    assert "no model folder" in refused(capsys, "--model", str(tmp_path / "none"), "--dataset", dataset, *output)
+    assert "no config.json" in refused(capsys, "--model", dataset, "--dataset", dataset, *output)
+    assert "no dataset folder" in refused(capsys, "--model", model, "--dataset", str(tmp_path / "none"), *output)
+    assert "configuration 'corpus'" in refused(capsys, "--model", model, "--dataset", model, *output)
+    file = tmp_path / "file"
+    file.write_text("")
+    assert "is a file; give a folder" in refused(capsys, "--model", model, "--dataset", dataset, "--output", str(file))
+
+
+def test_user_errors_of_heatmap(model, tmp_path, capsys):
+    picture(60, 40).save(tmp_path / "mug.jpg")
+    command = ["heatmap", "--model", model, "--text", "mug", "--output", str(tmp_path / "heatmap.png")]
+    assert "none.jpg cannot be read" in refused(capsys, *command, "--image", str(tmp_path / "none.jpg"))
+    with_image = [*command, "--image", str(tmp_path / "mug.jpg")]
+    assert "the model has 3 layers" in refused(capsys, *with_image, "--layers", "9")
+    assert "title is blank" in refused(capsys, *with_image, "--text", " ")
+
+
+def test_a_package_of_the_extra_that_is_missing_is_named(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "evaluation.drawing", raising=False)
+    command = ["heatmap", "--model", model, "--text", "mug", "--image", "mug.jpg", "--output", str(tmp_path / "x.png")]
+    assert "matplotlib is not installed: pip install scikit-learn matplotlib" in refused(capsys, *command)
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "many"])
+def test_a_batch_size_that_is_no_count_is_refused(value, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--model", "m", "--dataset", "d", "--output", "o", "--batch_size", value])
+    assert stop.value.code == 2
+    assert "--batch_size" in capsys.readouterr().err
+
+
+def test_as_a_module_the_exit_code_reaches_the_shell(tmp_path, monkeypatch, capsys):
+    nowhere = str(tmp_path / "nowhere")
+    monkeypatch.setattr(sys, "argv", ["evaluation", "--model", nowhere, "--dataset", nowhere, "--output", nowhere])
+    monkeypatch.delitem(sys.modules, "evaluation.__main__")
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("evaluation", run_name="__main__")
+    assert stop.value.code == 2
+    assert capsys.readouterr() == ("", f"error: There is no dataset folder {nowhere}.\n")
+
+
+def test_help_names_both_commands_and_shows_examples(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    assert "heatmap --model moon2" in printed
+    assert "--dataset mbe2 --output results" in printed

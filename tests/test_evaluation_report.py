@@ -1,0 +1,55 @@
+"""The Markdown: layout, per cent, and what it says where there is no figure."""
+
+from evaluation.report import summary
+
+METRICS = {"recall@1": 0.25, "recall@5": 0.5, "recall@10": 0.98765, "mrr": 0.4}
+CHANCE = {"recall@1": 0.01, "recall@5": 0.05, "recall@10": 0.1, "mrr": 0.03}
+LABELS = {"accuracy": 0.8, "precision": 0.7, "recall": 0.6, "f1": 0.65, "chance": 0.2, "majority": 0.3}
+
+
+def direction(metrics=METRICS, chance=CHANCE, **counts) -> dict:
+    left_out = dict.fromkeys(("queries_left_out", "candidates_left_out", "judgements_left_out"), 0)
+    return {"queries": 7, "candidates": 100, **left_out, **counts, "metrics": metrics, "chance": chance}
+
+
+def results(**directions) -> dict:
+    return {
+        "retrieval": {name: direction() for name in ("t2mm", "i2mm", "mm2mm", "t2i", "i2t")} | directions,
+        "classification": {"labels": 5, "products": 100, "products_left_out": 0, "metrics": LABELS},
+        "attributes": {
+            "attributes": {"colour": {"products": 90, "values": 4, **LABELS}},
+            "attributes_left_out": 0,
+            "products_left_out": 0,
+            "micro": {"accuracy": 0.5, "chance": 0.25, "majority": 0.4},
+            "macro": LABELS,
+        },
+    }
+
+
+def row(text: str, first: str) -> list[str]:
+    line = next(line for line in text.splitlines() if line.startswith(f"| {first} "))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_headline_is_recall_at_10_and_accuracy_above_chance():
+    text = summary("moon2", results())
+    assert row(text, "moon2") == ["moon2", *["98.77"] * 5, "80.00", "50.00"]
+    assert row(text, "chance") == ["chance", *["10.00"] * 5, "20.00", "25.00"]
+    assert row(text, "t->mm") == [
+        "t->mm", "7", "100", "25.00 / 1.00", "50.00 / 5.00", "98.77 / 10.00", "40.00 / 3.00",
+    ]  # fmt: skip
+    assert "Nothing was left out." in text
+
+
+def test_a_missing_figure_is_a_dash_and_a_count():
+    empty = direction(metrics=None, chance=None, queries=0, candidates=0, candidates_left_out=100)
+    text = summary("moon2", results(t2i=empty))
+    assert row(text, "moon2")[4] == "-"
+    assert row(text, "t->i")[1:4] == ["0", "0", "- / -"]
+    assert "- t->i: 0 queries without a relevant candidate, 100 products without this view" in text
+
+
+def test_every_row_of_a_table_has_the_same_width():
+    text = summary("a model with a long name", results())
+    table = [line for line in text.splitlines() if line.startswith("|")][:4]
+    assert len({len(line) for line in table}) == 1
