@@ -1,0 +1,64 @@
+"""The leakage gate: what is in one split must be in no other."""
+
+from collections.abc import Iterable, Iterator
+from itertools import combinations
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from .catalogue import Row
+from .pictures import Picture
+
+SHOWN = 5
+
+
+class LeakageError(ValueError):
+    """Splits share a product, a group or a picture; the message names them."""
+
+
+# What is compared: its kind ("product id", "group id" or "picture"), what is compared, and the name it is shown by.
+Fact = tuple[str, str, str]
+
+
+def check_leakage(splits: dict[str, Iterable[Fact]]) -> None:
+    """Raise LeakageError if two splits share a fact."""
+    facts = {split: {(kind, value): name for kind, value, name in found} for split, found in splits.items()}
+    for first, second in combinations(facts, 2):
+        shared = sorted(facts[first].keys() & facts[second].keys())
+        if shared:
+            names = [f"{kind} '{facts[first][kind, value]}'" for kind, value in shared[:SHOWN]]
+            more = f" and {len(shared) - SHOWN} more" if len(shared) > SHOWN else ""
+            raise LeakageError(
+                f"The splits '{first}' and '{second}' share {', '.join(names)}{more}: put whole groups, and rows with "
+                f"the same picture, into one split (columns 'split' and 'group_id')."
+            )
+
+
+def catalogue_facts(rows: Iterable[Row]) -> Iterator[Fact]:
+    """What the rows of one split must not share with another split."""
+    for row in rows:
+        yield "product id", row.id, row.id
+        yield "group id", row.group_id, row.group_id
+        for picture in row.images:
+            yield "picture", picture.sha256, f"{picture.path} ({row.id})"
+
+
+def written_facts(folder: Path, split: str) -> Iterator[Fact]:
+    """The same, read back from the Parquet files that were written for one split."""
+    for path in sorted(folder.glob(f"*/{split}-*.parquet")):
+        file = pq.ParquetFile(path)
+        names = file.schema_arrow.names
+        ids = [
+            name for name in names if name in ("positive_id", "negative_id") or (name == "id" and "group_id" in names)
+        ]
+        groups = [name for name in names if name.endswith("group_id")]
+        pictures = [name for name in names if name.endswith(("image", "images"))]
+        for batch in file.iter_batches(256, columns=ids + groups + pictures):
+            for record in batch.to_pylist():
+                yield from (("product id", record[name], record[name]) for name in ids)
+                yield from (("group id", record[name], record[name]) for name in groups)
+                for name in pictures:
+                    found = record[name] if name.endswith("images") else [record[name]]
+                    for image in found:
+                        if image is not None:
+                            yield "picture", Picture(**image).sha256, image["path"]

@@ -1,0 +1,85 @@
+"""The columns of a catalogue and of the published data set, as `datasets.Features`."""
+
+from datasets import Features, Image, List, Value
+
+ATTRIBUTES = List({"name": Value("string"), "value": Value("string")})
+
+# What a catalogue must have ...
+CATALOGUE = Features(
+    {
+        "id": Value("string"),
+        "title": Value("string"),
+        "description": Value("string"),
+        "brand": Value("string"),
+        "category": List(Value("string")),
+        "attributes": ATTRIBUTES,
+        "price": Value("float32"),
+        "images": List(Image()),
+        "split": Value("string"),
+        "group_id": Value("string"),
+    }
+)
+# ... and what it may have besides: known faults of a row, and the words that a title in another language uses for the
+# labels in brand, category and attributes.
+OPTIONAL = Features(
+    {
+        "noise": List(Value("string")),
+        "translations": List({"label": Value("string"), "text": Value("string")}),
+    }
+)
+
+PROVENANCE = {
+    "field": Value("string"),
+    "source_id": Value("string"),
+    "operation": Value("string"),
+    "parameters": Value("string"),
+    "model": Value("string"),
+    "revision": Value("string"),
+    "prompt_version": Value("string"),
+    "seed": Value("int64"),
+    "consistency_score": Value("float32"),
+    "kept": Value("bool"),
+    "reason": Value("string"),
+}
+
+_PRODUCT = {
+    "id": Value("string"),
+    "title": Value("string"),
+    "enriched_title": Value("string"),
+    "image": Image(),
+    "augmented_images": List(Image()),
+    "group_id": Value("string"),
+}
+
+TRIPLETS = Features(
+    {
+        "query_id": Value("string"),
+        "query_text": Value("string"),
+        "query_image": Image(),
+        "query_modality": Value("string"),
+        "query_group_id": Value("string"),
+        **{f"positive_{name}": feature for name, feature in _PRODUCT.items()},
+        **{f"negative_{name}": feature for name, feature in _PRODUCT.items()},
+        "negative_kind": Value("string"),
+        "provenance": List(PROVENANCE),
+        "noise": List(Value("string")),
+    }
+)
+
+CORPUS = Features(
+    {
+        "id": Value("string"),
+        "text": Value("string"),
+        "image": Image(),
+        "category": List(Value("string")),
+        "attributes": ATTRIBUTES,
+        "brand": Value("string"),
+        "group_id": Value("string"),
+    }
+)
+
+QUERIES = Features(
+    {"id": Value("string"), "text": Value("string"), "image": Image(), "modality": Value("string")},
+)
+
+QRELS = Features({"query-id": Value("string"), "corpus-id": Value("string"), "score": Value("int32")})

@@ -1,0 +1,241 @@
+"""The built-in catalogue: products that never existed, with known truth and known noise.
+
+Material, size or capacity and audience are told by the text only; shape and second colour are shown by the picture
+only; category, colour, pattern and brand by both, titles leaving some of them out. All of it depends on (seed, index).
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from PIL import Image
+
+from .catalogue import CatalogueError, Row
+from .parallel import parallel_map
+from .pictures import encode
+from .render import PATTERNS, Look, Scene, Viewpoint, render_photo
+from .seeding import rng_for, seed_for
+from .shapes import SHAPES
+from .vocabulary import AUDIENCES, BRAND_MARKS, CATEGORIES, CHINESE, COLOURS, FILLERS, TITLE_TEMPLATES
+
+IMAGE_ONLY = ("shape", "second_colour")
+TEXT_ONLY = ("material", "size", "capacity", "audience")
+
+PHOTOS = 2
+MAX_LISTINGS = 3
+CHINESE_SHARE = 0.2
+WRONG_TITLE_SHARE = 0.05
+CLUTTER_SHARE = 0.15
+# How often a title mentions a thing; what is left out has to be seen in the picture, or is not to be known at all.
+MENTIONED = {
+    "category": 0.9,
+    "brand": 0.8,
+    "colour": 0.75,
+    "pattern": 0.65,
+    "material": 0.6,
+    "size": 0.5,
+    "audience": 0.5,
+    "filler": 0.4,
+}
+FEWEST_MENTIONS = 3
+
+
+@dataclass(frozen=True)
+class Product:
+    """The truth about one product (one group). `values` maps attribute names to English labels."""
+
+    index: int
+    category: str
+    brand: str
+    values: dict[str, str]
+
+    @property
+    def group_id(self) -> str:
+        return f"p{self.index:06d}"
+
+    @property
+    def look(self) -> Look:
+        values = self.values
+        return Look(
+            category=self.category,
+            shape=values["shape"],
+            colour=COLOURS[values["colour"]],
+            second_colour=COLOURS[values["second_colour"]],
+            pattern=values["pattern"],
+            mark=BRAND_MARKS[self.brand],
+        )
+
+
+def synthetic_product(index: int, seed: int = 0) -> Product:
+    """Product number `index`. No two indices give products that agree in everything.
+
+    Raises:
+        CatalogueError: there are no more different products.
+    """
+    categories = list(CATEGORIES)
+    category = categories[index % len(categories)]
+    facts = CATEGORIES[category]
+    choices = {
+        "shape": tuple(SHAPES[category]),
+        "colour": tuple(COLOURS),
+        "second_colour": tuple(range(1, len(COLOURS))),
+        "pattern": PATTERNS,
+        "brand": tuple(BRAND_MARKS),
+        "material": facts.materials,
+        facts.size_name: facts.sizes,
+        "audience": AUDIENCES,
+    }
+    combinations = int(np.prod([len(options) for options in choices.values()]))
+    number = index // len(categories)
+    if not 0 <= number < combinations:
+        raise CatalogueError(
+            f"Product {index} does not exist: there are {combinations:,} different ones in {category}."
+        )
+    code = _permuted(number, combinations, f"{seed}/{category}")
+    chosen: dict = {}
+    for name, options in choices.items():
+        code, position = divmod(code, len(options))
+        chosen[name] = options[position]
+    colours = tuple(COLOURS)
+    chosen["second_colour"] = colours[(colours.index(chosen["colour"]) + chosen["second_colour"]) % len(colours)]
+    return Product(index, category, chosen.pop("brand"), chosen)
+
+
+def _permuted(index: int, size: int, key: str) -> int:
+    """Where a keyed permutation of range(size) sends `index`: a four-round Feistel network, walked until inside."""
+    half = ((size - 1).bit_length() + 1) // 2
+    mask = (1 << half) - 1
+    while True:
+        left, right = index >> half, index & mask
+        for turn in range(4):
+            left, right = right, left ^ (seed_for(key, turn, right) & mask)
+        index = left << half | right
+        if index < size:
+            return index
+
+
+def listing_id(product: Product, listing: int) -> str:
+    return f"{product.group_id}-{listing}"
+
+
+def synthetic_photo(listing: str, photo: int, seed: int = 0, size: int = 96) -> tuple[Image.Image, np.ndarray]:
+    """Photo number `photo` of a listing, by the listing's id, before JPEG.
+
+    Returns:
+        The picture, RGB, size x size, and the product's mask: bool (size, size).
+    """
+    product = synthetic_product(int(listing[1:].split("-")[0]), seed)
+    rng = rng_for(seed, "photo", listing, photo)
+    viewpoint = Viewpoint(
+        scale=rng.uniform(0.74, 0.90),
+        shift=(rng.uniform(-0.03, 0.03), rng.uniform(-0.03, 0.03)),
+        rotation=rng.uniform(-14, 14),
+        mirror=bool(rng.random() < 0.5),
+        perspective=(rng.uniform(-0.12, 0.12), rng.uniform(-0.12, 0.12)),
+    )
+    scene = Scene(
+        background="clutter" if _is_cluttered(listing, seed) else str(rng.choice(["plain", "gradient"])),
+        light=tuple(rng.uniform(0.85, 1.08, 2)),
+        seed=seed_for(seed, "scene", listing, photo),
+    )
+    return render_photo(product.look, viewpoint, scene, size)
+
+
+def _is_cluttered(listing: str, seed: int) -> bool:
+    return bool(rng_for(seed, "clutter", listing).random() < CLUTTER_SHARE)
+
+
+def synthetic_rows(
+    seed: int = 0,
+    num_products: int = 2400,
+    num_validation: int = 120,
+    num_test: int = 500,
+    picture_size: int = 96,
+    num_proc: int = 1,
+) -> list[Row]:
+    """The catalogue of that many train, validation and test products, each with one to three listings.
+
+    The test products come first in the count of indices, so that a larger train set leaves them as they are.
+    """
+    work = partial(_product_rows, seed=seed, num_test=num_test, num_validation=num_validation, size=picture_size)
+    indices = range(num_test + num_validation + num_products)
+    return [row for rows in parallel_map(work, indices, num_proc, "draw products") for row in rows]
+
+
+def _product_rows(index: int, seed: int, num_test: int, num_validation: int, size: int) -> list[Row]:
+    split = "test" if index < num_test else "validation" if index < num_test + num_validation else "train"
+    product = synthetic_product(index, seed)
+    listings = 1 + int(rng_for(seed, "listings", index).integers(MAX_LISTINGS))
+    return [_listing(product, number, split, seed, size) for number in range(listings)]
+
+
+def _listing(product: Product, number: int, split: str, seed: int, size: int) -> Row:
+    name = listing_id(product, number)
+    rng = rng_for(seed, "text", name)
+    language = "zh" if rng.random() < CHINESE_SHARE else "en"
+    stated = {"category": product.category, "brand": product.brand, **product.values}
+    noise = []
+    wrong = None
+    if split == "train" and rng.random() < WRONG_TITLE_SHARE:
+        wrong = str(rng.choice(["colour", "pattern", "category"]))
+        options = {"colour": tuple(COLOURS), "pattern": PATTERNS, "category": tuple(CATEGORIES)}[wrong]
+        # The second colour would be a half-truth.
+        stated[wrong] = str(rng.choice([o for o in options if o not in (stated[wrong], stated["second_colour"])]))
+        noise.append(f"wrong_title:{wrong}")
+    if _is_cluttered(name, seed):
+        noise.append("cluttered_background")
+    path = CATEGORIES[product.category].path
+    labels = (*path, product.brand, *product.values.values())
+    return Row(
+        id=name,
+        title=_title(stated, language, wrong, rng),
+        description=_description(product, language),
+        brand=product.brand,
+        category=path,
+        attributes=tuple(product.values.items()),
+        price=float(np.float32(round(rng.uniform(5, 200), 2))),
+        images=tuple(
+            encode(synthetic_photo(name, photo, seed, size)[0], f"{name}-{photo}.jpg") for photo in range(PHOTOS)
+        ),
+        split=split,
+        group_id=product.group_id,
+        noise=tuple(noise),
+        translations={label: CHINESE[label] for label in labels if label in CHINESE} if language == "zh" else {},
+    )
+
+
+def _word(label: str, language: str) -> str:
+    return CHINESE[label] if language == "zh" else label
+
+
+def _title(stated: dict[str, str], language: str, wrong: str | None, rng: np.random.Generator) -> str:
+    template = TITLE_TEMPLATES[language][rng.integers(len(TITLE_TEMPLATES[language]))]
+    slots = {piece.split("{")[1].rstrip("}"): piece.replace("+", " ") for piece in template.split()}
+    mentioned = {slot for slot in slots if rng.random() < MENTIONED[slot]} | ({wrong} if wrong else set())
+    facts = [slot for slot in slots if slot != "filler"]
+    for slot in rng.permutation(facts):
+        if len(mentioned - {"filler"}) >= FEWEST_MENTIONS:
+            break
+        mentioned.add(str(slot))
+    words = {slot: _word(stated[slot], language) for slot in facts if slot != "size"}
+    words["size"] = _word(stated.get("size") or stated["capacity"], language)
+    words["filler"] = str(rng.choice(FILLERS[language]))
+    if language == "en":
+        words["category"] = words["category"].lower()
+    pieces = [piece.format(**words) for slot, piece in slots.items() if slot in mentioned]
+    if language == "zh":
+        return "".join(pieces)
+    title = " ".join(pieces)
+    return title[0].upper() + title[1:]
+
+
+def _description(product: Product, language: str) -> str:
+    """States what only the text can tell, and nothing that only the picture can."""
+    values = product.values
+    size = _word(values.get("size") or values["capacity"], language)
+    brand, material, audience, leaf = (
+        _word(label, language) for label in (product.brand, values["material"], values["audience"], product.category)
+    )
+    if language == "zh":
+        return f"{brand}{leaf}，材质：{material}，规格：{size}，适合{audience}。"
+    return f"A {leaf.lower()} by {brand}, made of {material}. Size: {size}. Made for: {audience}."
