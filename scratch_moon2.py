@@ -6,11 +6,16 @@ For demonstrations and for catalogues of a narrow field; otherwise start from a 
 from collections.abc import Iterable
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
 from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from configuration_moon2 import Moon2Config
+from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
 
+# With the usual 0.02 a word is drowned by what attention mixes into it, and a short run hardly learns to read.
+EMBEDDING_STD = 0.25
 PAD, IMAGE, IMAGE_START, IMAGE_END = "<|pad|>", "<|image_pad|>", "<|vision_start|>", "<|vision_end|>"
 
 
@@ -50,12 +55,19 @@ def scratch_processor(texts: Iterable[str], architecture: dict, vocab_size: int,
     return Moon2Processor(image_processor, tokenizer, image_token=IMAGE, image_start=IMAGE_START, image_end=IMAGE_END)
 
 
-def scratch_config(architecture: dict, tokenizer: PreTrainedTokenizerFast) -> dict:
-    """The architecture, completed with what the tokenizer decides: vocabulary size and the ids of the image tokens."""
-    return architecture | {
-        "text_config": architecture["text_config"]
-        | {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id},
+def scratch_model(architecture: dict, tokenizer: PreTrainedTokenizerFast, **experts) -> Moon2Model:
+    """An untrained model of the given architecture, completed with what the tokenizer decides.
+
+    Args:
+        experts: `num_experts`, `moe_intermediate_size` and the like, as in `Moon2Config`.
+    """
+    text_config = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    vlm_config = architecture | {
+        "text_config": architecture["text_config"] | text_config,
         "image_token_id": tokenizer.convert_tokens_to_ids(IMAGE),
         "vision_start_token_id": tokenizer.convert_tokens_to_ids(IMAGE_START),
         "vision_end_token_id": tokenizer.convert_tokens_to_ids(IMAGE_END),
     }
+    model = Moon2Model(Moon2Config(vlm_config=vlm_config, **experts))
+    nn.init.normal_(model.get_input_embeddings().weight, std=EMBEDDING_STD)
+    return model

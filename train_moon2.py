@@ -24,11 +24,11 @@ from configuration_moon2 import Moon2Config
 from loss_moon2 import LossOutput, Moon2Loss, Products, Role, View
 from modeling_moon2 import Moon2Model, Moon2Output
 from processing_moon2 import Moon2Processor
-from scratch_moon2 import scratch_config, scratch_processor
+from scratch_moon2 import scratch_model, scratch_processor
 from triplets_moon2 import ROLES, TripletCollator, TripletDataset, TripletError, load_triplets
 
-# How many of the least trusted triplets of a logging step are named in filter.jsonl.
-LOWEST_LOGGED = 8
+# Written into the output folder: what the dynamic sample filter did, and the least trusted triplets since the last log.
+FILTER_LOG, LOWEST_LOGGED = "filter.jsonl", 8
 
 
 class Moon2Trainer(Trainer):
@@ -50,21 +50,13 @@ class Moon2Trainer(Trainer):
             )
         self.can_return_loss = True  # so that evaluate() computes the loss without labels
         self.loss = loss
-        self._figures: dict[str, list[float]] = defaultdict(list)
+        self._figures: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self._phi: dict[str, float] = {}
         self._last_logged = time.perf_counter()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The total loss (a scalar) of one batch from `TripletCollator`."""
-        outputs = [model(**features) for features in inputs["passes"]]
-        items = Moon2Output(
-            **{
-                name: torch.cat([getattr(output, name) for output in outputs])
-                for name in ("embeddings", "image_embeddings", "has_image", "expert_usage", "image_expert_usage")
-            },
-            router_logits=tuple(
-                torch.cat(layer) for layer in zip(*(output.router_logits for output in outputs), strict=True)
-            ),
-        )
+        items = concatenate([model(**features) for features in inputs["passes"]])
         masks = torch.cat([features["attention_mask"].flatten() for features in inputs["passes"]])
         roles = {role: role_views(items, inputs["rows"][role]) for role in ROLES}
         unwrapped = self.accelerator.unwrap_model(model)
@@ -107,8 +99,7 @@ class Moon2Trainer(Trainer):
                     figures[f"expert_{expert}_{kind}"] = share
         for name, value in figures.items():
             self._figures[name].append(value.detach())
-        lowest = result.phi.argsort()[:LOWEST_LOGGED]
-        self._lowest = {query_ids[row]: round(result.phi[row].item(), 4) for row in lowest}
+        self._phi |= dict(zip(query_ids, result.phi.tolist(), strict=True))
 
     def log(self, logs: dict[str, float], start_time: float | None = None):
         """Adds the mean of every figure since the last log; names the least trusted triplets in filter.jsonl."""
@@ -120,11 +111,24 @@ class Moon2Trainer(Trainer):
             self._figures.clear()
             self._last_logged = now
             if self.is_world_process_zero():
-                entry = {"step": self.state.global_step, "lowest_phi": self._lowest}
-                entry |= {name: logs[name] for name in ("phi", "kept_share")}
-                with open(Path(self.args.output_dir) / "filter.jsonl", "a", encoding="utf-8") as file:
+                lowest = sorted(self._phi.items(), key=lambda item: item[1])[:LOWEST_LOGGED]
+                entry = {name: logs[name] for name in ("phi", "kept_share")}
+                entry = {"step": self.state.global_step, **entry, "lowest_phi": dict(lowest)}
+                with open(Path(self.args.output_dir) / FILTER_LOG, "a", encoding="utf-8") as file:
                     file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            self._phi.clear()
         super().log(logs, start_time)
+
+
+def concatenate(outputs: list[Moon2Output]) -> Moon2Output:
+    """The items of several passes as if they had been one, without the hidden states."""
+    return Moon2Output(
+        **{
+            name: torch.cat([getattr(output, name) for output in outputs])
+            for name in ("embeddings", "image_embeddings", "has_image", "expert_usage", "image_expert_usage")
+        },
+        router_logits=tuple(map(torch.cat, zip(*(output.router_logits for output in outputs), strict=True))),
+    )
 
 
 def role_views(items: Moon2Output, rows: dict[str, torch.Tensor]) -> Role:
@@ -259,9 +263,8 @@ def build_model(arguments: ModelArguments, rows) -> tuple[Moon2Model, Moon2Proce
         columns = [name for name in rows.column_names if name.endswith(("_title", "query_text"))]
         texts = (text for name in columns for text in rows[name] if text)
         processor = scratch_processor(texts, arguments.architecture, arguments.vocab_size, arguments.max_pixels)
-        vlm_config = scratch_config(arguments.architecture, processor.tokenizer)
-        config = Moon2Config(vlm_config=vlm_config, moe_intermediate_size=arguments.moe_intermediate_size, **experts)
-        return Moon2Model(config), processor
+        experts["moe_intermediate_size"] = arguments.moe_intermediate_size
+        return scratch_model(arguments.architecture, processor.tokenizer, **experts), processor
     if _is_moon2(arguments.model):
         return Moon2Model.from_pretrained(arguments.model), Moon2Processor.from_pretrained(arguments.model)
     model = Moon2Model.from_backbone(arguments.model, **experts)
@@ -278,25 +281,25 @@ def main(argv: list[str]) -> int:
         train_dataset = TripletDataset(
             rows, data.enriched_title_probability, data.augmented_image_probability, seed=training.seed
         )
-        validation = (
-            TripletDataset(load_triplets(data.dataset, "validation")) if training.eval_strategy != "no" else None
+        with_validation = training.eval_strategy != "no"
+        trainer = Moon2Trainer(
+            model,
+            training,
+            loss=loss,
+            data_collator=TripletCollator(processor),
+            train_dataset=train_dataset,
+            eval_dataset=TripletDataset(load_triplets(data.dataset, "validation")) if with_validation else None,
+            processing_class=processor,
+            callbacks=[EpochSetter(train_dataset)],
         )
     except (ValueError, OSError) as error:
         print(f"train_moon2.py: {error}", file=sys.stderr)
         return 2
-    total, active = count_parameters(model)
+    total, active = count_parameters(trainer.model)
     print(f"{total / 1e6:.1f} M parameters, {active / 1e6:.1f} M active for a token; {len(rows):,} triplets; "
           f"{'bf16' if training.bf16 else 'fp32'} on {training.device}")  # fmt: skip
-    trainer = Moon2Trainer(
-        model,
-        training,
-        loss=loss,
-        data_collator=TripletCollator(processor),
-        train_dataset=train_dataset,
-        eval_dataset=validation,
-        processing_class=processor,
-        callbacks=[EpochSetter(train_dataset)],
-    )
+    if not training.resume_from_checkpoint:
+        (Path(training.output_dir) / FILTER_LOG).unlink(missing_ok=True)
     if not training.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(Progress)

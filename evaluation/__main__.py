@@ -10,6 +10,7 @@ OPTIONAL = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
 EPILOG = """examples:
   python -m evaluation --model moon2 --dataset mbe2 --output results
   python -m evaluation heatmap --model moon2 --image p.jpg --text "polo-neck knitted cardigan" --output heatmap.png
+  python -m evaluation heatmap --model moon2 --dataset mbe2 --product p000001-2 --output heatmap.png
 
 `run` is meant where no command is given; `run --help` and `heatmap --help` list the options.
 The code inside a checkpoint is run: use checkpoints that you trust.
@@ -58,13 +59,36 @@ def _run(options: argparse.Namespace) -> None:
 def _heatmap(options: argparse.Namespace) -> None:
     from evaluation.checkpoint import load_checkpoint
     from evaluation.drawing import draw
-    from evaluation.heatmap import attention_map, read_photo
+    from evaluation.heatmap import attention_map
 
-    photo = read_photo(options.image)
+    photo, title = _photo_and_title(options)
     checkpoint = load_checkpoint(options.model, options.model_revision, attn_implementation="eager")
-    attention = attention_map(checkpoint.model, checkpoint.processor, photo, options.text, options.layers)
+    attention = attention_map(checkpoint.model, checkpoint.processor, photo, title, options.layers)
     draw(photo, attention, options.output)
     print(f"The heat-map is in {options.output}")
+
+
+def _photo_and_title(options: argparse.Namespace) -> tuple:
+    """What --image and --text give, or a product of --dataset: its photo (a PIL image) and its title."""
+    from evaluation.benchmark import load_benchmark
+    from evaluation.errors import EvaluationError
+    from evaluation.heatmap import read_photo
+
+    if options.dataset is None:
+        if options.image is None or options.text is None or options.product is not None:
+            raise EvaluationError("Give --image and --text, or --dataset and maybe --product.")
+        return read_photo(options.image), options.text
+    if options.image is not None or options.text is not None:
+        raise EvaluationError("Give either --image and --text, or --dataset: not both.")
+    corpus = load_benchmark(options.dataset, options.dataset_revision).corpus
+    rows = corpus.rows("mm")
+    if options.product is not None:
+        rows = [row for row in rows if corpus.ids[row] == options.product]
+    if not rows:
+        wanted = "product" if options.product is None else f"product {options.product!r}"
+        raise EvaluationError(f"The corpus of {options.dataset} has no {wanted} with title and picture.")
+    product = corpus.product(rows[0], "mm")
+    return read_photo(product["image"]), product["text"]
 
 
 def _refuse_file(output: Path) -> None:
@@ -111,8 +135,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Draws one product: the photo, the photo with the attention that its patches get from the title, "
         "and the title's words with the attention they get.",
     )
-    heatmap.add_argument("--image", required=True, type=Path, help="the product's photo")
-    heatmap.add_argument("--text", required=True, help="the product's title")
+    heatmap.add_argument("--image", type=Path, help="the product's photo")
+    heatmap.add_argument("--text", help="the product's title")
+    heatmap.add_argument("--dataset", help="instead: folder or Hub id of a data set to take the product from")
+    heatmap.add_argument("--dataset_revision", help="branch, tag or commit of a --dataset on the Hub")
+    heatmap.add_argument("--product", metavar="ID", help="which product of the --dataset's corpus (default: the first)")
     heatmap.add_argument("--output", required=True, type=Path, help="the PNG file to write")
     heatmap.add_argument(
         "--layers", type=positive_int, default=2, help="how many of the last layers to average (default: %(default)s)"

@@ -130,13 +130,14 @@ def _mean_over(word: tuple[int, int], spans: list[tuple[int, int]], weights: np.
     return float(weights[overlaps].mean())
 
 
-def read_photo(path: Path) -> Image.Image:
-    """The photo as the model sees it (upright, RGB).
+def read_photo(source: Path | dict) -> Image.Image:
+    """The photo as the model sees it (upright, RGB), from a file or the `{"bytes", "path"}` of a data set.
 
     Raises:
         EvaluationError: it cannot be read.
     """
     try:
-        return load_picture(path)
+        return load_picture(source)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise EvaluationError(f"The picture {path} cannot be read: {error}.") from error
+        name = source["path"] if isinstance(source, dict) else source
+        raise EvaluationError(f"The picture {name} cannot be read: {error}.") from error

@@ -142,6 +142,24 @@ def test_heatmap_writes_a_png(model, tmp_path, title):
     assert not np.array_equal(np.asarray(Image.open(output)), default)
 
 
+def test_heatmap_of_a_product_of_a_data_set(model, dataset, tmp_path, capsys):
+    """The same product named by its id, and by its photo and title, gives the same picture."""
+    outputs = [tmp_path / name for name in ("by_id.png", "by_hand.png", "first.png")]
+    command = ["heatmap", "--model", model]
+    assert main([*command, "--dataset", dataset, "--product", "p7", "--output", str(outputs[0])]) == 0
+    product = benchmark_rows()["corpus"][7]
+    (tmp_path / "p7.png").write_bytes(product["image"]["bytes"])
+    by_hand = ["--image", str(tmp_path / "p7.png"), "--text", product["text"]]
+    assert main([*command, *by_hand, "--output", str(outputs[1])]) == 0
+    assert main([*command, "--dataset", dataset, "--output", str(outputs[2])]) == 0
+    pictures = [output.read_bytes() for output in outputs]
+    assert pictures[0] == pictures[1] != pictures[2]
+    command += ["--output", str(tmp_path / "none.png")]
+    assert "no product 'p99'" in refused(capsys, *command, "--dataset", dataset, "--product", "p99")
+    assert "not both" in refused(capsys, *command, "--dataset", dataset, "--text", "mug")
+    assert "Give --image and --text" in refused(capsys, *command, "--text", "mug")
+
+
 def refused(capsys, *arguments: str) -> str:
     """The one sentence that a user error prints."""
     assert main(list(arguments)) == 2

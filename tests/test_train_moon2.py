@@ -12,9 +12,9 @@ from transformers import TrainingArguments
 from conftest import tiny_model, tiny_processor
 from loss_moon2 import Moon2Loss
 from mbe2_dataset.__main__ import main as mbe2_main
-from modeling_moon2 import Moon2Model, Moon2Output
+from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
-from train_moon2 import Moon2Trainer, build_model, main, read_recipe, role_views
+from train_moon2 import Moon2Trainer, build_model, concatenate, main, read_recipe, role_views
 from triplets_moon2 import ROLES, TripletCollator, TripletDataset, TripletError, load_triplets, stable_key
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "tiny.yaml"
@@ -116,7 +116,7 @@ def test_views_found_in_few_passes_equal_separate_forwards(mbe2):
     with torch.no_grad():
         outputs = [model(**features) for features in batch["passes"]]
         assert len(outputs) > 4 and all(len(output.embeddings) <= 7 for output in outputs)
-        items = Moon2Output(**{name: torch.cat([output[name] for output in outputs]) for name in list(outputs[0])[:5]})
+        items = concatenate(outputs)
         for role in ROLES:
             found = role_views(items, batch["rows"][role])
             for row, triplet in enumerate(triplets):
