@@ -164,10 +164,15 @@ class Progress(ProgressCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or self.training_bar is None or "kept_share" not in (logs or {}):
             return
-        losses = " ".join(f"{name[5:]} {logs[name]:.2f}" for name in logs if name.startswith("loss_") and "2" in name)
+        objectives = [name.removeprefix("omega_") for name in logs if name.startswith("omega_")]
+        losses = ", ".join(
+            f"{name} {logs[f'loss_{name}']:.2f}x{logs[f'omega_{name}']:.2f}"
+            for name in objectives
+            if f"loss_{name}" in logs
+        )
         self.training_bar.write(
-            f"step {state.global_step}: loss {logs['loss']:.3f} | {losses} | kept {logs['kept_share']:.0%} | "
-            f"{logs['tokens_per_second']:,.0f} tokens/s"
+            f"step {state.global_step}: loss {logs['loss']:.3f} (each x omega: {losses}), phi {logs['phi']:.2f}, "
+            f"kept {logs['kept_share']:.0%}, {logs['tokens_per_second']:,.0f} tokens/s"
         )
 
 
@@ -309,11 +314,14 @@ def main(argv: list[str]) -> int:
         print(f"train_moon2.py: {error}", file=sys.stderr)
         return 2
     trainer.save_model()
+    trainer.save_state()
     output = Path(training.output_dir)
     (output / "training_args.bin").unlink()  # a pickle; recipe.yaml says the same and can be read
     recipe = asdict(model_arguments) | asdict(data) | asdict(loss) | _given(training)
     (output / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    print(f"Saved the model, its processor, its code and recipe.yaml in {output}/")
+    print(
+        f"In {output}/: the model, its processor, its code, recipe.yaml, and every logged figure in trainer_state.json."
+    )
     return 0
 
 

@@ -19,6 +19,7 @@ from transformers import AutoConfig, Idefics3ImageProcessorPil, SiglipImageProce
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from configuration_moon2 import Moon2Config
+from mbe2_dataset.__main__ import main as mbe2_main
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor, image_block
 from scratch_moon2 import train_tokenizer
@@ -130,3 +131,12 @@ def mixed_products() -> list[dict]:
 @pytest.fixture(scope="session", params=FAMILIES)
 def family(request) -> str:
     return request.param
+
+
+@pytest.fixture(scope="session")
+def mbe2(tmp_path_factory) -> str:
+    """A small data set from the built-in catalogue."""
+    folder = tmp_path_factory.mktemp("data") / "mbe2"
+    sizes = ["--num_products", "40", "--num_validation", "6", "--num_test", "8", "--picture_size", "40"]
+    assert mbe2_main(["build", "--catalogue", "synthetic", "--output", str(folder), *sizes]) == 0
+    return str(folder)

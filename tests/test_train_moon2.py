@@ -11,22 +11,12 @@ from transformers import TrainingArguments
 
 from conftest import tiny_model, tiny_processor
 from loss_moon2 import Moon2Loss
-from mbe2_dataset.__main__ import main as mbe2_main
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
 from train_moon2 import Moon2Trainer, build_model, concatenate, main, read_recipe, role_views
 from triplets_moon2 import ROLES, TripletCollator, TripletDataset, TripletError, load_triplets, stable_key
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "tiny.yaml"
-
-
-@pytest.fixture(scope="session")
-def mbe2(tmp_path_factory) -> str:
-    """A small data set from the built-in catalogue."""
-    folder = tmp_path_factory.mktemp("data") / "mbe2"
-    sizes = ["--num_products", "40", "--num_validation", "6", "--num_test", "8", "--picture_size", "40"]
-    assert mbe2_main(["build", "--catalogue", "synthetic", "--output", str(folder), *sizes]) == 0
-    return str(folder)
 
 
 @pytest.fixture

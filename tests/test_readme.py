@@ -1,0 +1,33 @@
+"""What the README shows must work as it stands there."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import tiny_model, tiny_processor
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("snippet", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+def test_python_snippets_run(snippet, mbe2, tmp_path, monkeypatch, capsys):
+    tiny_model().save_pretrained(tmp_path / "moon2")
+    tiny_processor().save_pretrained(tmp_path / "moon2")
+    (tmp_path / "mbe2").symlink_to(mbe2)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(snippet, names)
+    assert torch.isfinite(names["vectors"]).all() and "tensor" in capsys.readouterr().out
+
+
+def test_files_and_commands_that_it_names_exist():
+    for name in re.findall(r"^\| `([^`]+)`", README, re.MULTILINE):
+        assert (ROOT / name).exists(), name
+    targets = re.findall(r"^make (\w+)", README, re.MULTILINE)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert targets and all(f"\n{target}:" in makefile for target in targets)
+    for recipe in re.findall(r"recipes/\w+\.yaml", README):
+        assert (ROOT / recipe).is_file(), recipe
