@@ -118,8 +118,7 @@ class Moon2Processor(ProcessorMixin):
             raise ValueError("There are no products to prepare: the list is empty.")
         items = [_read_product(product, index) for index, product in enumerate(products)]
 
-        pictures = [picture for item in items for picture in item["pictures"]]
-        features, lengths = self._prepare_pictures(pictures)
+        features, lengths = self._prepare_pictures(items)
         texts = iter(self._tokenize([item["text"] for item in items if item["text"]], self.max_text_length))
         instructions = iter(self._tokenize([item["instruction"] for item in items if item["instruction"]]))
         start, end = self._tokenize([self.image_start, self.image_end])
@@ -148,11 +147,22 @@ class Moon2Processor(ProcessorMixin):
             }
         )
 
-    def _prepare_pictures(self, pictures: list[Image.Image]) -> tuple[dict[str, torch.Tensor], list[int]]:
+    def _prepare_pictures(self, items: list[dict]) -> tuple[dict[str, torch.Tensor], list[int]]:
         """Pixel inputs of all pictures in a row, and how many visual tokens each one takes."""
+        pictures = [picture for item in items for picture in item["pictures"]]
         if not pictures:
             return {}, []
-        features = dict(self.image_processor(pictures, return_tensors="pt"))
+        try:
+            features = dict(self.image_processor(pictures, return_tensors="pt"))
+        except ValueError:
+            for index, item in enumerate(items):  # alone, each picture shows whether it is the one
+                for picture in item["pictures"]:
+                    try:
+                        self.image_processor([picture], return_tensors="pt")
+                    except ValueError as error:
+                        size = f"{picture.width} x {picture.height}"
+                        raise ProductError(index, f"a picture of {size} pixels cannot be used: {error}.") from error
+            raise
         if "image_grid_thw" in features:
             lengths = features["image_grid_thw"].prod(-1) // self.image_processor.merge_size**2
             return features, lengths.tolist()

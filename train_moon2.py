@@ -211,10 +211,6 @@ class DataArguments:
     augmented_image_probability: float = field(
         default=0.5, metadata={"help": "How often a product shows an augmented picture (our choice)."}
     )
-    precision: str = field(
-        default="auto",
-        metadata={"help": "'bf16', 'fp32', or 'auto': bf16 where the processor computes in it, else fp32."},
-    )
 
 
 def read_recipe(argv: list[str]) -> tuple[ModelArguments, DataArguments, Moon2Loss, TrainingArguments]:
@@ -226,9 +222,12 @@ def read_recipe(argv: list[str]) -> tuple[ModelArguments, DataArguments, Moon2Lo
     parser = HfArgumentParser(
         (ModelArguments, DataArguments, Moon2Loss, TrainingArguments),
         prog="train_moon2.py",
+        usage="%(prog)s RECIPE.yaml [--field value ...]",
         description="Trains a Moon2Model. Any field of a recipe can be overridden on the command line.",
     )
     parser.add_argument("recipe", help="a YAML file, see recipes/")
+    # The collator needs all columns, no column is a label, and a loss that is not finite must show.
+    parser.set_defaults(remove_unused_columns=False, label_names=[], logging_nan_inf_filter=False)
     path = Path(next((word for word in argv if not word.startswith("-")), ""))
     if argv and "-h" not in argv and "--help" not in argv:
         if not path.is_file():
@@ -241,18 +240,12 @@ def read_recipe(argv: list[str]) -> tuple[ModelArguments, DataArguments, Moon2Lo
             raise ValueError(f"The recipe {path} has unknown fields: {', '.join(unknown)}.")
         parser.set_defaults(**recipe)
     *arguments, _ = parser.parse_args_into_dataclasses(argv)
-    model, data, _, training = arguments
+    model, data, *_ = arguments
     if (model.model is None) == (model.architecture is None):
         raise ValueError("A recipe needs either model (something trained) or architecture (from nothing), not both.")
     for name in ("enriched_title_probability", "augmented_image_probability"):
         if not 0 <= getattr(data, name) <= 1:
             raise ValueError(f"{name} is {getattr(data, name)}; a probability lies between 0 and 1.")
-    if data.precision not in ("auto", "bf16", "fp32"):
-        raise ValueError(f"precision is {data.precision!r}; it must be auto, bf16 or fp32.")
-    training.bf16 = data.precision == "bf16" or (data.precision == "auto" and _computes_in_bf16())
-    training.remove_unused_columns = False
-    training.logging_nan_inf_filter = False
-    training.label_names = []
     return tuple(arguments)
 
 
@@ -335,12 +328,6 @@ def count_parameters(model: Moon2Model) -> tuple[int, int]:
 def _is_moon2(model: str) -> bool:
     config, _ = PreTrainedConfig.get_config_dict(model)
     return config["model_type"] == Moon2Config.model_type
-
-
-def _computes_in_bf16() -> bool:
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    return torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
 
 
 def _given(training: TrainingArguments) -> dict:

@@ -116,6 +116,11 @@ def test_a_truncated_picture_is_refused():
             tiny_processor()([{"image": {"bytes": file.getvalue()[:end], "path": "cut.jpg"}}])
 
 
+def test_a_picture_that_the_backbone_cannot_take_is_named():
+    with pytest.raises(ProductError, match="Item 1: a picture of 1 x 500 pixels"):
+        tiny_processor()([{"image": picture(20, 20)}, {"text": "thread", "image": [picture(9, 9), picture(1, 500)]}])
+
+
 def test_a_call_that_fits_no_form_is_refused():
     processor = tiny_processor()
     for arguments, words in [

@@ -32,7 +32,7 @@ def tiny_recipe(tmp_path, mbe2) -> str:
     }
     recipe |= {"dataset": mbe2, "output_dir": str(tmp_path / "moon2"), "vocab_size": 600, "max_pixels": 1024}
     recipe |= {"per_device_train_batch_size": 16, "max_steps": 30, "logging_steps": 5, "warmup_steps": 2}
-    recipe |= {"moe_intermediate_size": 48, "use_cpu": True, "precision": "fp32"}
+    recipe |= {"moe_intermediate_size": 48, "use_cpu": True}
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
     return str(path)
@@ -188,7 +188,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_recipe, capsys, monkeypatc
         (["nowhere.yaml"], "There is no recipe nowhere.yaml"),
         (["{recipe}", "--dataset", "nowhere"], "no data set folder nowhere"),
         (["{recipe}", "--temperature", "0"], "temperature is 0"),
-        (["{recipe}", "--precision", "fp8"], "precision is 'fp8'"),
         (["{recipe}", "--enriched_title_probability", "2"], "enriched_title_probability is 2"),
         (["{recipe}", "--num_experts", "1"], "num_experts_per_tok is 2"),
         (["{recipe}", "--model", "also"], "not both"),
