@@ -7,6 +7,7 @@ from typing import NamedTuple
 import datasets
 import numpy as np
 import torch
+from datasets.exceptions import DatasetsError
 
 from processing_moon2 import Moon2Processor, ProductError
 
@@ -22,7 +23,7 @@ class TripletError(ValueError):
 
 
 def load_triplets(dataset: str, split: str) -> datasets.Dataset:
-    """One split of the triplets of an MBE2.0-format folder or Hub id, pictures left encoded.
+    """One split of the triplets of an MBE2.0-format folder or Hub id.
 
     Raises:
         TripletError: there is no such data set or split, or it lacks a column.
@@ -39,8 +40,9 @@ def load_triplets(dataset: str, split: str) -> datasets.Dataset:
         # datasets does not notice that a local Parquet file has changed and would serve the old rows from its cache.
         mode = "force_redownload" if is_folder else None
         rows = datasets.load_dataset(dataset, "triplets", split=split, download_mode=mode)
-    except ValueError as error:
-        raise TripletError(f"The data set {dataset} cannot be read: {error}") from error
+    except (OSError, ValueError, DatasetsError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise TripletError(f"The {split} triplets of {dataset} cannot be read: {reason}") from error
     missing = sorted(REQUIRED - set(rows.column_names))
     if missing:
         raise TripletError(
@@ -48,11 +50,6 @@ def load_triplets(dataset: str, split: str) -> datasets.Dataset:
         )
     if not len(rows):
         raise TripletError(f"The {split} split of {dataset} has no triplets.")
-    for name, feature in rows.features.items():
-        if isinstance(feature, datasets.Image):
-            rows = rows.cast_column(name, datasets.Image(decode=False))
-        elif isinstance(feature, datasets.List) and isinstance(feature.feature, datasets.Image):
-            rows = rows.cast_column(name, datasets.List(datasets.Image(decode=False)))
     return rows
 
 
@@ -71,7 +68,7 @@ class TripletDataset(torch.utils.data.Dataset):
         augmented_image_probability: float = 0.0,
         seed: int = 0,
     ):
-        self.rows = rows
+        self.rows = rows.with_format("arrow")  # pictures stay encoded: the processor decodes those that are shown
         self.enriched_title_probability = enriched_title_probability
         self.augmented_image_probability = augmented_image_probability
         self.seed = seed
@@ -85,7 +82,7 @@ class TripletDataset(torch.utils.data.Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict:
-        row = self.rows[index]
+        (row,) = self.rows[index].to_pylist()
         random = np.random.default_rng((self.seed, self.epoch, index))
         triplet = {
             "query_id": row["query_id"],

@@ -1,6 +1,7 @@
 """Training: a few real steps lower the loss, the views are found, figures are logged, wrong recipes are explained."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -159,8 +160,9 @@ def test_augmentation_depends_on_seed_epoch_and_row_only(mbe2):
     assert all(plain[index]["positive"]["text"] == rows[index]["positive_title"] for index in range(20))
     full = TripletDataset(rows, 1.0, 1.0)
     for index in range(20):
-        assert full[index]["positive"]["text"] == rows[index]["positive_enriched_title"]
-        assert full[index]["positive"]["image"] in rows[index]["positive_augmented_images"]
+        (row,) = rows.with_format("arrow")[index].to_pylist()
+        assert full[index]["positive"]["text"] == row["positive_enriched_title"]
+        assert full[index]["positive"]["image"] in row["positive_augmented_images"]
 
 
 def test_keys_are_the_same_in_every_process():
@@ -213,6 +215,16 @@ def test_unknown_fields_and_missing_columns_are_named(tiny_recipe, tmp_path, cap
     )
     assert main([tiny_recipe, "--dataset", str(broken)]) == 2
     assert "lack the columns negative_title" in capsys.readouterr().err
+
+
+def test_a_damaged_data_set_is_refused(tiny_recipe, tmp_path, mbe2, capsys):
+    folder = tmp_path / "damaged"
+    shutil.copytree(mbe2, folder)
+    (shard,) = (folder / "triplets").glob("train-*.parquet")
+    shard.write_bytes(shard.read_bytes()[:5000])
+    assert main([tiny_recipe, "--dataset", str(folder)]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith(f"train_moon2.py: The train triplets of {folder} cannot be read: ")
 
 
 def test_upcycling_recipe_trains_from_a_dense_checkpoint(tiny_recipe, tmp_path):
