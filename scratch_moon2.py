@@ -16,6 +16,10 @@ from processing_moon2 import Moon2Processor
 
 # With the usual 0.02 a word is drowned by what attention mixes into it, and a short run hardly learns to read.
 EMBEDDING_STD = 0.25
+REQUIRED = {
+    "text_config": ("hidden_size", "num_hidden_layers"),
+    "vision_config": ("patch_size", "spatial_merge_size", "temporal_patch_size", "out_hidden_size"),
+}
 PAD, IMAGE, IMAGE_START, IMAGE_END = "<|pad|>", "<|image_pad|>", "<|vision_start|>", "<|vision_end|>"
 
 
@@ -41,7 +45,16 @@ def scratch_processor(texts: Iterable[str], architecture: dict, vocab_size: int,
 
     Args:
         max_pixels: pictures are scaled, at their own shape, to at most this many pixels.
+
+    Raises:
+        ValueError: the architecture is of another family, or lacks a field; the message names it.
     """
+    if architecture.get("model_type") != "qwen3_vl":
+        raise ValueError(f"architecture.model_type is {architecture.get('model_type')!r}; only 'qwen3_vl' is built in.")
+    for part, names in REQUIRED.items():
+        missing = [name for name in names if name not in architecture.get(part, {})]
+        if missing:
+            raise ValueError(f"architecture.{part} lacks {', '.join(missing)}.")
     vision = architecture["vision_config"]
     unit = vision["patch_size"] * vision["spatial_merge_size"]
     image_processor = Qwen2VLImageProcessorPil(

@@ -188,16 +188,34 @@ class ModelArguments:
         },
     )
     architecture: dict | str | None = field(
-        default=None, metadata={"help": "A Qwen3-VL configuration (in the recipe only), trained from nothing."}
+        default=None, metadata={"help": "A Qwen3-VL configuration (YAML), trained from nothing."}
     )
-    vocab_size: int = field(default=4096, metadata={"help": "Size of the tokenizer trained with `architecture`."})
-    max_pixels: int = field(default=64 * 80, metadata={"help": "Largest picture, in pixels, with `architecture`."})
-    num_experts: int = field(default=4, metadata={"help": "Z, experts of a layer."})
-    num_experts_per_tok: int = field(default=2, metadata={"help": "Experts chosen for a token."})
+    vocab_size: int | None = field(
+        default=None, metadata={"help": "With `architecture`: size of its tokenizer; left out: 4096."}
+    )
+    max_pixels: int | None = field(
+        default=None, metadata={"help": "With `architecture`: largest picture, in pixels; left out: 9216 (96 x 96)."}
+    )
     moe_intermediate_size: int | None = field(
-        default=None, metadata={"help": "Width of an expert, with `architecture`; left out: that of the dense layer."}
+        default=None, metadata={"help": "With `architecture`: width of an expert; left out: that of a dense layer."}
     )
+    num_experts: int | None = field(default=None, metadata={"help": "Z, experts of a layer; left out: 4."})
+    num_experts_per_tok: int | None = field(default=None, metadata={"help": "Experts for a token; left out: 2."})
     moe_layers: list[int] | None = field(default=None, metadata={"help": "Layers with experts; left out: all."})
+
+    def __post_init__(self):
+        if isinstance(self.architecture, str):
+            self.architecture = yaml.safe_load(self.architecture)
+        if (self.model is None) == (self.architecture is None):
+            raise ValueError("Give either model (something trained) or architecture (from nothing), not both.")
+        for name in ("vocab_size", "max_pixels", "moe_intermediate_size"):
+            if self.model is not None and getattr(self, name) is not None:
+                raise ValueError(f"{name} only means something with architecture; {self.model} has its own.")
+
+    def experts(self) -> dict:
+        """What the recipe says about the experts; `Moon2Config` has the defaults for the rest."""
+        names = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "moe_layers")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 @dataclass
@@ -240,9 +258,7 @@ def read_recipe(argv: list[str]) -> tuple[ModelArguments, DataArguments, Moon2Lo
             raise ValueError(f"The recipe {path} has unknown fields: {', '.join(unknown)}.")
         parser.set_defaults(**recipe)
     *arguments, _ = parser.parse_args_into_dataclasses(argv)
-    model, data, *_ = arguments
-    if (model.model is None) == (model.architecture is None):
-        raise ValueError("A recipe needs either model (something trained) or architecture (from nothing), not both.")
+    data = arguments[1]
     for name in ("enriched_title_probability", "augmented_image_probability"):
         if not 0 <= getattr(data, name) <= 1:
             raise ValueError(f"{name} is {getattr(data, name)}; a probability lies between 0 and 1.")
@@ -254,18 +270,26 @@ def build_model(arguments: ModelArguments, rows) -> tuple[Moon2Model, Moon2Proce
 
     Args:
         rows: training triplets; a tokenizer trained from nothing learns from their texts.
+
+    Raises:
+        ValueError, OSError: the recipe contradicts itself or the checkpoint, or there is no such checkpoint.
     """
-    experts = {"num_experts": arguments.num_experts, "num_experts_per_tok": arguments.num_experts_per_tok,
-               "moe_layers": arguments.moe_layers}  # fmt: skip
     if arguments.architecture is not None:
         columns = [name for name in rows.column_names if name.endswith(("_title", "query_text"))]
         texts = (text for name in columns for text in rows[name] if text)
-        processor = scratch_processor(texts, arguments.architecture, arguments.vocab_size, arguments.max_pixels)
-        experts["moe_intermediate_size"] = arguments.moe_intermediate_size
-        return scratch_model(arguments.architecture, processor.tokenizer, **experts), processor
+        processor = scratch_processor(
+            texts, arguments.architecture, arguments.vocab_size or 4096, arguments.max_pixels or 96 * 96
+        )
+        return scratch_model(arguments.architecture, processor.tokenizer, **arguments.experts()), processor
     if _is_moon2(arguments.model):
-        return Moon2Model.from_pretrained(arguments.model), Moon2Processor.from_pretrained(arguments.model)
-    model = Moon2Model.from_backbone(arguments.model, **experts)
+        model = Moon2Model.from_pretrained(arguments.model)
+        for name, value in arguments.experts().items():
+            if getattr(model.config, name) != value:
+                raise ValueError(
+                    f"{name} is {value} in the recipe but {getattr(model.config, name)} in {arguments.model}."
+                )
+        return model, Moon2Processor.from_pretrained(arguments.model)
+    model = Moon2Model.from_backbone(arguments.model, **arguments.experts())
     return model, Moon2Processor.from_backbone(arguments.model, model.config.vlm_config)
 
 

@@ -193,6 +193,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_recipe, capsys, monkeypatc
         (["{recipe}", "--enriched_title_probability", "2"], "enriched_title_probability is 2"),
         (["{recipe}", "--num_experts", "1"], "num_experts_per_tok is 2"),
         (["{recipe}", "--model", "also"], "not both"),
+        (["{recipe}", "--architecture", "{{model_type: llava}}"], "model_type is 'llava'"),
+        (["{recipe}", "--architecture", "{{model_type: qwen3_vl}}"], "text_config lacks hidden_size"),
     ],
 )
 def test_a_wrong_recipe_is_explained_in_a_sentence(tiny_recipe, capsys, words, message):
@@ -227,7 +229,7 @@ def test_a_damaged_data_set_is_refused(tiny_recipe, tmp_path, mbe2, capsys):
     assert last.startswith(f"train_moon2.py: The train triplets of {folder} cannot be read: ")
 
 
-def test_upcycling_recipe_trains_from_a_dense_checkpoint(tiny_recipe, tmp_path):
+def test_upcycling_recipe_trains_from_a_dense_checkpoint(tiny_recipe, tmp_path, capsys):
     """`model:` may name any supported vision-language folder, or a Moon2 to go on from."""
     from transformers import AutoModel
 
@@ -239,10 +241,15 @@ def test_upcycling_recipe_trains_from_a_dense_checkpoint(tiny_recipe, tmp_path):
     processor.tokenizer.save_pretrained(dense)
     processor.image_processor.save_pretrained(dense)
     recipe = yaml.safe_load(Path(tiny_recipe).read_text(encoding="utf-8"))
-    del recipe["architecture"]
+    for name in ("architecture", "vocab_size", "max_pixels", "moe_intermediate_size"):
+        del recipe[name]
     recipe |= {"model": str(dense), "max_steps": 2, "output_dir": str(tmp_path / "first")}
     (tmp_path / "upcycle.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     assert main([str(tmp_path / "upcycle.yaml")]) == 0
     second = str(tmp_path / "second")
     assert main([str(tmp_path / "upcycle.yaml"), "--model", recipe["output_dir"], "--output_dir", second]) == 0
     Moon2Model.from_pretrained(second)
+    assert main([str(tmp_path / "upcycle.yaml"), "--model", second, "--num_experts", "3"]) == 2
+    assert f"num_experts is 3 in the recipe but 4 in {second}" in capsys.readouterr().err
+    assert main([str(tmp_path / "upcycle.yaml"), "--vocab_size", "300"]) == 2
+    assert "vocab_size only means something with architecture" in capsys.readouterr().err
