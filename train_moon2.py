@@ -315,7 +315,7 @@ def main(argv: list[str]) -> int:
             callbacks=[EpochSetter(train_dataset)],
         )
     except (ValueError, OSError) as error:
-        print(f"train_moon2.py: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     total, active = count_parameters(trainer.model)
     print(f"{total / 1e6:.1f} M parameters, {active / 1e6:.1f} M active for a token; {len(rows):,} triplets; "
@@ -328,7 +328,9 @@ def main(argv: list[str]) -> int:
     try:
         trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     except TripletError as error:
-        print(f"train_moon2.py: {error}", file=sys.stderr)
+        # A worker process puts its traceback before the sentence.
+        sentence = str(error).strip().splitlines()[-1].removeprefix("triplets_moon2.TripletError: ")
+        print(f"\nerror: {sentence}", file=sys.stderr)  # on a line of its own, below the progress bar
         return 2
     trainer.save_model()
     trainer.save_state()

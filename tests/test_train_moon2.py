@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -219,6 +221,22 @@ def test_unknown_fields_and_missing_columns_are_named(tiny_recipe, tmp_path, cap
     assert "lack the columns negative_title" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_training_names_the_picture_that_it_cannot_read(tiny_recipe, tmp_path, mbe2, capsys, workers):
+    folder = tmp_path / "spoilt"
+    shutil.copytree(mbe2, folder)
+    (shard,) = (folder / "triplets").glob("train-*.parquet")
+    table = pq.read_table(shard)
+    rows = table.to_pylist()
+    rows[3]["negative_image"]["bytes"] = rows[3]["negative_image"]["bytes"][:100]
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
+    words = ["--augmented_image_probability", "0", "--dataloader_num_workers", workers]
+    assert main([tiny_recipe, "--dataset", str(folder), *words]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    query_id, path = rows[3]["query_id"], rows[3]["negative_image"]["path"]
+    assert last.startswith(f"error: Triplet {query_id}, its negative: the picture {path} cannot be read")
+
+
 def test_a_damaged_data_set_is_refused(tiny_recipe, tmp_path, mbe2, capsys):
     folder = tmp_path / "damaged"
     shutil.copytree(mbe2, folder)
@@ -226,7 +244,7 @@ def test_a_damaged_data_set_is_refused(tiny_recipe, tmp_path, mbe2, capsys):
     shard.write_bytes(shard.read_bytes()[:5000])
     assert main([tiny_recipe, "--dataset", str(folder)]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith(f"train_moon2.py: The train triplets of {folder} cannot be read: ")
+    assert last.startswith(f"error: The train triplets of {folder} cannot be read: ")
 
 
 def test_upcycling_recipe_trains_from_a_dense_checkpoint(tiny_recipe, tmp_path, capsys):
