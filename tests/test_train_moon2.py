@@ -232,9 +232,9 @@ def test_training_names_the_picture_that_it_cannot_read(tiny_recipe, tmp_path, m
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
     words = ["--augmented_image_probability", "0", "--dataloader_num_workers", workers]
     assert main([tiny_recipe, "--dataset", str(folder), *words]) == 2
-    last = capsys.readouterr().err.strip().splitlines()[-1]
+    (sentence,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     query_id, path = rows[3]["query_id"], rows[3]["negative_image"]["path"]
-    assert last.startswith(f"error: Triplet {query_id}, its negative: the picture {path} cannot be read")
+    assert sentence.startswith(f"error: Triplet {query_id}, its negative: the picture {path} cannot be read")
 
 
 def test_a_damaged_data_set_is_refused(tiny_recipe, tmp_path, mbe2, capsys):
