@@ -30,7 +30,7 @@ test: $(INSTALLED)
 	$(RUN) -m pytest
 
 test-slow: $(INSTALLED)
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -m slow -s
 
 format: $(INSTALLED)
 	$(VENV)/bin/ruff check --fix .
