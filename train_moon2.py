@@ -162,7 +162,11 @@ class Progress(ProgressCallback):
     """The usual progress bar, with one short line for each log instead of every figure."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if not state.is_world_process_zero or self.training_bar is None or "kept_share" not in (logs or {}):
+        if not state.is_world_process_zero or self.training_bar is None or logs is None:
+            return
+        if "eval_loss" in logs:
+            self.training_bar.write(f"step {state.global_step}: validation loss {logs['eval_loss']:.3f}")
+        if "kept_share" not in logs:
             return
         objectives = [name.removeprefix("omega_") for name in logs if name.startswith("omega_")]
         losses = ", ".join(

@@ -75,8 +75,10 @@ def _photo_and_title(options: argparse.Namespace) -> tuple:
     from evaluation.heatmap import read_photo
 
     if options.dataset is None:
-        if options.image is None or options.text is None or options.product is not None:
-            raise EvaluationError("Give --image and --text, or --dataset and maybe --product.")
+        if options.product is not None or options.dataset_revision is not None:
+            raise EvaluationError("--product and --dataset_revision only mean something with --dataset.")
+        if options.image is None or options.text is None:
+            raise EvaluationError("Give --image and --text, or --dataset.")
         return read_photo(options.image), options.text
     if options.image is not None or options.text is not None:
         raise EvaluationError("Give either --image and --text, or --dataset: not both.")

@@ -158,6 +158,9 @@ def test_heatmap_of_a_product_of_a_data_set(model, dataset, tmp_path, capsys):
     assert "no product 'p99'" in refused(capsys, *command, "--dataset", dataset, "--product", "p99")
     assert "not both" in refused(capsys, *command, "--dataset", dataset, "--text", "mug")
     assert "Give --image and --text" in refused(capsys, *command, "--text", "mug")
+    for option in ("--product", "--dataset_revision"):
+        words = [*by_hand, option, "p7"]
+        assert "only mean something with --dataset" in refused(capsys, *command, *words)
 
 
 def refused(capsys, *arguments: str) -> str:

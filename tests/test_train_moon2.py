@@ -42,7 +42,7 @@ def tiny_recipe(tmp_path, mbe2) -> str:
 
 
 def test_a_short_run_lowers_the_loss_and_saves_a_model_that_loads(tiny_recipe, tmp_path, capsys):
-    assert main([tiny_recipe]) == 0
+    assert main([tiny_recipe, "--eval_strategy", "steps", "--eval_steps", "30"]) == 0
     folder = tmp_path / "moon2"
     log = [json.loads(line) for line in (folder / "filter.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [entry["step"] for entry in log] == [5, 10, 15, 20, 25, 30]
@@ -56,7 +56,10 @@ def test_a_short_run_lowers_the_loss_and_saves_a_model_that_loads(tiny_recipe, t
     assert not (folder / "training_args.bin").exists()
     again = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
     assert again["max_steps"] == 30 and again["temperature"] == 0.05
-    assert "M active for a token" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "M active for a token" in captured.out
+    shown = captured.out + captured.err
+    assert "step 30: validation loss " in shown and "step 30: loss " in shown
 
 
 def test_the_log_holds_every_figure_of_the_method(tiny_recipe, tmp_path):
