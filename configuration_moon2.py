@@ -9,6 +9,9 @@ from transformers.configuration_utils import SubConfigSpec
 # The M alignment objectives: three between a query and a product, two inside one product (MOON2.0, section 3).
 INTER_OBJECTIVES = ("t2mm", "i2mm", "mm2mm")
 INTRA_OBJECTIVES = ("i2t", "t2i")
+ROUTERS = ("token", "composition")
+# Modality compositions of an item, in the order of the "composition" router's biases: text, image, image and text.
+COMPOSITIONS = ("t", "i", "mm")
 # What `position_types` says of a position of a sequence; written by Moon2Processor, read by Moon2Model.
 NOT_POOLED, IMAGE, TEXT = 0, 1, 2
 
@@ -29,8 +32,14 @@ class Moon2Config(PreTrainedConfig):
             Experts chosen for each token (our choice).
         moe_intermediate_size (`int`, *optional*):
             Width of one expert. `None` means the width of the dense feed-forward layer that it replaces.
+        shared_expert_intermediate_size (`int`, *optional*):
+            Width of an expert that every token passes besides the chosen ones (our addition). `None` means no such
+            expert, as in the paper.
         moe_layers (`list[int]`, *optional*):
             Indices of the decoder layers that get experts. `None` means every layer.
+        router (`str`, defaults to `"token"`):
+            What the gate looks at: `"token"`, the token alone (as the paper writes it), or `"composition"`, the token
+            and whether its item is text, image, or both (our option; the image-only view then takes a second pass).
         objectives (`list[str]`):
             Names of the alignment objectives, the columns of the dual-alignment matrix W*.
         initializer_range (`float`, defaults to 0.02):
@@ -49,7 +58,9 @@ class Moon2Config(PreTrainedConfig):
     num_experts: int = 4
     num_experts_per_tok: int = 2
     moe_intermediate_size: int | None = None
+    shared_expert_intermediate_size: int | None = None
     moe_layers: list[int] | None = None
+    router: str = "token"
     objectives: list[str] | tuple[str, ...] = INTER_OBJECTIVES + INTRA_OBJECTIVES
     initializer_range: float = 0.02
 
@@ -61,8 +72,11 @@ class Moon2Config(PreTrainedConfig):
                 f"num_experts_per_tok is {self.num_experts_per_tok}; it must lie between 1 and num_experts "
                 f"({self.num_experts})."
             )
-        if self.moe_intermediate_size is not None and self.moe_intermediate_size < 1:
-            raise ValueError(f"moe_intermediate_size is {self.moe_intermediate_size}; it must be positive or None.")
+        for name in ("moe_intermediate_size", "shared_expert_intermediate_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive or None.")
+        if self.router not in ROUTERS:
+            raise ValueError(f"router is {self.router!r}; it must be one of {', '.join(ROUTERS)}.")
         depth = self.get_text_config().num_hidden_layers
         wrong = [layer for layer in self.moe_layers or [] if not 0 <= layer < depth]
         if wrong or self.moe_layers == []:

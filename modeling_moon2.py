@@ -1,11 +1,13 @@
 """Moon2Model: one embedding for a product from its title, its pictures or both.
 
-Reading order: `Moon2Router` and `Moon2Experts` are the two halves of `Moon2SparseMoeBlock`, which takes the place of
-the feed-forward layer in a vision-language backbone (MOON2.0, section 2); `Moon2Model` runs the backbone once and pools
-its last layer into the item's own view and, for free, its image-only view (section 1).
+`Moon2Model` takes a vision-language backbone, puts experts in the place of its feed-forward layers (`experts_moon2.py`,
+MOON2.0, section 2), runs it, and pools its last layer into the item's own view and its image-only view (section 1).
 """
 
+import functools
 import inspect
+import json
+import os
 from dataclasses import dataclass
 
 import torch
@@ -13,18 +15,32 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
-from transformers.integrations.moe import use_experts_implementation
 from transformers.utils import ModelOutput
 
 try:
-    from .configuration_moon2 import IMAGE, NOT_POOLED, Moon2Config
+    from .backbones_moon2 import family_of
+    from .configuration_moon2 import IMAGE, NOT_POOLED, TEXT, Moon2Config
+    from .experts_moon2 import (
+        Moon2DualAlignment,
+        Moon2Experts,
+        Moon2Router,
+        Moon2SparseMoeBlock,
+        gated_unit,
+        hand_over_composition,
+        spread,
+    )
 except ImportError:  # in the repository these files are top-level modules, in a checkpoint they are a package
-    from configuration_moon2 import IMAGE, NOT_POOLED, Moon2Config
-
-# Backbones whose attention is causal and whose image tokens can stand first, so that the image-only view is a prefix.
-SUPPORTED_BACKBONES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "idefics3", "llava")
-# Of these, the ones that take pictures as (rows, pictures, ...) instead of (pictures, ...).
-PICTURES_IN_ROWS = ("smolvlm", "idefics3")
+    from backbones_moon2 import family_of
+    from configuration_moon2 import IMAGE, NOT_POOLED, TEXT, Moon2Config
+    from experts_moon2 import (
+        Moon2DualAlignment,
+        Moon2Experts,
+        Moon2Router,
+        Moon2SparseMoeBlock,
+        gated_unit,
+        hand_over_composition,
+        spread,
+    )
 
 
 @dataclass
@@ -44,9 +60,11 @@ class Moon2Output(ModelOutput):
         image_expert_usage (`torch.FloatTensor` of shape `(B, Z)`):
             The same over the image positions only; zeros where there are none.
         last_hidden_state (`torch.FloatTensor` of shape `(B, L, D)`):
-            The backbone's last layer.
+            The backbone's last layer, for the item's own view.
         router_logits (`tuple` of `torch.FloatTensor` of shape `(B * L, Z)`):
-            The gates' logits, one for each mixture-of-experts layer, padding included.
+            The gates' logits for the item's own view, one for each mixture-of-experts layer, padding included.
+        hidden_states (`tuple` of `torch.FloatTensor` of shape `(B, L, D)`, *optional*):
+            With `output_hidden_states=True`: the embeddings and every layer.
         attentions (`tuple` of `torch.FloatTensor` of shape `(B, heads, L, L)`, *optional*):
             With `output_attentions=True` and eager attention.
     """
@@ -58,6 +76,7 @@ class Moon2Output(ModelOutput):
     image_expert_usage: torch.FloatTensor | None = None
     last_hidden_state: torch.FloatTensor | None = None
     router_logits: tuple[torch.FloatTensor, ...] | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
     @property
@@ -66,65 +85,33 @@ class Moon2Output(ModelOutput):
         return self.embeddings
 
 
-class Moon2Router(nn.Module):
-    """The gate G = softmax(W_g h) and its top-k, renormalised (section 2)."""
+OWN_PARAMETERS = (Moon2Router, Moon2Experts, Moon2DualAlignment)
 
-    def __init__(self, config: Moon2Config, hidden_size: int, **factory):
-        super().__init__()
-        self.top_k = config.num_experts_per_tok
-        self.weight = nn.Parameter(torch.empty(config.num_experts, hidden_size, **factory))
-
-    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(tokens, D) -> logits (tokens, Z), weights (tokens, k) that sum to one, expert indices (tokens, k)."""
-        logits = F.linear(hidden_states, self.weight)
-        weights, indices = logits.softmax(-1, dtype=torch.float32).topk(self.top_k, dim=-1)
-        return logits, weights / weights.sum(-1, keepdim=True), indices
-
-
-@use_experts_implementation
-class Moon2Experts(nn.Module):
-    """Z gated feed-forward experts, stored as 3-D tensors; `experts_implementation` chooses how they are run."""
-
-    def __init__(self, config: Moon2Config, hidden_size: int, intermediate_size: int, act_fn: nn.Module, **factory):
-        super().__init__()
-        self.num_experts = config.num_experts
-        self.gate_up_proj = nn.Parameter(torch.empty(self.num_experts, 2 * intermediate_size, hidden_size, **factory))
-        self.down_proj = nn.Parameter(torch.empty(self.num_experts, hidden_size, intermediate_size, **factory))
-        self.act_fn = act_fn
-
-    def forward(self, hidden_states: torch.Tensor, indices: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """The eager implementation: sum over the chosen experts z of weight_z * f_z(h); shapes as in `Moon2Router`."""
-        output = torch.zeros_like(hidden_states)
-        for expert in range(self.num_experts):
-            token, slot = torch.where(indices == expert)
-            gate, up = F.linear(hidden_states[token], self.gate_up_proj[expert]).chunk(2, dim=-1)
-            expert_output = F.linear(self.act_fn(gate) * up, self.down_proj[expert])
-            output.index_add_(0, token, (expert_output * weights[token, slot, None]).to(output.dtype))
-        return output
-
-
-class Moon2SparseMoeBlock(nn.Module):
-    """Takes the place of one dense feed-forward layer of the backbone (section 2). No token is ever dropped."""
-
-    def __init__(self, config: Moon2Config, dense: nn.Module):
-        super().__init__()
-        intermediate_size, hidden_size = dense.gate_proj.weight.shape
-        factory = {"dtype": dense.gate_proj.weight.dtype, "device": dense.gate_proj.weight.device}
-        self.gate = Moon2Router(config, hidden_size, **factory)
-        width = config.moe_intermediate_size or intermediate_size
-        self.experts = Moon2Experts(config, hidden_size, width, dense.act_fn, **factory)
-
-    @torch.no_grad()
-    def upcycle(self, dense: nn.Module):
-        """Makes every expert a copy of the dense layer: whatever the router chooses, the block computes what it did."""
-        self.experts.gate_up_proj.copy_(torch.cat([dense.gate_proj.weight, dense.up_proj.weight]))
-        self.experts.down_proj.copy_(dense.down_proj.weight)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(B, L, D) -> (B, L, D)"""
-        tokens = hidden_states.reshape(-1, hidden_states.shape[-1])
-        _, weights, indices = self.gate(tokens)
-        return self.experts(tokens, indices, weights.to(tokens.dtype)).reshape(hidden_states.shape)
+# From these files sentence-transformers runs the model in its stock module; without them, it would pool anew.
+POOLER_OUTPUT = {"method": "forward", "method_output_name": "pooler_output"}
+SENTENCE_TRANSFORMERS_FILES = {
+    "modules.json": [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}
+    ],
+    "sentence_bert_config.json": {
+        "transformer_task": "feature-extraction",
+        "modality_config": {
+            "text": POOLER_OUTPUT,
+            "image": POOLER_OUTPUT,
+            "message": POOLER_OUTPUT | {"format": "structured"},
+        },
+        "module_output_name": "sentence_embedding",
+        "processing_kwargs": {"chat_template": {"restore_suffix": False}},  # nothing follows the text that could be cut
+        "unpad_inputs": False,  # without padding, `position_types` would be lost
+    },
+    "config_sentence_transformers.json": {
+        "__version__": {"sentence_transformers": "6.2.0"},
+        "model_type": "SentenceTransformer",
+        "similarity_fn_name": "cosine",
+        "prompts": {"query": "", "document": ""},
+        "default_prompt_name": None,
+    },
+}
 
 
 class Moon2PreTrainedModel(PreTrainedModel):
@@ -137,19 +124,28 @@ class Moon2PreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
+    # A learning rate is small against bf16's spacing, and W* has few numbers.
+    _keep_in_fp32_modules_strict = ("dual_alignment",)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        if isinstance(module, (Moon2Router, Moon2Experts, Moon2Model)):
-            for parameter in module.parameters(recurse=False):
-                init.normal_(parameter, std=self.config.initializer_range)
+        if isinstance(module, OWN_PARAMETERS):
+            for name, parameter in module.named_parameters(recurse=False):
+                if name == "composition_bias":
+                    init.zeros_(parameter)
+                else:
+                    init.normal_(parameter, std=self.config.initializer_range)
         else:
             super()._init_weights(module)
+
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        return True  # transformers looks for the experts in this file only
 
     def initialize_weights(self):
         """Initialises routers and experts here: they sit in a nested model, whose class does not know them."""
         for module in self.modules():
-            if isinstance(module, (Moon2Router, Moon2Experts)):
+            if isinstance(module, OWN_PARAMETERS):
                 self._initialize_weights(module)
         super().initialize_weights()
 
@@ -171,13 +167,32 @@ class Moon2PreTrainedModel(PreTrainedModel):
             )
         return (model, info) if output_loading_info else model
 
+    def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, *args, **kwargs):
+        """As in transformers, and with the files from which sentence-transformers loads the model."""
+        if self.should_save_on_this_rank(is_main_process):
+            os.makedirs(save_directory, exist_ok=True)
+            for name, content in SENTENCE_TRANSFORMERS_FILES.items():
+                path = os.path.join(save_directory, name)
+                # sentence-transformers writes its own settings (prompts, say) before it saves the model: they stay.
+                if name != "config_sentence_transformers.json" or not os.path.exists(path):
+                    with open(path, "w", encoding="utf-8") as file:
+                        json.dump(content, file, indent=2)
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+
+    def _get_files_timestamps(self, working_dir: str | os.PathLike) -> dict[str, float]:
+        """Without the files above: they are new when `save_pretrained(push_to_hub=True)` asks, and must be uploaded."""
+        times = super()._get_files_timestamps(working_dir)
+        return {name: time for name, time in times.items() if name not in SENTENCE_TRANSFORMERS_FILES}
+
 
 class Moon2Model(Moon2PreTrainedModel):
     """A multimodal product encoder: a vision-language backbone with modality-driven experts, pooled to one vector.
 
     Attributes:
         vlm: the backbone, with `Moon2SparseMoeBlock`s in the chosen decoder layers.
-        dual_alignment (`nn.Parameter` of shape `(Z, M)`): W* of section 2, experts against objectives.
+        dual_alignment (`Moon2DualAlignment`): W* of section 2.
+        image_view_is_prefix (`bool`): the image-only view is read from the multimodal pass; otherwise it takes a second
+            pass of the language model, with the same visual tokens.
 
     Raises:
         ValueError: the backbone is of an unknown family, or a feed-forward layer is no gated unit.
@@ -185,13 +200,19 @@ class Moon2Model(Moon2PreTrainedModel):
 
     def __init__(self, config: Moon2Config, vlm: PreTrainedModel | None = None):
         super().__init__(config)
-        _check_family(config.vlm_config)
+        family = family_of(config.vlm_config)
         self.vlm = AutoModel.from_config(config.vlm_config) if vlm is None else vlm
         for index in self.moe_layer_indices:
             layer = self._decoder_layers[index]
-            layer.mlp = Moon2SparseMoeBlock(config, _gated_unit(config, layer, index))
-        self.dual_alignment = nn.Parameter(torch.empty(config.num_experts, len(config.objectives)))
-        self._forward_takes = inspect.signature(self.vlm.forward).parameters
+            layer.mlp = Moon2SparseMoeBlock(config, gated_unit(layer, index))
+        if config.router == "composition":
+            for layer in self._decoder_layers:
+                hand_over = functools.partial(hand_over_composition, layer.mlp)
+                layer.self_attn.register_forward_pre_hook(hand_over, with_kwargs=True)
+        self.dual_alignment = Moon2DualAlignment(config)
+        self.image_view_is_prefix = family.causal and config.router == "token"
+        self._family = family
+        self._forward_takes = set(inspect.signature(self.vlm.forward).parameters)  # a set can be pickled
         self.post_init()
 
     @classmethod
@@ -201,8 +222,12 @@ class Moon2Model(Moon2PreTrainedModel):
         *,
         num_experts: int = 4,
         num_experts_per_tok: int = 2,
+        moe_intermediate_size: int | None = None,
+        shared_expert_intermediate_size: int | None = None,
         moe_layers: list[int] | None = None,
+        router: str = "token",
         objectives: list[str] | None = None,
+        experts_implementation: str | None = None,
         **kwargs,
     ) -> "Moon2Model":
         """Upcycles a dense vision-language checkpoint: all experts start as copies of its feed-forward layers, so the
@@ -210,21 +235,32 @@ class Moon2Model(Moon2PreTrainedModel):
 
         Args:
             pretrained_model_name_or_path: a Hub id or folder of a transformers vision-language model.
-            num_experts, num_experts_per_tok, moe_layers, objectives: see `Moon2Config`.
-            kwargs: handed to `AutoModel.from_pretrained` (dtype, revision, attn_implementation, ...).
+            num_experts, num_experts_per_tok, moe_layers, router, objectives: see `Moon2Config`.
+            moe_intermediate_size: narrower experts share out the dense layer's neurons; such a model does not compute
+                what the dense one did and has to be trained first (`Moon2SparseMoeBlock.upcycle`).
+            shared_expert_intermediate_size: see `Moon2Config`; the shared expert adds nothing at first.
+            experts_implementation: "grouped_mm", "eager", ...; `None` leaves the choice to transformers.
+            kwargs: handed to `AutoModel.from_pretrained` (dtype, device_map, revision, attn_implementation, ...).
+
+        Raises:
+            ValueError: the backbone cannot take experts, or an option contradicts it; the message says why.
         """
         vlm = AutoModel.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        _check_family(vlm.config)
+        family_of(vlm.config)
         options = {} if objectives is None else {"objectives": objectives}
         config = Moon2Config(
             vlm_config=vlm.config,
             num_experts=num_experts,
             num_experts_per_tok=num_experts_per_tok,
+            moe_intermediate_size=moe_intermediate_size,
+            shared_expert_intermediate_size=shared_expert_intermediate_size,
             moe_layers=moe_layers,
+            router=router,
             attn_implementation=vlm.config._attn_implementation,
+            experts_implementation=experts_implementation,
             **options,
         )
-        dense = [layer.mlp for layer in vlm.get_decoder().layers]
+        dense = [getattr(layer, "mlp", None) for layer in vlm.get_decoder().layers]
         model = cls(config, vlm)
         for index in model.moe_layer_indices:
             model._decoder_layers[index].mlp.upcycle(dense[index])
@@ -237,11 +273,26 @@ class Moon2Model(Moon2PreTrainedModel):
     @property
     def moe_layer_indices(self) -> list[int]:
         """The decoder layers that have experts."""
-        chosen = self.config.moe_layers
-        return list(range(self.config.get_text_config().num_hidden_layers)) if chosen is None else list(chosen)
+        return _moe_layer_indices(self.config)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.vlm.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.vlm.set_input_embeddings(value)
+
+    def _set_gradient_checkpointing(self, **kwargs):
+        """As in transformers, but reentrant checkpointing is refused.
+
+        Raises:
+            ValueError: `use_reentrant=True`.
+        """
+        if getattr(kwargs.get("gradient_checkpointing_func"), "keywords", {}).get("use_reentrant"):
+            raise ValueError(
+                "use_reentrant=True would cut the router's statistics off from the gradient, so that L_aux and omega "
+                "would train nothing; leave use_reentrant out, or set it to False."
+            )
+        super()._set_gradient_checkpointing(**kwargs)
 
     def forward(
         self,
@@ -253,17 +304,18 @@ class Moon2Model(Moon2PreTrainedModel):
         image_grid_thw: torch.LongTensor | None = None,
         **kwargs,
     ) -> Moon2Output:
-        """Embeds B items in one pass of the backbone.
+        """Embeds B items; the vision tower sees each picture once.
 
-        Image tokens stand first and attention is causal, so the hidden states of an item's image positions do not
-        depend on its text: their mean is the image-only view (section 1).
+        Image tokens stand first. Where attention is causal and routing is by token, the hidden states of an item's
+        image positions do not depend on its text: their mean is the image-only view, and one pass gives both views
+        (section 1). Elsewhere the items that have both get a second pass without their text.
 
         Args:
             input_ids, attention_mask (`(B, L)`): as usual; padding on either side.
             position_types (`(B, L)`): 0 not pooled, 1 image block, 2 text.
             pixel_values, pixel_attention_mask, image_grid_thw: all pictures of the batch in a row, as
                 `Moon2Processor` gives them.
-            kwargs: handed to the backbone (`output_attentions`, ...).
+            kwargs: handed to the backbone (`output_attentions`, `output_hidden_states`, ...).
         """
         pictures = {
             "pixel_values": pixel_values,
@@ -271,63 +323,83 @@ class Moon2Model(Moon2PreTrainedModel):
             "image_grid_thw": image_grid_thw,
         }
         pictures = {name: value for name, value in pictures.items() if value is not None}
-        if pictures:
-            if self.vlm.config.model_type in PICTURES_IN_ROWS:
-                pictures = {name: value[None] for name, value in pictures.items()}
-            if "mm_token_type_ids" in self._forward_takes:
-                pictures["mm_token_type_ids"] = (input_ids == self.vlm.config.image_token_id).int()
+        visual = self._see(pictures) if pictures else {}
+        outputs, gates, usage = self._read(input_ids, attention_mask, position_types, visual, **kwargs)
+
+        hidden, own, image = outputs.last_hidden_state, position_types != NOT_POOLED, position_types == IMAGE
+        has_image, has_text = image.any(1), (position_types == TEXT).any(1)
+        image_embeddings, image_usage = F.normalize(_mean(hidden, image), dim=-1), _mean(usage, image)
+        if not self.image_view_is_prefix and (has_image & has_text).any():
+            sequences = self._without_text(input_ids, attention_mask, position_types)
+            alone, _, usage_alone = self._read(*sequences, visual)
+            image_alone = sequences[-1] == IMAGE
+            rows = has_image.nonzero().squeeze(1)
+            image_view = F.normalize(_mean(alone.last_hidden_state, image_alone), dim=-1)
+            image_embeddings = torch.zeros_like(image_embeddings).index_copy(0, rows, image_view)
+            image_usage = torch.zeros_like(image_usage).index_copy(0, rows, _mean(usage_alone, image_alone))
+        return Moon2Output(
+            embeddings=F.normalize(_mean(hidden, own), dim=-1),
+            image_embeddings=image_embeddings,
+            has_image=has_image,
+            expert_usage=_mean(usage, own),
+            image_expert_usage=image_usage,
+            last_hidden_state=hidden,
+            router_logits=tuple(logits for logits, _, _ in gates),
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _see(self, pictures: dict[str, torch.Tensor]) -> dict:
+        """Pictures -> what the backbone's forward takes in their place: the visual tokens, made once."""
+        if self._family.pictures_in_rows:
+            pictures = {name: value[None] for name, value in pictures.items()}
+        visual = {"mm_encoder_outputs": {"image": self.vlm.get_image_features(**pictures, return_dict=True)}}
+        # The Qwen-VL families derive a visual token's position from its place in the picture.
+        return visual | {name: pictures[name] for name in ("image_grid_thw",) if name in pictures}
+
+    def _read(self, input_ids, attention_mask, position_types, visual: dict, **kwargs):
+        """One pass of the language model.
+
+        Returns:
+            the backbone's output, the gates' outputs of every mixture-of-experts layer, and G~ of every position,
+            averaged over these layers: (B, L, Z).
+        """
+        if visual and "mm_token_type_ids" in self._forward_takes:
+            kwargs["mm_token_type_ids"] = (input_ids == self.vlm.config.image_token_id).int()
+        if not self._family.causal:
+            # 0 marks positions that all see each other: here, the whole item, whether or not the batch has padding.
+            kwargs["token_type_ids"] = torch.zeros_like(input_ids)
+        if self.config.router == "composition":
+            has_image, has_text = ((position_types == kind).any(1).long() for kind in (IMAGE, TEXT))
+            kwargs["composition"] = has_image * (1 + has_text)  # t, i, mm of COMPOSITIONS
 
         gates: list[tuple] = []
         routers = [self._decoder_layers[index].mlp.gate for index in self.moe_layer_indices]
         hooks = [router.register_forward_hook(lambda _, __, output: gates.append(output)) for router in routers]
         try:
-            outputs = self.vlm(
-                input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **pictures, **kwargs
-            )
+            outputs = self.vlm(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **visual, **kwargs)
         finally:
             for hook in hooks:
                 hook.remove()
+        usage = sum(spread(weights, indices, self.config.num_experts) for _, weights, indices in gates) / len(gates)
+        return outputs, gates, usage.view(*input_ids.shape, -1)
 
-        hidden = outputs.last_hidden_state
-        usage = sum(_spread(weights, indices, self.config.num_experts) for _, weights, indices in gates) / len(gates)
-        usage = usage.view(*input_ids.shape, -1)
-        own, image = position_types != NOT_POOLED, position_types == IMAGE
-        return Moon2Output(
-            embeddings=F.normalize(_mean(hidden, own), dim=-1),
-            image_embeddings=F.normalize(_mean(hidden, image), dim=-1),
-            has_image=image.any(1),
-            expert_usage=_mean(usage, own),
-            image_expert_usage=_mean(usage, image),
-            last_hidden_state=hidden,
-            router_logits=tuple(logits for logits, _, _ in gates),
-            attentions=outputs.attentions,
+    def _without_text(self, input_ids, attention_mask, position_types) -> tuple[torch.Tensor, ...]:
+        """The items that have pictures, without their text, padded on the right: ids, mask and types, as `forward`
+        takes them."""
+        rows = (position_types == IMAGE).any(1)
+        kept = (attention_mask[rows] != 0) & (position_types[rows] != TEXT)
+        no_picture = int(self.vlm.config.image_token_id == 0)  # padding may be any token but this one
+        padding = ((input_ids, no_picture), (attention_mask, 0), (position_types, NOT_POOLED))
+        return tuple(
+            nn.utils.rnn.pad_sequence([row[keep] for row, keep in zip(values[rows], kept, strict=True)], True, value)
+            for values, value in padding
         )
 
 
-def _check_family(vlm_config):
-    """Refuses a backbone for which the image-only view is not known to be a prefix."""
-    if vlm_config.model_type not in SUPPORTED_BACKBONES:
-        raise ValueError(
-            f"The backbone is a {vlm_config.model_type}; Moon2Model needs causal attention with the pictures first, "
-            f"which is established for: {', '.join(SUPPORTED_BACKBONES)}."
-        )
-
-
-def _gated_unit(config: Moon2Config, layer: nn.Module, index: int) -> nn.Module:
-    """The dense feed-forward layer that a block replaces, if it has the form that experts can take."""
-    dense = getattr(layer, "mlp", None)
-    parts = [getattr(dense, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
-    if not all(isinstance(part, nn.Linear) and part.bias is None for part in parts) or not hasattr(dense, "act_fn"):
-        raise ValueError(
-            f"Layer {index} of the backbone ({config.vlm_config.model_type}) has no gated feed-forward unit without "
-            f"bias (mlp.gate_proj, up_proj, down_proj, act_fn) but a {type(dense).__name__}; experts cannot replace it."
-        )
-    return dense
-
-
-def _spread(weights: torch.Tensor, indices: torch.Tensor, num_experts: int) -> torch.Tensor:
-    """Top-k weights and indices (tokens, k) -> G~ (tokens, Z), zero for the experts that were not chosen."""
-    return weights.new_zeros(len(weights), num_experts).scatter(1, indices, weights)
+def _moe_layer_indices(config: Moon2Config) -> list[int]:
+    chosen = config.moe_layers
+    return list(range(config.get_text_config().num_hidden_layers)) if chosen is None else list(chosen)
 
 
 def _mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

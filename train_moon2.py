@@ -64,7 +64,7 @@ class Moon2Trainer(Trainer):
         result = self.loss(
             roles["query"],
             Products(positive=roles["positive"], negative=roles["negative"], **inputs["keys"]),
-            unwrapped.dual_alignment,
+            unwrapped.dual_alignment.weight,
             config.objectives,
             aux_loss=load_balancing_loss_func(
                 items.router_logits, config.num_experts, config.num_experts_per_tok, masks

@@ -83,11 +83,17 @@ def vlm_config(family: str):
         "idefics3": dict(
             text_config=TEXT | {"model_type": "llama"}, vision_config=SIGLIP, image_token_id=1, scale_factor=2
         ),
+        "paligemma": dict(
+            text_config=TEXT | {"model_type": "gemma"},
+            vision_config=SIGLIP | {"model_type": "siglip_vision_model"},
+            projection_dim=64,
+            image_token_id=1,
+        ),
     }
     return AutoConfig.for_model(family, **options[family])
 
 
-FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava", "smolvlm", "idefics3"]
+FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava", "smolvlm", "idefics3", "paligemma"]
 
 
 def tiny_processor(family: str = "qwen3_vl") -> Moon2Processor:
@@ -95,7 +101,7 @@ def tiny_processor(family: str = "qwen3_vl") -> Moon2Processor:
     if family.startswith("qwen"):
         size = {"shortest_edge": 256, "longest_edge": 48 * 48}
         image_processor = Qwen2VLImageProcessorPil(patch_size=8, merge_size=2, temporal_patch_size=2, size=size)
-    elif family == "llava":
+    elif family in ("llava", "paligemma"):
         image_processor = SiglipImageProcessorPil(size={"height": 32, "width": 32})
     else:
         edge = {"longest_edge": 32}

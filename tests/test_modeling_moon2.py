@@ -9,11 +9,26 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
+from backbones_moon2 import BACKBONES
 from configuration_moon2 import IMAGE, Moon2Config
 from conftest import FAMILIES, mixed_products, picture, tiny_model, tiny_processor, vlm_config
 from modeling_moon2 import Moon2Model, Moon2SparseMoeBlock
 
 TOLERANCE = dict(atol=1e-5, rtol=0)
+
+
+def composition_model(family: str = "qwen3_vl"):
+    """A model whose router sends texts to experts 0 and 1, pictures to 1 and 2, and both to 2 and 3."""
+    model = tiny_model(family, router="composition")
+    spread_compositions(model)
+    return model
+
+
+def spread_compositions(model):
+    for layer in model.vlm.get_decoder().layers:
+        layer.mlp.gate.composition_bias.data = torch.tensor(
+            [[9.0, 9, 0, 0], [0, 9, 9, 0], [0, 0, 9, 9]], requires_grad=False
+        )
 
 
 def without_text(product: dict) -> dict:
@@ -23,6 +38,18 @@ def without_text(product: dict) -> dict:
 def test_image_only_view_is_a_prefix_of_the_multimodal_one(family):
     """Section 1: the image-only view read from the multimodal pass equals a pass without text, gradients included."""
     model, processor = tiny_model(family), tiny_processor(family)
+    assert model.image_view_is_prefix == (family != "paligemma")
+    assert_image_only_view_is_exact(model, processor)
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "smolvlm"])
+def test_image_only_view_takes_its_own_pass_where_the_router_knows_the_composition(family):
+    model, processor = composition_model(family), tiny_processor(family)
+    assert not model.image_view_is_prefix
+    assert_image_only_view_is_exact(model, processor)
+
+
+def assert_image_only_view_is_exact(model, processor):
     products = [product for product in mixed_products() if "image" in product and "text" in product]
     together = model(**processor(products))
     alone = model(**processor([without_text(product) for product in products]))
@@ -39,6 +66,73 @@ def test_image_only_view_is_a_prefix_of_the_multimodal_one(family):
             torch.testing.assert_close(one, other, **TOLERANCE, msg=lambda text, name=name: f"{name}: {text}")
         else:
             assert all(gradient is None or not gradient.any() for gradient in (one, other)), name
+
+
+@pytest.mark.parametrize("padding_side", ["right", "left"])
+def test_composition_router_tells_the_modalities_apart_in_any_batch(padding_side):
+    model, processor = composition_model(), tiny_processor()
+    products = mixed_products()
+    with torch.no_grad():
+        batch = model(**processor(products, padding_side=padding_side))
+        alone = [model(**processor([product])) for product in products]
+        pictures = model(**processor([without_text(product) for product in products if "image" in product]))
+    torch.testing.assert_close(batch.embeddings, torch.cat([item.embeddings for item in alone]), **TOLERANCE)
+    torch.testing.assert_close(batch.image_embeddings[batch.has_image], pictures.embeddings, **TOLERANCE)
+    # A bias this strong decides alone: texts go to experts 0 and 1, pictures to 1 and 2, both to 2 and 3.
+    chosen = [set(usage.nonzero().flatten().tolist()) for usage in batch.expert_usage]
+    assert chosen == [{0, 1}, {1, 2}, {2, 3}, {2, 3}, {2, 3}, {0, 1}]
+    assert (batch.image_expert_usage[batch.has_image] > 0).tolist() == [[False, True, True, False]] * 4
+
+
+def test_composition_router_starts_as_the_token_router_does():
+    token, composition = tiny_model(), tiny_model(router="composition")
+    missing, unexpected = composition.load_state_dict(token.state_dict(), strict=False)
+    assert len(missing) == 3 and all(name.endswith("gate.composition_bias") for name in missing) and not unexpected
+    inputs = tiny_processor()(mixed_products())
+    with torch.no_grad():
+        torch.testing.assert_close(composition(**inputs).embeddings, token(**inputs).embeddings, **TOLERANCE)
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "llava", "smolvlm", "paligemma"])
+def test_the_vision_tower_sees_each_picture_once(family):
+    model, processor = tiny_model(family, router="composition"), tiny_processor(family)
+    seen = []
+    original = model.vlm.get_image_features
+    model.vlm.get_image_features = lambda *args, **kwargs: seen.append(1) or original(*args, **kwargs)
+    model(**processor(mixed_products()))
+    assert len(seen) == 1
+    model(**processor([{"text": "red mug"}]))
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("router", ["token", "composition"])
+def test_activation_checkpointing_changes_no_gradient(family, router):
+    """Several forwards before one backward, as in training: what the second run of a layer sees must be its own."""
+    model, processor = tiny_model(family, router=router).train(), tiny_processor(family)
+    if router == "composition":
+        spread_compositions(model)
+    batches = [processor(mixed_products()[:3]), processor(mixed_products()[3:]), processor([{"text": "红色"}])]
+    gradients = []
+    for checkpointing in (False, True):
+        model.activation_checkpointing_enable() if checkpointing else None
+        model.zero_grad()
+        outputs = [model(**inputs) for inputs in batches]
+        total = sum((output.embeddings[:, 0] * 3 + output.expert_usage[:, 0]).sum() for output in outputs)
+        total = total + sum(output.image_embeddings[:, 1].sum() for output in outputs)
+        total = total + sum(logits.square().mean() for output in outputs for logits in output.router_logits)
+        total.backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    assert any(name.endswith("gate.weight") and gradient.any() for name, gradient in gradients[0].items())
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(
+            gradients[1][name], gradient, atol=1e-6, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def test_reentrant_checkpointing_is_refused():
+    with pytest.raises(ValueError, match="use_reentrant=True would cut"):
+        tiny_model().activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": True})
 
 
 @pytest.mark.parametrize("padding_side", ["right", "left"])
@@ -129,7 +223,7 @@ def test_new_weights_are_initialised_everywhere():
     """Swapped modules sit in a nested model whose class does not know them: they must not stay uninitialised."""
     model = Moon2Model(Moon2Config(vlm_config=vlm_config("qwen3_vl"), initializer_range=0.5))
     for name, parameter in model.named_parameters():
-        if ".mlp.experts." in name or ".mlp.gate." in name or name == "dual_alignment":
+        if ".mlp.experts." in name or ".mlp.gate." in name or name == "dual_alignment.weight":
             assert 0.3 < parameter.std() < 0.7, name
 
 
@@ -140,7 +234,7 @@ def test_save_and_load_give_the_same_vectors(tmp_path):
     loaded = Moon2Model.from_pretrained(tmp_path)
     inputs = processor(mixed_products())
     assert torch.equal(loaded(**inputs).embeddings, model(**inputs).embeddings)
-    assert torch.equal(loaded.dual_alignment, model.dual_alignment)
+    assert torch.equal(loaded.dual_alignment.weight, model.dual_alignment.weight)
 
 
 @pytest.mark.parametrize("change", ["missing", "unexpected", "shape"])
@@ -154,7 +248,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path, change):
         name = "vlm.language_model.layers.1.mlp.experts.down_proj_copy"
         weights[name] = torch.zeros(1)
     else:
-        name = "dual_alignment"
+        name = "dual_alignment.weight"
         weights[name] = torch.zeros(4, 7)
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises((ValueError, RuntimeError), match=name.rsplit(".", 1)[-1]):
@@ -194,8 +288,11 @@ print("same vector")
 
 
 def test_unknown_family_and_ungated_unit_are_refused():
-    with pytest.raises(ValueError, match="paligemma.*qwen3_vl"):
-        Moon2Model(Moon2Config(vlm_config=AutoConfig.for_model("paligemma")))
+    with pytest.raises(ValueError, match="gemma3.*qwen3_vl"):
+        Moon2Model(Moon2Config(vlm_config=AutoConfig.for_model("gemma3")))
+    gemma = dict(model_type="gemma", use_bidirectional_attention=True)
+    with pytest.raises(ValueError, match="would depend on the padding"):
+        Moon2Model(Moon2Config(vlm_config=AutoConfig.for_model("llava", text_config=gemma)))
     phi = dict(model_type="phi", hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4)
     config = vlm_config("llava")
     config = AutoConfig.for_model("llava", text_config=phi, vision_config=config.vision_config.to_dict())
@@ -204,6 +301,4 @@ def test_unknown_family_and_ungated_unit_are_refused():
 
 
 def test_every_supported_family_is_tested():
-    from modeling_moon2 import SUPPORTED_BACKBONES
-
-    assert set(FAMILIES) == set(SUPPORTED_BACKBONES)
+    assert set(FAMILIES) == set(BACKBONES)
