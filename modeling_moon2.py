@@ -158,13 +158,7 @@ class Moon2PreTrainedModel(PreTrainedModel):
         """
         kwargs["ignore_mismatched_sizes"] = True  # so that they are named below, with all the others
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        wrong = {what: sorted(map(str, info[what])) for what in ("missing_keys", "unexpected_keys", "mismatched_keys")}
-        if any(wrong.values()):
-            found = "; ".join(f"{what.replace('_', ' ')}: {', '.join(keys)}" for what, keys in wrong.items() if keys)
-            raise ValueError(
-                f"The weights in {pretrained_model_name_or_path} are not those of a {cls.__name__} with this config: "
-                f"{found}."
-            )
+        _check_keys(pretrained_model_name_or_path, cls.__name__, info)
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, *args, **kwargs):
@@ -243,10 +237,15 @@ class Moon2Model(Moon2PreTrainedModel):
             kwargs: handed to `AutoModel.from_pretrained` (dtype, device_map, revision, attn_implementation, ...).
 
         Raises:
-            ValueError: the backbone cannot take experts, or an option contradicts it; the message says why.
+            ValueError: the backbone cannot take experts, its weights do not fit, or an option contradicts it; the
+                message says why.
         """
-        vlm = AutoModel.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        kwargs["ignore_mismatched_sizes"] = True  # so that they are named below, with all the others
+        vlm, info = AutoModel.from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
         family_of(vlm.config)
+        # A checkpoint for generation has an output head, which an encoder does not need.
+        info["unexpected_keys"] = {key for key in info["unexpected_keys"] if "lm_head" not in key.split(".")}
+        _check_keys(pretrained_model_name_or_path, type(vlm).__name__, info)
         options = {} if objectives is None else {"objectives": objectives}
         config = Moon2Config(
             vlm_config=vlm.config,
@@ -274,6 +273,11 @@ class Moon2Model(Moon2PreTrainedModel):
     def moe_layer_indices(self) -> list[int]:
         """The decoder layers that have experts."""
         return _moe_layer_indices(self.config)
+
+    def num_active_parameters(self) -> int:
+        """The parameters that one token passes through: all but the experts that are not chosen."""
+        experts = sum(parameter.numel() for name, parameter in self.named_parameters() if ".experts." in name)
+        return self.num_parameters() - experts + experts * self.config.num_experts_per_tok // self.config.num_experts
 
     def get_input_embeddings(self) -> nn.Module:
         return self.vlm.get_input_embeddings()
@@ -400,6 +404,14 @@ class Moon2Model(Moon2PreTrainedModel):
 def _moe_layer_indices(config: Moon2Config) -> list[int]:
     chosen = config.moe_layers
     return list(range(config.get_text_config().num_hidden_layers)) if chosen is None else list(chosen)
+
+
+def _check_keys(checkpoint: str, model: str, info: dict):
+    """Refuses weights that do not fit exactly, by name; `info` is what `from_pretrained` says of the loading."""
+    wrong = {what: sorted(map(str, info[what])) for what in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    if any(wrong.values()):
+        found = "; ".join(f"{what.replace('_', ' ')}: {', '.join(keys)}" for what, keys in wrong.items() if keys)
+        raise ValueError(f"The weights in {checkpoint} are not those of a {model} with this config: {found}.")
 
 
 def _mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

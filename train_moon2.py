@@ -11,7 +11,6 @@ import torch
 import yaml
 from transformers import (
     HfArgumentParser,
-    PreTrainedConfig,
     ProgressCallback,
     Trainer,
     TrainerCallback,
@@ -20,12 +19,12 @@ from transformers import (
 )
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
-from configuration_moon2 import Moon2Config
 from loss_moon2 import LossOutput, Moon2Loss, Products, Role, View
 from modeling_moon2 import Moon2Model, Moon2Output
 from processing_moon2 import Moon2Processor
 from scratch_moon2 import scratch_model, scratch_processor
 from triplets_moon2 import ROLES, TripletCollator, TripletDataset, TripletError, load_triplets
+from upcycle_moon2 import ExpertArguments, is_moon2, upcycle
 
 # Written into the output folder: what the dynamic sample filter did, and the least trusted triplets since the last log.
 FILTER_LOG, LOWEST_LOGGED = "filter.jsonl", 8
@@ -181,7 +180,7 @@ class Progress(ProgressCallback):
 
 
 @dataclass
-class ModelArguments:
+class ModelArguments(ExpertArguments):
     """Where the model comes from."""
 
     model: str | None = field(
@@ -198,28 +197,20 @@ class ModelArguments:
         default=None, metadata={"help": "With `architecture`: size of its tokenizer; left out: 4096."}
     )
     max_pixels: int | None = field(
-        default=None, metadata={"help": "With `architecture`: largest picture, in pixels; left out: 9216 (96 x 96)."}
+        default=None,
+        metadata={
+            "help": "Larger pictures are scaled down to this many pixels; left out: 9216 (96 x 96) with "
+            "`architecture`, 1048576 (1024 x 1024) with a vision-language model."
+        },
     )
-    moe_intermediate_size: int | None = field(
-        default=None, metadata={"help": "With `architecture`: width of an expert; left out: that of a dense layer."}
-    )
-    num_experts: int | None = field(default=None, metadata={"help": "Z, experts of a layer; left out: 4."})
-    num_experts_per_tok: int | None = field(default=None, metadata={"help": "Experts for a token; left out: 2."})
-    moe_layers: list[int] | None = field(default=None, metadata={"help": "Layers with experts; left out: all."})
 
     def __post_init__(self):
         if isinstance(self.architecture, str):
             self.architecture = yaml.safe_load(self.architecture)
         if (self.model is None) == (self.architecture is None):
             raise ValueError("Give either model (something trained) or architecture (from nothing), not both.")
-        for name in ("vocab_size", "max_pixels", "moe_intermediate_size"):
-            if self.model is not None and getattr(self, name) is not None:
-                raise ValueError(f"{name} only means something with architecture; {self.model} has its own.")
-
-    def experts(self) -> dict:
-        """What the recipe says about the experts; `Moon2Config` has the defaults for the rest."""
-        names = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "moe_layers")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if self.model is not None and self.vocab_size is not None:
+            raise ValueError(f"vocab_size only means something with architecture; {self.model} has its own.")
 
 
 @dataclass
@@ -285,7 +276,9 @@ def build_model(arguments: ModelArguments, rows) -> tuple[Moon2Model, Moon2Proce
             texts, arguments.architecture, arguments.vocab_size or 4096, arguments.max_pixels or 96 * 96
         )
         return scratch_model(arguments.architecture, processor.tokenizer, **arguments.experts()), processor
-    if _is_moon2(arguments.model):
+    if is_moon2(arguments.model):
+        if arguments.max_pixels is not None:
+            raise ValueError(f"max_pixels is in the recipe, but {arguments.model} has its own.")
         model = Moon2Model.from_pretrained(arguments.model)
         for name, value in arguments.experts().items():
             if getattr(model.config, name) != value:
@@ -293,8 +286,7 @@ def build_model(arguments: ModelArguments, rows) -> tuple[Moon2Model, Moon2Proce
                     f"{name} is {value} in the recipe but {getattr(model.config, name)} in {arguments.model}."
                 )
         return model, Moon2Processor.from_pretrained(arguments.model)
-    model = Moon2Model.from_backbone(arguments.model, **arguments.experts())
-    return model, Moon2Processor.from_backbone(arguments.model, model.config.vlm_config)
+    return upcycle(arguments.model, arguments.max_pixels, **arguments.experts())
 
 
 def main(argv: list[str]) -> int:
@@ -321,8 +313,8 @@ def main(argv: list[str]) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    total, active = count_parameters(trainer.model)
-    print(f"{total / 1e6:.1f} M parameters, {active / 1e6:.1f} M active for a token; {len(rows):,} triplets; "
+    print(f"{model.num_parameters() / 1e6:.1f} M parameters, {model.num_active_parameters() / 1e6:.1f} M active for a "
+          f"token; {len(rows):,} triplets; "
           f"{'bf16' if training.bf16 else 'fp32'} on {training.device}")  # fmt: skip
     if not training.resume_from_checkpoint:
         (Path(training.output_dir) / FILTER_LOG).unlink(missing_ok=True)
@@ -346,18 +338,6 @@ def main(argv: list[str]) -> int:
         f"In {output}/: the model, its processor, its code, recipe.yaml, and every logged figure in trainer_state.json."
     )
     return 0
-
-
-def count_parameters(model: Moon2Model) -> tuple[int, int]:
-    """All parameters, and those that one token passes through."""
-    total = sum(parameter.numel() for parameter in model.parameters())
-    experts = sum(parameter.numel() for name, parameter in model.named_parameters() if ".experts." in name)
-    return total, total - experts + experts * model.config.num_experts_per_tok // model.config.num_experts
-
-
-def _is_moon2(model: str) -> bool:
-    config, _ = PreTrainedConfig.get_config_dict(model)
-    return config["model_type"] == Moon2Config.model_type
 
 
 def _given(training: TrainingArguments) -> dict:

@@ -1,0 +1,138 @@
+"""Makes a Moon2 of a trained vision-language model: `python upcycle_moon2.py --model Qwen/Qwen3-VL-2B-Instruct ...`.
+
+Its feed-forward layers become the experts (MOON2.0, section 2). With experts as wide as those layers the new model
+computes what the old one did, so it is a sound place for training to start from.
+"""
+
+import sys
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+import torch
+from transformers import AutoModel, HfArgumentParser, PreTrainedConfig
+
+from configuration_moon2 import Moon2Config
+from modeling_moon2 import Moon2Model
+from processing_moon2 import Moon2Processor
+
+
+@dataclass
+class ExpertArguments:
+    """The experts of a new model; `Moon2Config` says what is left out."""
+
+    num_experts: int | None = field(default=None, metadata={"help": "Z, experts of a layer; left out: 4."})
+    num_experts_per_tok: int | None = field(default=None, metadata={"help": "Experts for a token; left out: 2."})
+    moe_intermediate_size: int | None = field(
+        default=None, metadata={"help": "Width of an expert; left out: that of a dense layer."}
+    )
+    shared_expert_intermediate_size: int | None = field(
+        default=None, metadata={"help": "Width of an expert that every token passes; left out: there is none."}
+    )
+    moe_layers: list[int] | None = field(default=None, metadata={"help": "Layers with experts; left out: all."})
+    router: str | None = field(
+        default=None, metadata={"help": "'token' or 'composition' (of the item's modalities); left out: token."}
+    )
+
+    def experts(self) -> dict:
+        """What is given, as `Moon2Config` and `Moon2Model.from_backbone` take it."""
+        names = ExpertArguments.__dataclass_fields__
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+@dataclass
+class UpcycleArguments(ExpertArguments):
+    """What to convert, and where to."""
+
+    model: str = field(kw_only=True, metadata={"help": "A transformers vision-language model: Hub id or folder."})
+    output_dir: str = field(kw_only=True, metadata={"help": "The Moon2 folder to write."})
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit on the Hub."})
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
+        default="auto", metadata={"help": "Of the weights; auto: as stored."}
+    )
+    device_map: str | None = field(default=None, metadata={"help": "As in transformers: auto, cpu, cuda:0, ..."})
+    max_pixels: int | None = field(
+        default=None, metadata={"help": "Larger pictures are scaled down to this; left out: 1048576 (1024 x 1024)."}
+    )
+    verify: bool = field(
+        default=False, metadata={"help": "Compare with the dense model on a sentence (takes its memory once more)."}
+    )
+
+
+def upcycle(model: str, max_pixels: int | None = None, **options) -> tuple[Moon2Model, Moon2Processor]:
+    """The model and processor made from a dense checkpoint.
+
+    Args:
+        model: Hub id or folder.
+        max_pixels: see `Moon2Processor`; `None` leaves its default.
+        options: as for `Moon2Model.from_backbone`.
+
+    Raises:
+        ValueError, OSError: there is no such checkpoint, or it cannot take experts.
+    """
+    if is_moon2(model):
+        raise ValueError(f"{model} is a Moon2 already; there is nothing to convert.")
+    pixels = {} if max_pixels is None else {"max_pixels": max_pixels}
+    revision = {name: options[name] for name in ("revision",) if options.get(name) is not None}
+    converted = Moon2Model.from_backbone(model, **options)
+    return converted, Moon2Processor.from_backbone(model, converted.config.vlm_config, **pixels, **revision)
+
+
+def is_moon2(model: str) -> bool:
+    """Whether a folder or Hub id holds a Moon2.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(model)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"The model {model} is neither a folder nor to be had from the Hub: {reason}") from error
+    return config.get("model_type") == Moon2Config.model_type
+
+
+@torch.no_grad()
+def largest_difference(model: Moon2Model, processor: Moon2Processor, dense: str, **options) -> tuple[float, float]:
+    """Compares the last hidden states of the converted and of the dense model on a sentence.
+
+    Returns:
+        the largest absolute difference, and the largest absolute value of the dense states.
+    """
+    inputs = processor([{"text": "Red striped ceramic mug, 350 ml"}]).to(model.device)
+    ours = model.eval()(**inputs).last_hidden_state.float().cpu()
+    vlm = AutoModel.from_pretrained(dense, **options).eval()
+    sequence = {name: inputs[name].to(vlm.device) for name in ("input_ids", "attention_mask")}
+    theirs = vlm(**sequence).last_hidden_state.float().cpu()
+    return (ours - theirs).abs().max().item(), theirs.abs().max().item()
+
+
+def main(argv: list[str]) -> int:
+    """Converts and saves; returns the exit code."""
+    parser = HfArgumentParser(UpcycleArguments, prog="upcycle_moon2.py", description=__doc__.split("\n\n")[1])
+    (arguments,) = parser.parse_args_into_dataclasses(argv)
+    names = ("revision", "dtype", "device_map")
+    options = {name: value for name, value in asdict(arguments).items() if name in names and value is not None}
+    try:
+        model, processor = upcycle(arguments.model, arguments.max_pixels, **options, **arguments.experts())
+        if arguments.verify:
+            difference, size = largest_difference(model, processor, arguments.model, **options)
+            print(f"Largest difference of the last hidden states to the dense model: {difference:.1e} (states up to "
+                  f"{size:.1f}; {model.dtype})")  # fmt: skip
+        model.save_pretrained(arguments.output_dir)
+        processor.save_pretrained(arguments.output_dir)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(
+        f"In {arguments.output_dir}/: a {model.config.vlm_config.model_type} with experts in layers "
+        f"{', '.join(map(str, model.moe_layer_indices))}; {model.num_parameters() / 1e6:,.1f} M parameters, "
+        f"{model.num_active_parameters() / 1e6:,.1f} M active for a token, {model.dtype}."
+    )
+    width = model.config.moe_intermediate_size
+    if width is not None and width != model.config.get_text_config().intermediate_size:
+        print("Its experts are narrower than the dense layers: train it before use, it does not compute what they did.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
