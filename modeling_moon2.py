@@ -15,10 +15,11 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 try:
     from .backbones_moon2 import family_of
+    from .chat_moon2 import SENTENCE_TRANSFORMERS_FILES
     from .configuration_moon2 import IMAGE, NOT_POOLED, TEXT, Moon2Config
     from .experts_moon2 import (
         Moon2DualAlignment,
@@ -31,6 +32,7 @@ try:
     )
 except ImportError:  # in the repository these files are top-level modules, in a checkpoint they are a package
     from backbones_moon2 import family_of
+    from chat_moon2 import SENTENCE_TRANSFORMERS_FILES
     from configuration_moon2 import IMAGE, NOT_POOLED, TEXT, Moon2Config
     from experts_moon2 import (
         Moon2DualAlignment,
@@ -86,32 +88,6 @@ class Moon2Output(ModelOutput):
 
 
 OWN_PARAMETERS = (Moon2Router, Moon2Experts, Moon2DualAlignment)
-
-# From these files sentence-transformers runs the model in its stock module; without them, it would pool anew.
-POOLER_OUTPUT = {"method": "forward", "method_output_name": "pooler_output"}
-SENTENCE_TRANSFORMERS_FILES = {
-    "modules.json": [
-        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}
-    ],
-    "sentence_bert_config.json": {
-        "transformer_task": "feature-extraction",
-        "modality_config": {
-            "text": POOLER_OUTPUT,
-            "image": POOLER_OUTPUT,
-            "message": POOLER_OUTPUT | {"format": "structured"},
-        },
-        "module_output_name": "sentence_embedding",
-        "processing_kwargs": {"chat_template": {"restore_suffix": False}},  # nothing follows the text that could be cut
-        "unpad_inputs": False,  # without padding, `position_types` would be lost
-    },
-    "config_sentence_transformers.json": {
-        "__version__": {"sentence_transformers": "6.2.0"},
-        "model_type": "SentenceTransformer",
-        "similarity_fn_name": "cosine",
-        "prompts": {"query": "", "document": ""},
-        "default_prompt_name": None,
-    },
-}
 
 
 class Moon2PreTrainedModel(PreTrainedModel):
@@ -272,7 +248,8 @@ class Moon2Model(Moon2PreTrainedModel):
     @property
     def moe_layer_indices(self) -> list[int]:
         """The decoder layers that have experts."""
-        return _moe_layer_indices(self.config)
+        chosen = self.config.moe_layers
+        return list(range(len(self._decoder_layers))) if chosen is None else list(chosen)
 
     def num_active_parameters(self) -> int:
         """The parameters that one token passes through: all but the experts that are not chosen."""
@@ -298,6 +275,7 @@ class Moon2Model(Moon2PreTrainedModel):
             )
         super()._set_gradient_checkpointing(**kwargs)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor,
@@ -321,6 +299,9 @@ class Moon2Model(Moon2PreTrainedModel):
                 `Moon2Processor` gives them.
             kwargs: handed to the backbone (`output_attentions`, `output_hidden_states`, ...).
         """
+        for name in ("output_attentions", "output_hidden_states"):
+            if kwargs.get(name) is None:  # the backbone would ask its own config, which was not told
+                kwargs[name] = getattr(self.config, name)
         pictures = {
             "pixel_values": pixel_values,
             "pixel_attention_mask": pixel_attention_mask,
@@ -399,11 +380,6 @@ class Moon2Model(Moon2PreTrainedModel):
             nn.utils.rnn.pad_sequence([row[keep] for row, keep in zip(values[rows], kept, strict=True)], True, value)
             for values, value in padding
         )
-
-
-def _moe_layer_indices(config: Moon2Config) -> list[int]:
-    chosen = config.moe_layers
-    return list(range(config.get_text_config().num_hidden_layers)) if chosen is None else list(chosen)
 
 
 def _check_keys(checkpoint: str, model: str, info: dict):

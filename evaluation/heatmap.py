@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from configuration_moon2 import IMAGE, TEXT
 from evaluation.errors import EvaluationError
-from processing_moon2 import load_picture
+from pictures_moon2 import load_picture
 
 # A word: a character of a script that is written without spaces, or a run of other characters between spaces. Combining
 # marks stay with their character.
@@ -138,6 +138,6 @@ def read_photo(source: Path | dict) -> Image.Image:
     """
     try:
         return load_picture(source)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except ValueError as error:
         name = source["path"] if isinstance(source, dict) else source
         raise EvaluationError(f"The picture {name} cannot be read: {error}.") from error

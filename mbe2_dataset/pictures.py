@@ -4,10 +4,10 @@ import hashlib
 import io
 from dataclasses import dataclass
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "WEBP")
-MAX_PIXELS = 50_000_000
+from pictures_moon2 import load_picture
+
 JPEG_QUALITY = 90
 
 
@@ -28,24 +28,12 @@ class Picture:
 
 
 def decode(picture: Picture) -> Image.Image:
-    """RGB, upright (EXIF applied), transparency on white.
+    """RGB, upright, transparency on white: as the model will see it.
 
     Raises:
-        ValueError: not a whole JPEG, PNG or WEBP picture, or more than `MAX_PIXELS` pixels.
+        ValueError: it cannot be read; the message says why.
     """
-    try:
-        image = Image.open(io.BytesIO(picture.bytes), formats=FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS:,} are read")
-        image = ImageOps.exif_transpose(image)
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return image.convert("RGB")
-    except UnidentifiedImageError:
-        raise ValueError(f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(str(error)) from error
+    return load_picture(picture.as_record())
 
 
 def encode(image: Image.Image, path: str) -> Picture:

@@ -1,0 +1,127 @@
+"""Pictures in any form -> upright RGB images. What cannot be read is refused in a sentence, never replaced."""
+
+import math
+import os
+import struct
+import zlib
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+try:
+    from .fetch_moon2 import fetch
+except ImportError:  # in the repository these files are top-level modules, in a checkpoint they are a package
+    from fetch_moon2 import fetch
+
+# Pictures may come in these formats only: product photos need no others, and Pillow's rarer readers are a risk.
+PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+# What Pillow's readers raise on damaged files: hardly one of them raises OSError only.
+PILLOW_ERRORS = (OSError, ValueError, TypeError, SyntaxError, EOFError, LookupError, ArithmeticError,
+                 struct.error, zlib.error, Image.DecompressionBombError)  # fmt: skip
+
+
+def load_picture(
+    source: Any,
+    *,
+    allow_urls: bool = False,
+    max_pixels: int | None = None,
+    least: int | tuple[int, int] | None = None,
+) -> Image.Image:
+    """A picture in any accepted form -> RGB, upright, transparency on white, first frame. `source` stays as it is.
+
+    Args:
+        source: a `PIL.Image`, a path, a file object, an array of uint8 (H, W[, 1 | 3 | 4]) or uint16 (H, W[, 1]), or
+            the `{"bytes", "path"}` of an undecoded datasets column.
+        allow_urls: a path may also be an http or https address on the public Internet.
+        max_pixels: larger pictures are scaled down, at their own shape, to at most this many pixels.
+        least: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, which is far cheaper, while it keeps at least this
+            many pixels, or this width and height. By default `max_pixels`.
+
+    Raises:
+        ValueError: it cannot be read, or is of a kind that is not accepted; the message says why.
+    """
+    try:
+        if isinstance(source, np.ndarray):
+            return _finish(_from_array(source), max_pixels)
+        if isinstance(source, Image.Image):
+            return _finish(source, max_pixels)
+        with Image.open(_file(source, allow_urls), formats=PICTURE_FORMATS) as picture:
+            limit = Image.MAX_IMAGE_PIXELS  # above it Pillow warns, above twice of it Pillow refuses
+            if limit is not None and picture.width * picture.height > limit:
+                raise ValueError(f"{picture.width} x {picture.height} pixels, at most {limit:,} are read")
+            _draft(picture, max_pixels if least is None else least)
+            return _finish(picture, max_pixels)
+    except UnidentifiedImageError:
+        raise ValueError(f"not a {', '.join(PICTURE_FORMATS[:-1])} or {PICTURE_FORMATS[-1]} picture") from None
+    except PILLOW_ERRORS as error:
+        raise ValueError(getattr(error, "strerror", None) or str(error) or type(error).__name__) from error
+
+
+def _file(source: Any, allow_urls: bool) -> Any:
+    """What `Image.open` takes: a path or a file object."""
+    if isinstance(source, dict):
+        data = source.get("bytes")
+        source = source.get("path") if data is None else BytesIO(data)
+    if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
+        if not allow_urls:
+            raise ValueError("addresses are not fetched; download the picture and pass its path")
+        return BytesIO(fetch(source))
+    if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "read"):
+        raise ValueError(
+            f"a picture cannot be a {type(source).__name__}; give a PIL image, a path, a file object, a numpy array, "
+            "or a dict with 'bytes' or 'path'"
+        )
+    return source
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    shape = array.shape[:2] if array.shape[2:] == (1,) else array.shape
+    colours = array.dtype == np.uint8 and len(shape) == 3 and shape[2] in (3, 4)
+    if not colours and not (array.dtype in (np.uint8, np.uint16) and len(shape) == 2):
+        raise ValueError(
+            f"an array of {array.dtype} {array.shape} has no agreed meaning; give uint8 (height, width), "
+            "(height, width, 1), (height, width, 3) or (height, width, 4), or uint16 grey"
+        )
+    return Image.fromarray(array.reshape(shape))
+
+
+def _draft(picture: Image.Image, least: int | tuple[int, int] | None):
+    """Tells the JPEG reader to decode at a fraction of the size, if that is large enough."""
+    if isinstance(least, int):
+        scale = math.sqrt(least / (picture.width * picture.height))
+        least = (math.ceil(picture.width * scale), math.ceil(picture.height * scale))
+    picture.draft(None, least)
+
+
+def _finish(picture: Image.Image, max_pixels: int | None) -> Image.Image:
+    """The first frame, decoded: upright, RGB, transparency on white, of at most `max_pixels`."""
+    if 0 in picture.size:
+        raise ValueError("it has no pixels")
+    picture.load()
+    if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I;16"):
+        picture = _eight_bits(picture)
+    elif picture.mode in ("I", "F"):  # Pillow would clip them to 0..255
+        raise ValueError(f"its pixels are 32-bit numbers (mode {picture.mode}) of unknown scale; give 8 or 16 bits")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    picture = picture.convert("RGB")
+    if max_pixels is None or picture.width * picture.height <= max_pixels:
+        return picture
+    scale = math.sqrt(max_pixels / (picture.width * picture.height))
+    # A line of one pixel cannot become narrower, hence the second bound of its length.
+    width = max(1, min(int(picture.width * scale), max_pixels))
+    height = max(1, min(int(picture.height * scale), max_pixels))
+    return picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """16-bit greys, scaled: Pillow would clip them to white."""
+    deep = np.asarray(picture)
+    grey = (deep >> 8).astype(np.uint8)
+    grey[deep == picture.info.get("transparency", -1)] = 255
+    return Image.fromarray(grey)
