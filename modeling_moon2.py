@@ -87,9 +87,6 @@ class Moon2Output(ModelOutput):
         return self.embeddings
 
 
-OWN_PARAMETERS = (Moon2Router, Moon2Experts, Moon2DualAlignment)
-
-
 class Moon2PreTrainedModel(PreTrainedModel):
     """Initialisation and loading."""
 
@@ -105,7 +102,7 @@ class Moon2PreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        if isinstance(module, OWN_PARAMETERS):
+        if isinstance(module, (Moon2Router, Moon2Experts, Moon2DualAlignment)):
             for name, parameter in module.named_parameters(recurse=False):
                 if name == "composition_bias":
                     init.zeros_(parameter)
@@ -121,7 +118,7 @@ class Moon2PreTrainedModel(PreTrainedModel):
     def initialize_weights(self):
         """Initialises routers and experts here: they sit in a nested model, whose class does not know them."""
         for module in self.modules():
-            if isinstance(module, OWN_PARAMETERS):
+            if isinstance(module, (Moon2Router, Moon2Experts)):
                 self._initialize_weights(module)
         super().initialize_weights()
 
