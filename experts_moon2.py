@@ -172,4 +172,4 @@ def gated_unit(layer: nn.Module, index: int) -> nn.Module:
 
 def spread(weights: torch.Tensor, indices: torch.Tensor, num_experts: int) -> torch.Tensor:
     """Top-k weights and indices (tokens, k) -> G~ (tokens, Z), zero for the experts that were not chosen."""
-    return weights.new_zeros(len(weights), num_experts).scatter(1, indices, weights)
+    return weights.new_zeros(weights.shape[0], num_experts).scatter(1, indices, weights)

@@ -305,7 +305,9 @@ class Moon2Model(Moon2PreTrainedModel):
             "image_grid_thw": image_grid_thw,
         }
         pictures = {name: value for name, value in pictures.items() if value is not None}
-        visual = self._see(pictures) if pictures else {}
+        # What an exported program gets ready-made (transformers' `accepts_precomputed_kwargs`), see docs/export.md.
+        precomputed = {name: kwargs.pop(name) for name in [*kwargs] if name.startswith("image_")}
+        visual = self._see(pictures, precomputed) if pictures else {}
         outputs, gates, usage = self._read(input_ids, attention_mask, position_types, visual, **kwargs)
 
         hidden, own, image = outputs.last_hidden_state, position_types != NOT_POOLED, position_types == IMAGE
@@ -331,11 +333,12 @@ class Moon2Model(Moon2PreTrainedModel):
             attentions=outputs.attentions,
         )
 
-    def _see(self, pictures: dict[str, torch.Tensor]) -> dict:
+    def _see(self, pictures: dict[str, torch.Tensor], precomputed: dict[str, torch.Tensor]) -> dict:
         """Pictures -> what the backbone's forward takes in their place: the visual tokens, made once."""
         if self._family.pictures_in_rows:
             pictures = {name: value[None] for name, value in pictures.items()}
-        visual = {"mm_encoder_outputs": {"image": self.vlm.get_image_features(**pictures, return_dict=True)}}
+        features = self.vlm.get_image_features(**pictures, **precomputed, return_dict=True)
+        visual = {"mm_encoder_outputs": {"image": features}}
         # The Qwen-VL families derive a visual token's position from its place in the picture.
         return visual | {name: pictures[name] for name in ("image_grid_thw",) if name in pictures}
 

@@ -1,6 +1,6 @@
 """Do all runtimes give the same vectors? Prints the largest difference of each one from AutoModel.
 
-    python benchmarks/agreement.py --model moon2 --dataset mbe2
+    python -m benchmarks.agreement --model moon2 --dataset mbe2
 
 In float32 no figure should be above 1e-5. The code inside the checkpoint is run: use checkpoints that you trust.
 """

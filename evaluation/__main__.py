@@ -50,7 +50,7 @@ def _run(options: argparse.Namespace) -> None:
     benchmark = load_benchmark(options.dataset, options.dataset_revision)
     checkpoint = load_checkpoint(options.model, options.model_revision)
     facts = run_facts(checkpoint, benchmark, vars(options))
-    results = evaluate(checkpoint.model, checkpoint.processor, benchmark, options.batch_size)
+    results = evaluate(checkpoint.model, checkpoint.processor, benchmark, options.batch_size, options.workers)
     write_report(options.output, facts, results)
     print(summary(options.model, results))
     print(f"\nAll figures: {options.output / 'results.json'}; the tables: {options.output / 'results.md'}")
@@ -128,6 +128,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--batch_size", type=positive_int, default=64, help="items embedded at a time (default: %(default)s)"
     )
+    run.add_argument(
+        "--workers",
+        type=natural_int,
+        default=0,
+        help="processes that read large pictures while the model is at work (default: %(default)s)",
+    )
     run.set_defaults(command=_run)
 
     heatmap = commands.add_parser(
@@ -148,6 +154,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     heatmap.set_defaults(command=_heatmap)
     return parser
+
+
+def natural_int(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is less than 0")
+    return value
 
 
 def positive_int(text: str) -> int:

@@ -1,10 +1,13 @@
 """Products -> vectors, in batches."""
 
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
-from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin
 
 from evaluation.errors import EvaluationError
 
@@ -14,19 +17,21 @@ def embed(
     model: PreTrainedModel,
     processor: ProcessorMixin,
     products: Sequence[dict],
-    text_lengths: Sequence[int],
+    lengths: Sequence[int],
     describe: Callable[[int], str],
     batch_size: int = 64,
     description: str = "embed",
+    workers: int = 0,
 ) -> torch.Tensor:
-    """Embeds products, similar text lengths together to save padding, and restores their order.
+    """Embeds products, similar lengths together to save padding, and restores their order.
 
     Args:
         model: a Moon2 model in eval mode.
         products: N product dicts; one is asked for only when its batch is due.
-        text_lengths: N lengths (of any unit) to sort by.
+        lengths: N lengths (of any unit) to sort by.
         describe: index -> what an error calls that product.
         description: what the progress bar says.
+        workers: processes that read pictures and texts while the model is at work; 0: none, one after the other.
 
     Returns:
         (N, D) L2-normalised float32 vectors on the CPU; (0, 0) if there are no products.
@@ -35,32 +40,63 @@ def embed(
         EvaluationError: a product cannot be prepared (an unreadable picture, say), or its vector is not finite.
     """
     # Longest first: if a batch does not fit into memory, that shows at once.
-    order = sorted(range(len(products)), key=lambda index: -text_lengths[index])
+    order = sorted(range(len(products)), key=lambda index: -lengths[index])
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    loader = DataLoader(_Prepared(processor, products, batches), batch_size=None, num_workers=workers)
     vectors = torch.empty(0, 0)
-    with tqdm(total=len(products), desc=description, unit="item") as progress:
-        for start in range(0, len(order), batch_size):
-            indices = order[start : start + batch_size]
-            inputs = _prepare(processor, [products[index] for index in indices], [*map(describe, indices)])
-            batch = model(**inputs.to(model.device)).embeddings.cpu()
+    with _cores_left_for(workers), tqdm(total=len(products), desc=description, unit="item") as progress:
+        for indices, inputs in zip(batches, loader, strict=True):
+            if isinstance(inputs, _Unprepared):
+                raise EvaluationError(f"{describe(inputs.index)} cannot be prepared: {inputs.reason}")
+            inputs = {name: value.to(model.device) for name, value in inputs.items()}
+            batch = model(**inputs).embeddings.cpu()
             if not batch.isfinite().all():
                 first = indices[int(batch.isfinite().all(1).int().argmin())]
                 raise EvaluationError(f"The model's vector of {describe(first)} is not finite: check its weights.")
-            if start == 0:
+            if not vectors.numel():
                 vectors = batch.new_empty(len(products), batch.shape[1])
             vectors[indices] = batch
             progress.update(len(indices))
     return vectors
 
 
-def _prepare(processor: ProcessorMixin, products: list[dict], names: list[str]) -> BatchFeature:
+@contextmanager
+def _cores_left_for(workers: int):
+    """The model's threads give way to the workers: more of both than cores, and threads wait for each other in vain."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads - workers))
     try:
-        return processor(products, return_tensors="pt")
-    except ValueError:
-        # Alone, each product shows whether it is the one.
-        for product, name in zip(products, names, strict=True):
-            try:
-                processor([product], return_tensors="pt")
-            except ValueError as error:
-                reason = str(error).removeprefix("Item 0: ")
-                raise EvaluationError(f"{name} cannot be prepared: {reason}") from error
-        raise
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _Unprepared(NamedTuple):
+    index: int
+    reason: str
+
+
+class _Prepared(Dataset):
+    """Batches of products as model inputs; in place of one that cannot be prepared, the product to blame.
+
+    An exception would reach the user with a worker's traceback before it.
+    """
+
+    def __init__(self, processor: ProcessorMixin, products: Sequence[dict], batches: list[list[int]]):
+        self.processor, self.products, self.batches = processor, products, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, position: int) -> dict[str, torch.Tensor] | _Unprepared:
+        products = [self.products[index] for index in self.batches[position]]
+        try:
+            return dict(self.processor(products, return_tensors="pt"))
+        except ValueError:
+            # Alone, each product shows whether it is the one.
+            for index, product in zip(self.batches[position], products, strict=True):
+                try:
+                    self.processor([product], return_tensors="pt")
+                except ValueError as error:
+                    return _Unprepared(index, str(error).removeprefix("Item 0: "))
+            raise

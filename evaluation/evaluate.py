@@ -9,11 +9,14 @@ from evaluation.embed import embed
 from evaluation.retrieval import Embedded, evaluate_retrieval
 
 
-def evaluate(model: PreTrainedModel, processor: ProcessorMixin, benchmark: Benchmark, batch_size: int = 64) -> dict:
+def evaluate(
+    model: PreTrainedModel, processor: ProcessorMixin, benchmark: Benchmark, batch_size: int = 64, workers: int = 0
+) -> dict:
     """Scores a model zero-shot on a benchmark (MOON2.0, section 6).
 
     Args:
         model: a Moon2 model; left in eval mode.
+        batch_size, workers: see `embed`.
 
     Returns:
         `retrieval`, `classification` and `attributes`, as the functions of that name give them. All figures are
@@ -27,9 +30,8 @@ def evaluate(model: PreTrainedModel, processor: ProcessorMixin, benchmark: Bench
     def embed_view(products: Products, view: str, rows: list[int], what: str) -> Embedded:
         chosen = ProductView(products, view, rows)
         description = f"embed {products.name} ({what})"
-        return Embedded(
-            rows, embed(model, processor, chosen, chosen.text_lengths, chosen.describe, batch_size, description)
-        )
+        lengths, describe = chosen.text_lengths, chosen.describe
+        return Embedded(rows, embed(model, processor, chosen, lengths, describe, batch_size, description, workers))
 
     def embed_texts(texts: list[str]) -> torch.Tensor:
         products = [{"text": text, "image": None} for text in texts]

@@ -20,9 +20,9 @@ def processor():
     return tiny_processor()
 
 
-def run(model, processor, products, batch_size=2):
+def run(model, processor, products, batch_size=2, workers=0):
     lengths = [len(product.get("text") or "") for product in products]
-    return embed(model, processor, products, lengths, lambda index: f"item number {index}", batch_size)
+    return embed(model, processor, products, lengths, lambda index: f"item number {index}", batch_size, workers=workers)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 100])
@@ -44,14 +44,23 @@ def test_no_products_give_no_vectors(model, processor):
     assert run(model, processor, []).shape == (0, 0)
 
 
+def test_workers_change_nothing_but_the_time(model, processor):
+    threads = torch.get_num_threads()
+    products = mixed_products()
+    with_workers, without = run(model, processor, products, workers=2), run(model, processor, products)
+    torch.testing.assert_close(with_workers, without, atol=1e-6, rtol=0)
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("position", [0, 3, 5])
-def test_an_unreadable_picture_is_named(model, processor, position):
+def test_an_unreadable_picture_is_named(model, processor, position, workers):
     file = BytesIO()
     picture(30, 30).save(file, "JPEG")
     products = mixed_products()
     products[position] = {"text": "mug", "image": {"bytes": file.getvalue()[:300], "path": "mug.jpg"}}
     with pytest.raises(EvaluationError, match=f"item number {position} cannot be prepared: .*cannot be read"):
-        run(model, processor, products, batch_size=6)
+        run(model, processor, products, batch_size=6, workers=workers)
 
 
 def test_a_vector_that_is_not_finite_is_named(processor):
