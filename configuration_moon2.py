@@ -78,10 +78,11 @@ class Moon2Config(PreTrainedConfig):
         if self.router not in ROUTERS:
             raise ValueError(f"router is {self.router!r}; it must be one of {', '.join(ROUTERS)}.")
         depth = self.get_text_config().num_hidden_layers
-        wrong = [layer for layer in self.moe_layers or [] if not 0 <= layer < depth]
-        if wrong or self.moe_layers == []:
+        layers = self.moe_layers or []
+        if any(not 0 <= layer < depth for layer in layers) or len(set(layers)) < len(layers) or self.moe_layers == []:
             raise ValueError(
-                f"moe_layers is {self.moe_layers}; it must name at least one of the backbone's layers 0 to {depth - 1}."
+                f"moe_layers is {self.moe_layers}; it must name some of the backbone's layers 0 to {depth - 1}, each "
+                "once."
             )
         unknown = [name for name in self.objectives if name not in INTER_OBJECTIVES + INTRA_OBJECTIVES]
         if unknown or len(set(self.objectives)) != len(self.objectives) or not self.objectives:

@@ -219,7 +219,6 @@ class Moon2Model(Moon2PreTrainedModel):
         # A checkpoint for generation has an output head, which an encoder does not need.
         info["unexpected_keys"] = {key for key in info["unexpected_keys"] if "lm_head" not in key.split(".")}
         _check_keys(pretrained_model_name_or_path, type(vlm).__name__, info)
-        options = {} if objectives is None else {"objectives": objectives}
         config = Moon2Config(
             vlm_config=vlm.config,
             num_experts=num_experts,
@@ -230,7 +229,7 @@ class Moon2Model(Moon2PreTrainedModel):
             router=router,
             attn_implementation=vlm.config._attn_implementation,
             experts_implementation=experts_implementation,
-            **options,
+            **({} if objectives is None else {"objectives": objectives}),
         )
         dense = [getattr(layer, "mlp", None) for layer in vlm.get_decoder().layers]
         model = cls(config, vlm)
@@ -295,16 +294,18 @@ class Moon2Model(Moon2PreTrainedModel):
             pixel_values, pixel_attention_mask, image_grid_thw: all pictures of the batch in a row, as
                 `Moon2Processor` gives them.
             kwargs: handed to the backbone (`output_attentions`, `output_hidden_states`, ...).
+
+        Raises:
+            ValueError: image positions without pictures.
         """
         for name in ("output_attentions", "output_hidden_states"):
             if kwargs.get(name) is None:  # the backbone would ask its own config, which was not told
                 kwargs[name] = getattr(self.config, name)
-        pictures = {
-            "pixel_values": pixel_values,
-            "pixel_attention_mask": pixel_attention_mask,
-            "image_grid_thw": image_grid_thw,
-        }
-        pictures = {name: value for name, value in pictures.items() if value is not None}
+        if pixel_values is None and not torch.compiler.is_compiling() and (position_types == IMAGE).any():
+            raise ValueError("position_types has image positions, but there are no pixel_values: pass both.")
+        names = ("pixel_values", "pixel_attention_mask", "image_grid_thw")
+        given = zip(names, (pixel_values, pixel_attention_mask, image_grid_thw), strict=True)
+        pictures = {name: value for name, value in given if value is not None}
         # What an exported program gets ready-made (transformers' `accepts_precomputed_kwargs`), see docs/export.md.
         precomputed = {name: kwargs.pop(name) for name in [*kwargs] if name.startswith("image_")}
         visual = self._see(pictures, precomputed) if pictures else {}

@@ -22,6 +22,9 @@ from PIL import Image
 
 from benchmarks.measure import machine, markdown, ratios, spread
 from benchmarks.three_views import build, title
+from evaluation.__main__ import natural_int, positive_int
+from evaluation.checkpoint import load_checkpoint
+from evaluation.errors import EvaluationError
 
 BATCH_SIZE = 64
 DIFFERENT_PICTURES = 200
@@ -41,17 +44,16 @@ def catalogue(folder: Path, count: int, seed: int) -> list[dict]:
     """Product dicts; pictures as paths."""
     random = np.random.default_rng(seed)
     products = []
-    for index in range(count):
+    for _ in range(count):
         kind = random.choice(["text", "image", "both", "several"], p=[0.2, 0.2, 0.55, 0.05])
         paths = [str(folder / f"{random.integers(DIFFERENT_PICTURES)}.jpg") for _ in range(1 + (kind == "several"))]
-        text = None if kind == "image" else title(np.random.default_rng((seed, index)))
+        text = None if kind == "image" else title(random, words=random.integers(5, 16))
         products.append({"text": text, "image": None if kind == "text" else paths if kind == "several" else paths[0]})
     return products
 
 
 def embed_ours(folder: str, products: list[dict], workers: int):
     """Returns a function: products -> vectors (N, D)."""
-    from evaluation.checkpoint import load_checkpoint
     from evaluation.embed import embed
 
     checkpoint = load_checkpoint(folder)
@@ -106,7 +108,7 @@ def measure(options: argparse.Namespace, way: str) -> dict:
     vectors = run(products)
     seconds = time.perf_counter() - start
     np.save(Path(options.pictures) / f"{way}.npy", vectors)
-    # The workers' memory counts too: each one's peak, as if they reached it together.
+    # The workers' memory counts too: each one's peak, as if they reached it together and shared nothing.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if way == "ours":
         peak += options.workers * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
@@ -116,10 +118,12 @@ def measure(options: argparse.Namespace, way: str) -> dict:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a Moon2 folder; left out: an untrained one of the demo's size")
-    parser.add_argument("--products", type=int, default=2000)
-    parser.add_argument("--side", type=int, default=1000, help="of a picture, in pixels")
-    parser.add_argument("--workers", type=int, default=2, help="of ours: processes that read pictures and texts")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--products", type=positive_int, default=2000)
+    parser.add_argument("--side", type=positive_int, default=1000, help="of a picture, in pixels")
+    parser.add_argument(
+        "--workers", type=natural_int, default=2, help="of ours: processes that read pictures and texts"
+    )
+    parser.add_argument("--repeats", type=positive_int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--pictures", help=argparse.SUPPRESS)
@@ -127,6 +131,12 @@ def main(argv: list[str] | None = None) -> int:
     if options.way:
         print(json.dumps(measure(options, options.way)))
         return 0
+    try:
+        if options.model is not None:
+            load_checkpoint(options.model)
+    except EvaluationError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     found = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as folder:
         if options.model is None:

@@ -1,6 +1,6 @@
 """What the mixture of experts costs: a block against a dense feed-forward layer with as many active parameters.
 
-    python -m benchmarks.moe_block [--sizes 192x512 640x1920] [--tokens 64 512 2048] [--repeats 40]
+    python -m benchmarks.moe_block [--sizes 192x512 640x1920] [--tokens 64 512 2048] [--repeats 15]
 
 The block has 4 experts of half the dense width, 2 for each token; float32. "Training" is forward and backward, with the
 gradients of the input and of all weights. Token routing is random but uneven, as an untrained router has it.
@@ -15,6 +15,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextMLP
 
 from benchmarks.measure import machine, markdown, ratios, spread, time_paired
 from configuration_moon2 import Moon2Config
+from evaluation.__main__ import positive_int
 from experts_moon2 import Moon2SparseMoeBlock
 
 IMPLEMENTATIONS = ("grouped_mm", "eager")
@@ -68,15 +69,25 @@ def run(hidden_size: int, intermediate_size: int, tokens: int, repeats: int, see
     return [f"{hidden_size} x {intermediate_size}, {tokens} tokens", *cells]
 
 
+def size(text: str) -> tuple[int, int]:
+    """ "192x512" -> (192, 512)"""
+    width, _, inner = text.partition("x")
+    if not (width.isdecimal() and inner.isdecimal() and int(width) * int(inner)):
+        raise argparse.ArgumentTypeError(f"{text} is no size; give width and feed-forward width, such as 192x512")
+    return int(width), int(inner)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", default=["192x512", "640x1920"], help="width x dense feed-forward width")
-    parser.add_argument("--tokens", nargs="+", type=int, default=[64, 512, 2048])
-    parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument(
+        "--sizes", nargs="+", type=size, default=[(192, 512), (640, 1920)], help="width x dense feed-forward width"
+    )
+    parser.add_argument("--tokens", nargs="+", type=positive_int, default=[64, 512, 2048])
+    parser.add_argument("--repeats", type=positive_int, default=15)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
-    sizes = [tuple(map(int, size.split("x"))) for size in options.sizes]
-    rows = [run(*size, tokens, options.repeats, options.seed) for size in sizes for tokens in options.tokens]
+    settings = [(*size, tokens) for size in options.sizes for tokens in options.tokens]
+    rows = [run(*setting, options.repeats, options.seed) for setting in settings]
     print(f"Times the dense layer's: median (range) of the rounds. {machine()}, seed {options.seed}\n")
     print(markdown(["", *(f"{what}, {name}" for what in ("forward", "training") for name in IMPLEMENTATIONS)], rows))
     return 0

@@ -3,7 +3,8 @@
     python -m benchmarks.three_views [--models tiny 100m] [--dtypes float32 bfloat16] [--triplets 32] [--repeats 7]
 
 Beside each measured ratio stands the one that the count of floating-point operations allows. All three ways give the
-same vectors; that is checked before anything is timed. Models are untrained, titles and pictures random.
+same vectors; that is checked before anything is timed. Models are untrained, titles (24 tokens) and pictures random;
+bfloat16 means that the weights are.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import yaml
 from PIL import Image
 
 from benchmarks.measure import machine, markdown, ratios, spread, time_paired
+from evaluation.__main__ import positive_int
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
 from scratch_moon2 import scratch_model, scratch_processor
@@ -23,6 +25,8 @@ from train_moon2 import concatenate, role_views
 from triplets_moon2 import ROLES, TripletCollator
 
 VIEWS = ("t", "i", "mm")
+# All titles have one length, and all passes as many items: the ways shall differ in what they compute, not in padding.
+TITLE_TOKENS = 24
 # A Qwen3-VL of about 100 M parameters, with a picture of 256 x 256 for 64 visual tokens.
 HUNDRED_MILLION = {
     "architecture": {
@@ -71,18 +75,17 @@ def build(name: str, seed: int) -> tuple[Moon2Model, Moon2Processor]:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     else:
         recipe = HUNDRED_MILLION
-    titles = (title(np.random.default_rng((seed, index))) for index in range(2000))
+    titles = (title(np.random.default_rng((seed, index)), words=10) for index in range(2000))
     architecture = recipe["architecture"]
     processor = scratch_processor(titles, architecture, recipe["vocab_size"], recipe["max_pixels"])
     experts = {name: recipe[name] for name in ("num_experts", "num_experts_per_tok", "moe_intermediate_size")}
     return scratch_model(architecture, processor.tokenizer, **experts), processor
 
 
-def title(random: np.random.Generator) -> str:
-    """Five to fifteen invented words."""
+def title(random: np.random.Generator, words: int) -> str:
+    """Invented words."""
     syllables = ("ba", "cor", "del", "fin", "gra", "lo", "mir", "nu", "pes", "tal")
-    words = ("".join(random.choice(syllables, random.integers(1, 4))) for _ in range(random.integers(5, 16)))
-    return " ".join(words)
+    return " ".join("".join(random.choice(syllables, random.integers(1, 4))) for _ in range(words))
 
 
 def triplets(count: int, pixels: int, seed: int) -> list[dict]:
@@ -92,7 +95,7 @@ def triplets(count: int, pixels: int, seed: int) -> list[dict]:
 
     def product() -> dict:
         picture = random.integers(0, 256, (side, side, 3), dtype=np.uint8)
-        return {"text": title(random), "image": Image.fromarray(picture)}
+        return {"text": title(random, words=2 * TITLE_TOKENS), "image": Image.fromarray(picture)}
 
     rows = []
     for index in range(count):
@@ -106,7 +109,8 @@ class Views:
 
     def __init__(self, model: Moon2Model, processor: Moon2Processor, rows: list[dict]):
         self.model = model
-        self.batch = TripletCollator(processor)(rows)
+        processor.max_text_length = TITLE_TOKENS
+        self.batch = TripletCollator(processor, items_per_pass=len(rows))(rows)
         self.separate = {}
         for role in ROLES:
             products = [row[role] for row in rows]
@@ -204,8 +208,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=("tiny", "100m"), default=["tiny", "100m"])
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
-    parser.add_argument("--triplets", type=int, default=None, help="of a batch; left out: 32 for tiny, 4 for 100m")
-    parser.add_argument("--repeats", type=int, default=None, help="rounds; left out: 15 for tiny, 5 for 100m")
+    parser.add_argument("--triplets", type=positive_int, help="of a batch; left out: 32 for tiny, 4 for 100m")
+    parser.add_argument("--repeats", type=positive_int, help="rounds; left out: 15 for tiny, 5 for 100m")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     rows = []

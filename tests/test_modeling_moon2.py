@@ -130,6 +130,13 @@ def test_activation_checkpointing_changes_no_gradient(family, router):
         )
 
 
+def test_image_positions_without_pictures_are_refused():
+    inputs = tiny_processor()([{"image": picture(20, 20)}])
+    del inputs["pixel_values"]
+    with pytest.raises(ValueError, match="there are no pixel_values"):
+        tiny_model()(**inputs)
+
+
 def test_reentrant_checkpointing_is_refused():
     with pytest.raises(ValueError, match="use_reentrant=True would cut"):
         tiny_model().activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": True})
