@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.measure import machine, markdown, ratios, spread
+from benchmarks.measure import machine, print_table, ratios, spread
 from benchmarks.three_views import build, title
 from evaluation.__main__ import natural_int, positive_int
 from evaluation.checkpoint import load_checkpoint
@@ -170,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
         f"{options.products:,} products, pictures of {options.side} x {options.side}, {options.workers} workers for "
         f"ours; {machine()}, seed {options.seed}\n"
     )
-    print(markdown(["", "times faster than sentence-transformers", "products/s", "peak MB"], rows))
+    print_table(["", "times faster than sentence-transformers", "products/s", "peak MB"], rows)
     return 0
 
 

@@ -1,10 +1,11 @@
 """Paired timings: every alternative once in each round, so that a slow moment of the machine hits all of them."""
 
+import itertools
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -40,10 +41,10 @@ def spread(values: tuple[float, float, float]) -> str:
     return "{:.2f} ({:.2f}-{:.2f})".format(*values)
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; the first column is left-aligned."""
-    lines = [header, [":--"] + ["--:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def print_table(header: list[str], rows: Iterable[list[str]]):
+    """Prints a Markdown table, each row as soon as it is known; the first column is left-aligned."""
+    for line in itertools.chain([header, [":--"] + ["--:"] * (len(header) - 1)], rows):
+        print("| " + " | ".join(line) + " |", flush=True)
 
 
 def machine() -> str:

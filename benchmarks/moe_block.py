@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextMLP
 
-from benchmarks.measure import machine, markdown, ratios, spread, time_paired
+from benchmarks.measure import machine, print_table, ratios, spread, time_paired
 from configuration_moon2 import Moon2Config
 from evaluation.__main__ import positive_int
 from experts_moon2 import Moon2SparseMoeBlock
@@ -87,9 +87,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     settings = [(*size, tokens) for size in options.sizes for tokens in options.tokens]
-    rows = [run(*setting, options.repeats, options.seed) for setting in settings]
+    rows = (run(*setting, options.repeats, options.seed) for setting in settings)
     print(f"Times the dense layer's: median (range) of the rounds. {machine()}, seed {options.seed}\n")
-    print(markdown(["", *(f"{what}, {name}" for what in ("forward", "training") for name in IMPLEMENTATIONS)], rows))
+    print_table(["", *(f"{what}, {name}" for what in ("forward", "training") for name in IMPLEMENTATIONS)], rows)
     return 0
 
 

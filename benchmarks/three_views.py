@@ -1,6 +1,6 @@
 """What three views of every product cost: nine forwards, the vision tower once, or the image-only view as a prefix.
 
-    python -m benchmarks.three_views [--models tiny 100m] [--dtypes float32 bfloat16] [--triplets 32] [--repeats 7]
+    python -m benchmarks.three_views [--models tiny 100m] [--dtypes float32 bfloat16] [--triplets 8] [--repeats 7]
 
 Beside each measured ratio stands the one that the count of floating-point operations allows. All three ways give the
 same vectors; that is checked before anything is timed. Models are untrained, titles (24 tokens) and pictures random;
@@ -9,6 +9,7 @@ bfloat16 means that the weights are.
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 import yaml
 from PIL import Image
 
-from benchmarks.measure import machine, markdown, ratios, spread, time_paired
+from benchmarks.measure import machine, print_table, ratios, spread, time_paired
 from evaluation.__main__ import positive_int
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
@@ -169,7 +170,7 @@ def operations(model: Moon2Model, views: Views) -> tuple[float, float, float]:
     return nine, nine - towers, nine - towers - images
 
 
-def run(name: str, dtype: torch.dtype, count: int, repeats: int, seed: int) -> list[list[str]]:
+def run(name: str, dtype: torch.dtype, count: int, repeats: int, seed: int) -> Iterator[list[str]]:
     """The rows of the table for one model and precision."""
     model, processor = build(name, seed)
     side = processor.image_processor.size["longest_edge"]
@@ -192,7 +193,6 @@ def run(name: str, dtype: torch.dtype, count: int, repeats: int, seed: int) -> l
         model.zero_grad()
         sum((value * directions[key]).sum() for key, value in way().items()).backward()
 
-    rows = []
     for what, step in (("forward", forward), ("forward + backward", backward)):
         seconds = time_paired({key: lambda way=way, step=step: step(way) for key, way in ways.items()}, repeats)
         cells = []
@@ -200,27 +200,28 @@ def run(name: str, dtype: torch.dtype, count: int, repeats: int, seed: int) -> l
             measured, limit = ratios(seconds["nine forwards"], seconds[way]), allowed[0] / cost
             share = (measured[0] - 1) / (limit - 1)
             cells += [spread(measured), f"{limit:.2f}", f"{share:.0%}"]
-        rows.append([f"{name}, {str(dtype).removeprefix('torch.')}, {what}", *cells])
-    return rows
+        yield [f"{name}, {str(dtype).removeprefix('torch.')}, {what}", *cells]
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=("tiny", "100m"), default=["tiny", "100m"])
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
-    parser.add_argument("--triplets", type=positive_int, help="of a batch; left out: 32 for tiny, 4 for 100m")
-    parser.add_argument("--repeats", type=positive_int, help="rounds; left out: 15 for tiny, 5 for 100m")
+    parser.add_argument("--triplets", type=positive_int, help="of a batch; left out: 32 for tiny, 2 for 100m")
+    parser.add_argument("--repeats", type=positive_int, help="rounds; left out: 7 for tiny, 3 for 100m")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
-    rows = []
-    for name in options.models:
-        count = options.triplets or {"tiny": 32, "100m": 4}[name]
-        repeats = options.repeats or {"tiny": 15, "100m": 5}[name]
-        for dtype in options.dtypes:
-            rows += run(name, getattr(torch, dtype), count, repeats, options.seed)
+    counts = {"tiny": options.triplets or 32, "100m": options.triplets or 2}
+    repeats = {"tiny": options.repeats or 7, "100m": options.repeats or 3}
     print(f"Times faster than nine forwards: median (range) of the rounds. {machine()}, seed {options.seed}\n")
     header = ["", "vision once", "allowed", "of the gain", "prefix", "allowed", "of the gain"]
-    print(markdown(header, rows))
+    rows = (
+        row
+        for name in options.models
+        for dtype in options.dtypes
+        for row in run(name, getattr(torch, dtype), counts[name], repeats[name], options.seed)
+    )
+    print_table(header, rows)
     return 0
 
 
