@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 
-import pytest
 import torch
 
 from conftest import tiny_model, tiny_processor
@@ -12,15 +11,16 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("snippet", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
-def test_python_snippets_run(snippet, mbe2, tmp_path, monkeypatch, capsys):
+def test_python_snippets_run_one_after_the_other(mbe2, tmp_path, monkeypatch, capsys):
     tiny_model().save_pretrained(tmp_path / "moon2")
     tiny_processor().save_pretrained(tmp_path / "moon2")
     (tmp_path / "mbe2").symlink_to(mbe2)
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(snippet, names)
+    for snippet in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(snippet, names)
     assert torch.isfinite(names["vectors"]).all() and "tensor" in capsys.readouterr().out
+    assert names["found"].shape == (1, 3)
 
 
 def test_files_and_commands_that_it_names_exist():
