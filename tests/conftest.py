@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 # Tests must not talk to the Hub, nor find what an earlier run left in the user's cache; read at the first import.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -146,3 +147,13 @@ def mbe2(tmp_path_factory) -> str:
     sizes = ["--num_products", "40", "--num_validation", "6", "--num_test", "8", "--picture_size", "40"]
     assert mbe2_main(["build", "--catalogue", "synthetic", "--output", str(folder), *sizes]) == 0
     return str(folder)
+
+
+@pytest.fixture
+def after_demo(mbe2, tmp_path, monkeypatch) -> Path:
+    """A working directory with what `make demo` leaves, in small: `moon2` and `mbe2`."""
+    tiny_model().save_pretrained(tmp_path / "moon2")
+    tiny_processor().save_pretrained(tmp_path / "moon2")
+    (tmp_path / "mbe2").symlink_to(mbe2)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -135,13 +135,9 @@ def test_picture_program_takes_any_number_of_pictures(family):
 
 
 @pytest.mark.slow
-def test_guide(mbe2, tmp_path, monkeypatch):
+def test_guide(after_demo):
     """The snippets of docs/export.md in their order, in one session."""
     pytest.importorskip("onnxruntime")
-    tiny_model().save_pretrained(tmp_path / "moon2")
-    tiny_processor().save_pretrained(tmp_path / "moon2")
-    (tmp_path / "mbe2").symlink_to(mbe2)
-    monkeypatch.chdir(tmp_path)
     names = {}
     for snippet in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL):
         exec(snippet, names)

@@ -289,14 +289,10 @@ def test_trainer_trains_saves_and_restores_an_adapter(mbe2, tmp_path):
         assert_same(outputs_of(restored, inputs), outputs_of(model.eval(), inputs))
 
 
-def test_the_guide_runs(mbe2, tmp_path, monkeypatch, capsys):
+def test_the_guide_runs(after_demo, capsys):
     """Every Python snippet of docs/finetuning.md, in order, beside the folders that `make demo` leaves."""
     from sentence_transformers import SentenceTransformer
 
-    tiny_model().save_pretrained(tmp_path / "moon2")
-    tiny_processor().save_pretrained(tmp_path / "moon2")
-    (tmp_path / "mbe2").symlink_to(mbe2)
-    monkeypatch.chdir(tmp_path)
     snippets = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
     assert len(snippets) == 4
     names = {}

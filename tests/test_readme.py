@@ -5,17 +5,11 @@ from pathlib import Path
 
 import torch
 
-from conftest import tiny_model, tiny_processor
-
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_python_snippets_run_one_after_the_other(mbe2, tmp_path, monkeypatch, capsys):
-    tiny_model().save_pretrained(tmp_path / "moon2")
-    tiny_processor().save_pretrained(tmp_path / "moon2")
-    (tmp_path / "mbe2").symlink_to(mbe2)
-    monkeypatch.chdir(tmp_path)
+def test_python_snippets_run_one_after_the_other(after_demo, capsys):
     names = {}
     for snippet in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
         exec(snippet, names)

@@ -330,12 +330,8 @@ def test_the_benchmark_prints_the_differences(folder, mbe2, capsys):
         (folder / "hidden.json").rename(folder / "modules.json")
 
 
-def test_the_guide_runs(mbe2, tmp_path, monkeypatch, capsys):
+def test_the_guide_runs(after_demo, capsys):
     """Its snippets in their order, in one session."""
-    tiny_model().save_pretrained(tmp_path / "moon2")
-    tiny_processor().save_pretrained(tmp_path / "moon2")
-    (tmp_path / "mbe2").symlink_to(mbe2)
-    monkeypatch.chdir(tmp_path)
     names = {}
     for snippet in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL):
         if "mteb" not in snippet or importlib.util.find_spec("mteb"):
