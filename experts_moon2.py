@@ -1,8 +1,11 @@
 """The modality-driven mixture of experts (MOON2.0, section 2): router, experts, and the matrix W*."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from transformers.integrations.moe import use_experts_implementation
 
 try:
@@ -60,6 +63,20 @@ class Moon2Experts(nn.Module):
             expert_output = F.linear(self.act_fn(gate) * up, self.down_proj[expert])
             output.index_add_(0, token, (expert_output * weights[token, slot, None]).to(output.dtype))
         return output
+
+
+class AutocastGroupedMM(TorchFunctionMode):
+    """Under autocast, runs grouped matrix products in autocast's type: torch's own autocast leaves them out, and the
+    experts would be computed in the float32 of their weights."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch._grouped_mm:  # what torch.nn.functional.grouped_mm calls
+            device, dtype = args[0].device.type, torch.get_autocast_dtype(args[0].device.type)
+            # The kernel wants rows of whole 16 bytes; transformers has checked that for the weights' type only.
+            rows = {size for matrix in args for size in matrix.shape[-2:][matrix.ndim == 2 :]}
+            if torch.is_autocast_enabled(device) and not any(size * dtype.itemsize % 16 for size in rows):
+                args = [matrix.to(dtype) for matrix in args]
+        return func(*args, **(kwargs or {}))
 
 
 class Moon2SharedExpert(nn.Module):
@@ -124,7 +141,8 @@ class Moon2SparseMoeBlock(nn.Module):
         if composition is not None:
             composition = composition.repeat_interleave(hidden_states.shape[1])
         _, weights, indices = self.gate(tokens, composition)
-        output = self.experts(tokens, indices, weights.to(tokens.dtype))
+        with AutocastGroupedMM() if torch.is_autocast_enabled(tokens.device.type) else nullcontext():
+            output = self.experts(tokens, indices, weights.to(tokens.dtype))
         if self.shared_expert is not None:
             output = output + self.shared_expert(tokens)
         return output.reshape(hidden_states.shape)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModel, TrainingArguments
 
 from conftest import mixed_products, tiny_model, tiny_processor, vlm_config
@@ -243,6 +244,51 @@ def test_bf16_stays_close_to_float32(backbone, inputs, tmp_path, how):
     gradients = gradients_of(model)
     assert gradients.keys() == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
+
+
+class ProductTypes(TorchDispatchMode):
+    """Notes in which type the experts' grouped matrix products are computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._grouped_mm.default:
+            self.seen |= {args[0].dtype, args[1].dtype}
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("adapter", [False, True])
+def test_autocast_reaches_the_experts(backbone, inputs, adapter, checkpointing):
+    """Forward, backward, and what checkpointing computes again; the gradients stay float32, as those of Linear do."""
+    model = with_adapter(tiny_model(backbone)) if adapter else tiny_model(backbone)
+    if checkpointing:
+        model.get_base_model().activation_checkpointing_enable() if adapter else model.activation_checkpointing_enable()
+    gradients = []
+    for enabled in (False, True):
+        model.train().zero_grad()
+        with ProductTypes() as types:
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                loss = loss_of(model, inputs)
+            loss.backward()
+        assert types.seen == {torch.bfloat16 if enabled else torch.float32}
+        gradients.append(gradients_of(model))
+    experts = [name for name in gradients[0] if ".experts." in name]
+    assert experts and gradients[0].keys() == gradients[1].keys()
+    for name in experts:
+        assert gradients[1][name].dtype == torch.float32
+        assert torch.cosine_similarity(gradients[0][name].flatten(), gradients[1][name].flatten(), dim=0) > 0.9
+
+
+@pytest.mark.parametrize("width", [12, 16])
+def test_experts_whose_rows_bf16_cannot_align_stay_in_float32(width):
+    """grouped_mm takes rows of whole 16 bytes: 12 numbers are 48 bytes in float32 but 24 in bf16."""
+    model, inputs = tiny_model(moe_intermediate_size=width), dict(tiny_processor()(mixed_products()))
+    with torch.autocast("cpu", torch.bfloat16), ProductTypes() as types:
+        model(**inputs).embeddings.sum().backward()
+    assert types.seen == {torch.float32, torch.bfloat16} if width == 12 else {torch.bfloat16}
 
 
 @pytest.mark.parametrize("shared_expert_intermediate_size", [None, 32])
