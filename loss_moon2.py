@@ -4,22 +4,45 @@ Shapes: B triplets, D dimensions, Z experts, M objectives. Section numbers are t
 maps them. All losses are computed in float32, whatever precision the embeddings come in.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from configuration_moon2 import INTER_OBJECTIVES, INTRA_OBJECTIVES
 
 OBJECTIVE_WEIGHTINGS = ("learned", "detached", "uniform")
+# How many similarities `info_nce` holds at once. In float32 they are 64 MiB, little beside a pass of a model, and
+# batches of up to 2,048 triplets (intra-product: 4,096 x 4,096) are one piece; larger pieces would not be faster.
+MAX_SIMILARITIES = 2**24
+
+# What the numbers among the options must be, and why. No comparison holds for NaN, so that it is refused as well.
+RANGES = {
+    "a positive number": lambda value: 0 < value < math.inf,
+    "0 or a positive number": lambda value: 0 <= value < math.inf,
+    "a number from 0 to 1": lambda value: 0 <= value <= 1,
+}
+OPTION_RANGES = {
+    "temperature": ("a positive number", "similarities are divided by it"),
+    "intra_temperature": ("a positive number", "similarities are divided by it"),
+    "aux_loss_weight": ("0 or a positive number", "below 0, the loss would reward overloaded experts"),
+    "sparsity_loss_weight": ("0 or a positive number", "below 0, the loss would reward experts that serve everything"),
+    "filter_threshold": ("a number from 0 to 1", "phi, which is compared with it, lies there"),
+    "filter_sharpness": ("a positive number", "phi must grow with the lead of the positive over the negative"),
+    "filter_margin": ("0 or a positive number", "below 0, the filter would trust triplets whose negative is closer"),
+    "filter_warmup": ("a number from 0 to 1", "it is a share of the training"),
+}
 
 
 class View(NamedTuple):
     """One view (t, i or mm) of B items.
 
     embeddings (B, D), normalised; usage (B, Z): the view's G~; present (B,) bool: which items have the view. Rows that
-    lack it take no part in anything; what stands in them does not matter.
+    lack it take no part in anything; what stands in them does not matter, not even to the gradient.
     """
 
     embeddings: torch.Tensor
@@ -68,7 +91,14 @@ class LossOutput:
 
 @dataclass
 class Moon2Loss:
-    """The training objective: L = sum of omega_m * L_m + rho * L_aux + varsigma * L_sparsity (section 3)."""
+    """The training objective: L = sum of omega_m * L_m + rho * L_aux + varsigma * L_sparsity (section 3).
+
+    With matryoshka_dims each L_m is the mean over these lengths and the full one, listed or not. The filter, omega and
+    the similarities that are reported always read the full embeddings.
+
+    Raises:
+        ValueError: an option that makes no sense; the message says why.
+    """
 
     temperature: float = field(default=0.05, metadata={"help": "eps of the inter-product losses (our choice)."})
     intra_temperature: float = field(default=0.05, metadata={"help": "eps~ of the intra-product losses (our choice)."})
@@ -89,24 +119,29 @@ class Moon2Loss:
         default=0.2, metadata={"help": "The margin at the start; it decays to 0 (our choice)."}
     )
     filter_warmup: float = field(default=0.05, metadata={"help": "Share of training without filtering (our choice)."})
+    matryoshka_dims: list[int] | None = field(
+        default=None,
+        metadata={"help": "Lengths at which the embedding may be cut, trained beside the full one (our addition)."},
+    )
 
     def __post_init__(self):
-        for name in ("temperature", "intra_temperature", "filter_sharpness"):
-            if getattr(self, name) <= 0:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}; it divides or scales similarities and must be positive."
-                )
-        for name in ("aux_loss_weight", "sparsity_loss_weight", "filter_margin"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative.")
-        for name in ("filter_threshold", "filter_warmup"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it is a share and must lie between 0 and 1.")
+        for name, (kind, reason) in OPTION_RANGES.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not RANGES[kind](value):
+                raise ValueError(f"{name} is {value}; it must be {kind}: {reason}.")
         if self.objective_weighting not in OBJECTIVE_WEIGHTINGS:
             raise ValueError(
-                f"objective_weighting is {self.objective_weighting!r}; it must be one of "
-                f"{', '.join(OBJECTIVE_WEIGHTINGS)}."
+                f"objective_weighting is {self.objective_weighting!r}; there are {', '.join(OBJECTIVE_WEIGHTINGS)}: "
+                "omega is trained by the losses, follows W* without being trained by them, or is 1 / M."
             )
+        dims = self.matryoshka_dims
+        if dims is not None:
+            whole = isinstance(dims, list | tuple) and all(type(dim) is int and dim > 0 for dim in dims)
+            if not whole or not dims or len(set(dims)) < len(dims):
+                raise ValueError(
+                    f"matryoshka_dims is {dims}; it must be a list of different positive whole numbers: each is how "
+                    "many dimensions a shortened embedding keeps, and the loss is the mean over them."
+                )
 
     def __call__(
         self,
@@ -117,7 +152,7 @@ class Moon2Loss:
         aux_loss: torch.Tensor,
         progress: float,
     ) -> LossOutput:
-        """The loss of B triplets.
+        """The loss of B triplets; NaN if a vector that takes part is.
 
         Args:
             query, products: the views of queries, positives and negatives.
@@ -125,19 +160,30 @@ class Moon2Loss:
             objectives: names of the M columns of W*.
             aux_loss: L_aux, from the model's router logits.
             progress: how much of the training is done, 0 to 1; moves the filter's margin.
+
+        Raises:
+            ValueError: matryoshka_dims asks for more dimensions than the embeddings have.
         """
+        width, dims = query.own.shape[-1], self.matryoshka_dims or []
+        if any(dim > width for dim in dims):
+            raise ValueError(
+                f"matryoshka_dims has {max(dims)}, but the embeddings have {width} dimensions: a shortened embedding "
+                "cannot be longer than the full one."
+            )
         with torch.autocast(dual_alignment.device.type, enabled=False):
             phi, weight = dynamic_filter(
-                *(role.float() for role in (query.own, products.positive.own, products.negative.own)),
+                query.own,
+                products.positive.own,
+                products.negative.own,
                 threshold=self.filter_threshold,
                 sharpness=self.filter_sharpness,
                 margin=self.filter_margin * (1 - progress),
             )
             if progress < self.filter_warmup:
                 weight = torch.ones_like(weight)
-            rows = inter_product_losses(query, products, self.temperature)
+            rows = inter_product_losses(query, products, self.temperature, dims)
             rows = {name: (losses * weight[used], used) for name, (losses, used) in rows.items()}
-            rows |= intra_product_losses(products, self.intra_temperature)
+            rows |= intra_product_losses(products, self.intra_temperature, dims)
             usage = anchor_usage(query, products)
 
             objective_losses = {name: rows[name][0].mean() for name in objectives if rows[name][1].any()}
@@ -151,7 +197,6 @@ class Moon2Loss:
             sparsity = sparsity_loss(dual_alignment)
             loss = sum(omega[name] * value for name, value in objective_losses.items())
             loss = loss + self.aux_loss_weight * aux_loss + self.sparsity_loss_weight * sparsity
-        similarity = (query.own * products.positive.own).sum(-1), (query.own * products.negative.own).sum(-1)
         return LossOutput(
             loss=loss,
             objective_losses=objective_losses,
@@ -160,29 +205,58 @@ class Moon2Loss:
             phi=phi,
             weight=weight,
             kept=(phi >= self.filter_threshold).float().mean(),
-            positive_similarity=similarity[0].mean(),
-            negative_similarity=similarity[1].mean(),
+            positive_similarity=_similarity(query.own, products.positive.own).mean(),
+            negative_similarity=_similarity(query.own, products.negative.own).mean(),
         )
 
 
 def info_nce(
-    anchors: torch.Tensor, targets: torch.Tensor, positive: torch.Tensor, allowed: torch.Tensor, temperature: float
+    anchors: torch.Tensor,
+    targets: torch.Tensor,
+    positive: torch.Tensor,
+    keys: torch.Tensor,
+    temperature: float,
+    dims: Sequence[int] = (),
 ) -> torch.Tensor:
-    """InfoNCE of each anchor.
+    """InfoNCE of each anchor: -log of its positive's share in the softmax over the positive and the negatives.
+
+    The negatives are the targets that have no key in common with the positive. Beyond `MAX_SIMILARITIES` the anchors
+    are taken in chunks, which the backward pass computes again, so that memory does not grow with N * K.
 
     Args:
         anchors (N, D), targets (K, D): normalised embeddings.
         positive (N,): index of each anchor's positive among the targets.
-        allowed (N, K) bool: which targets count, as positive or as negatives; the positive must.
+        keys (C, K): C integers for each target, such as its product and its group.
+        dims: with some, the losses are the mean of those of the full embeddings and of their first d dimensions,
+            normalised again, for each d of dims, none above D (Matryoshka; our addition).
 
     Returns:
-        (N,) losses: -log of the positive's share in the softmax over the allowed targets.
+        (N,) losses in float32.
     """
-    logits = anchors.float() @ targets.float().T / temperature
-    return F.cross_entropy(logits.masked_fill(~allowed, float("-inf")), positive, reduction="none")
+    widths = sorted({anchors.shape[-1], *dims})
+    chunk = max(1, MAX_SIMILARITIES // max(1, len(targets) * len(widths)))
+    if len(anchors) > chunk:
+        losses = [
+            checkpoint(info_nce, rows, targets, own, keys, temperature, dims, use_reentrant=False)
+            for rows, own in zip(anchors.split(chunk), positive.split(chunk), strict=True)
+        ]
+        return torch.cat(losses)
+    excluded = (keys[:, positive, None] == keys[:, None]).any(0).scatter(1, positive[:, None], False)
+    # Added to the logits, not filled in: a NaN stays one, also where it is excluded, so that it shows in the loss.
+    mask = torch.zeros(excluded.shape, device=excluded.device).masked_fill_(excluded, -math.inf)
+    anchors, targets = anchors.float(), targets.float()
+    losses = []
+    for width in widths:
+        rows, candidates = anchors[:, :width], targets[:, :width]
+        if width < anchors.shape[-1]:
+            rows, candidates = F.normalize(rows, dim=-1), F.normalize(candidates, dim=-1)
+        losses.append(F.cross_entropy(rows @ candidates.T / temperature + mask, positive, reduction="none"))
+    return torch.stack(losses).mean(0)
 
 
-def inter_product_losses(query: Role, products: Products, temperature: float) -> dict[str, tuple]:
+def inter_product_losses(
+    query: Role, products: Products, temperature: float, dims: Sequence[int] = ()
+) -> dict[str, tuple]:
     """Every view of the query against the multimodal positives and negatives of the batch (section 3, inter-product).
 
     A query's negatives are its own negative and all other products of the batch, except those that share a product or
@@ -192,18 +266,16 @@ def inter_product_losses(query: Role, products: Products, temperature: float) ->
         For each objective the losses (B_m,) and the mask (B,) of the rows that have it.
     """
     targets = torch.cat([products.positive.own, products.negative.own])
-    count = len(products.positive.own)
-    own = torch.arange(count, device=targets.device)
-    same = _same(products, slice(0, count))
-    same[own, own] = False
+    own = torch.arange(len(products.positive.own), device=targets.device)
+    keys = _keys(products)
     losses = {}
     for name, view in zip(INTER_OBJECTIVES, (query.t, query.i, query.mm), strict=True):
         rows = view.present
-        losses[name] = (info_nce(view.embeddings[rows], targets, own[rows], ~same[rows], temperature), rows)
+        losses[name] = (info_nce(view.embeddings[rows], targets, own[rows], keys, temperature, dims), rows)
     return losses
 
 
-def intra_product_losses(products: Products, temperature: float) -> dict[str, tuple]:
+def intra_product_losses(products: Products, temperature: float, dims: Sequence[int] = ()) -> dict[str, tuple]:
     """Image view and text view of each positive and negative against each other (section 3, intra-product).
 
     The other products of the batch are the negatives, except listings of the same product or group; both directions
@@ -212,22 +284,13 @@ def intra_product_losses(products: Products, temperature: float) -> dict[str, tu
     Returns:
         For each objective the losses (B_m,) and the mask (2 B,) of the products, positives first, that have both views.
     """
-    image = torch.cat([products.positive.i.embeddings, products.negative.i.embeddings])
-    text = torch.cat([products.positive.t.embeddings, products.negative.t.embeddings])
-    rows = torch.cat(
-        [
-            products.positive.i.present & products.positive.t.present,
-            products.negative.i.present & products.negative.t.present,
-        ]
-    )
-    allowed = ~_same(products, slice(None))
-    allowed.fill_diagonal_(True)
-    allowed = allowed[rows][:, rows]
-    own = torch.arange(len(allowed), device=image.device)
-    losses = (
-        info_nce(image[rows], text[rows], own, allowed, temperature),
-        info_nce(text[rows], image[rows], own, allowed, temperature),
-    )
+    sides = products.positive, products.negative
+    rows = torch.cat([side.i.present & side.t.present for side in sides])
+    image = torch.cat([side.i.embeddings for side in sides])[rows]
+    text = torch.cat([side.t.embeddings for side in sides])[rows]
+    keys = _keys(products)[:, rows]
+    own = torch.arange(len(image), device=image.device)
+    losses = info_nce(image, text, own, keys, temperature, dims), info_nce(text, image, own, keys, temperature, dims)
     return {name: (loss, rows) for name, loss in zip(INTRA_OBJECTIVES, losses, strict=True)}
 
 
@@ -273,19 +336,26 @@ def dynamic_filter(
     """phi = sigmoid(kappa (q.p - q.n - margin)) and the weights that follow from it (section 4).
 
     A triplet with phi below the threshold is weighted by phi, not removed; the weights are then scaled to mean 1 over
-    the batch (our choice). Embeddings (B, D) are normalised; no gradient flows.
+    the batch (our choice). So a batch that lies below the threshold as a whole counts as much as any other, and its
+    triplets in the ratios of their phi, also where these are too small for a float32. Embeddings (B, D) are
+    normalised; no gradient flows.
 
     Returns:
-        phi (B,) and weights (B,).
+        phi (B,) and weights (B,), in float32.
     """
-    query, positive, negative = query.detach(), positive.detach(), negative.detach()
-    phi = torch.sigmoid(sharpness * ((query * positive).sum(-1) - (query * negative).sum(-1) - margin))
-    weight = torch.where(phi >= threshold, torch.ones_like(phi), phi)
-    return phi, weight / weight.mean()
+    score = sharpness * (_similarity(query, positive) - _similarity(query, negative) - margin)
+    phi = score.sigmoid()
+    # Scaling by the mean is a softmax of logarithms, which divides by no vanished sum.
+    log_weight = torch.where(phi >= threshold, torch.zeros_like(phi), F.logsigmoid(score))
+    return phi, len(phi) * log_weight.softmax(0)
 
 
-def _same(products: Products, rows: slice) -> torch.Tensor:
-    """Which of the 2 B products (positives first) share a product or group id: (rows, 2 B) bool, itself included."""
+def _similarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """The cosines (B,) of normalised embeddings (B, D) row by row, in float32 and without gradient."""
+    return (a.detach().float() * b.detach().float()).sum(-1)
+
+
+def _keys(products: Products) -> torch.Tensor:
+    """Product and group (2, 2 B) of the 2 B products, positives first."""
     ids = torch.cat([products.positive_id, products.negative_id])
-    groups = torch.cat([products.positive_group, products.negative_group])
-    return (ids[rows, None] == ids) | (groups[rows, None] == groups)
+    return torch.stack([ids, torch.cat([products.positive_group, products.negative_group])])

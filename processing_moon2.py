@@ -25,6 +25,9 @@ except ImportError:  # in the repository these files are top-level modules, in a
 MAX_PIXELS = 1024 * 1024
 # The limit of Qwen's image processors, for all: others would squash a line to a square, or blow it up without bounds.
 MAX_ASPECT_RATIO = 200
+POSITIONS = ("input_ids", "attention_mask", "position_types")
+# What image processors give for pictures, as far as backbones read it.
+PICTURE_INPUTS = ("pixel_values", "pixel_attention_mask", "image_grid_thw")
 
 
 class ProductBatch(BatchFeature):
@@ -131,7 +134,7 @@ class Moon2Processor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        return ["input_ids", "attention_mask", "position_types", *self.image_processor.model_input_names]
+        return [*POSITIONS, *self.image_processor.model_input_names]
 
     def __call__(
         self,
@@ -192,9 +195,6 @@ class Moon2Processor(ProcessorMixin):
             problems = " ".join(str(error) for error in skipped[:3])
             raise ValueError(f"None of the {len(skipped)} items can be prepared. {problems}")
 
-        pictures = [picture for item in items for picture in item["pictures"]]
-        names = pictures[0] if pictures else ()
-        features = {name: torch.cat([picture[name] for picture in pictures]) for name in names}
         limits = [self.max_text_length, self.tokenizer.model_max_length, max_length]
         texts = iter(self._tokenize([item["text"] for item in items if item["text"]], _least(limits)))
         # A line of its own, so that its last word and the first one of the text stay apart (our choice).
@@ -211,16 +211,59 @@ class Moon2Processor(ProcessorMixin):
             # An instruction is attended to but not pooled, so that a product's vector is the mean over the product.
             types = [NOT_POOLED] * len(instruction_ids) + [IMAGE] * len(image_ids) + [TEXT] * len(text_ids)
             position_types.append(torch.tensor(types))
+        pictures = [picture for item in items for picture in item["pictures"]]
+        return self._batch(input_ids, position_types, pictures, padding_side, skipped)
+
+    def join(self, batches: list[ProductBatch], padding_side: str = "right") -> ProductBatch:
+        """Several batches as one, as if all their items had been prepared together.
+
+        So the lengths of items can be known, and items of similar length be put together, before anything is padded.
+
+        Args:
+            batches: what `__call__` gave, at least one batch, on either padding side.
+            padding_side: "right" or "left".
+
+        Returns:
+            As `__call__`; `skipped` is that of all batches, each error with the index that its own batch gave it.
+
+        Raises:
+            ValueError: there are no batches.
+        """
+        if not batches:
+            raise ValueError("There is nothing to join: the list of batches is empty.")
+        input_ids, position_types = [], []
+        for batch in batches:
+            for ids, mask, types in zip(*(batch[name] for name in POSITIONS), strict=True):
+                input_ids.append(ids[mask.bool()])
+                position_types.append(types[mask.bool()])
+        pictures = [
+            {name: value for name, value in batch.items() if name in PICTURE_INPUTS}
+            for batch in batches
+            if "pixel_values" in batch
+        ]
+        skipped = [error for batch in batches for error in batch.skipped]
+        return self._batch(input_ids, position_types, pictures, padding_side, skipped)
+
+    def _batch(
+        self,
+        input_ids: list[torch.Tensor],
+        position_types: list[torch.Tensor],
+        pictures: list[dict[str, torch.Tensor]],
+        padding_side: str,
+        skipped: list[ProductError],
+    ) -> ProductBatch:
+        """Pads the positions of B items, and puts the inputs of all their pictures in a row."""
 
         def pad(rows: list[torch.Tensor], value: int) -> torch.Tensor:
             return torch.nn.utils.rnn.pad_sequence(rows, True, value, padding_side)
 
+        names = pictures[0] if pictures else ()
         return ProductBatch(
             {
                 "input_ids": pad(input_ids, self.tokenizer.pad_token_id),
                 "attention_mask": pad([torch.ones_like(row) for row in input_ids], 0),
                 "position_types": pad(position_types, NOT_POOLED),
-                **features,
+                **{name: torch.cat([picture[name] for picture in pictures]) for name in names},
             },
             skipped,
         )
@@ -245,7 +288,7 @@ class Moon2Processor(ProcessorMixin):
         return {
             name: value.flatten(0, 1) if value.ndim == (4 if name == "pixel_attention_mask" else 5) else value
             for name, value in features.items()
-            if name in ("pixel_values", "pixel_attention_mask", "image_grid_thw")
+            if name in PICTURE_INPUTS
         }
 
     def _visual_tokens(self, picture: dict[str, torch.Tensor]) -> int:

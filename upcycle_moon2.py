@@ -69,22 +69,22 @@ def upcycle(model: str, max_pixels: int | None = None, **options) -> tuple[Moon2
     Raises:
         ValueError, OSError: there is no such checkpoint, or it cannot take experts.
     """
-    if is_moon2(model):
+    revision = {name: options[name] for name in ("revision",) if options.get(name) is not None}
+    if is_moon2(model, **revision):
         raise ValueError(f"{model} is a Moon2 already; there is nothing to convert.")
     pixels = {} if max_pixels is None else {"max_pixels": max_pixels}
-    revision = {name: options[name] for name in ("revision",) if options.get(name) is not None}
     converted = Moon2Model.from_backbone(model, **options)
     return converted, Moon2Processor.from_backbone(model, converted.config.vlm_config, **pixels, **revision)
 
 
-def is_moon2(model: str) -> bool:
+def is_moon2(model: str, revision: str | None = None) -> bool:
     """Whether a folder or Hub id holds a Moon2.
 
     Raises:
         ValueError: there is no such model.
     """
     try:
-        config, _ = PreTrainedConfig.get_config_dict(model)
+        config, _ = PreTrainedConfig.get_config_dict(model, revision=revision)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"The model {model} is neither a folder nor to be had from the Hub: {reason}") from error

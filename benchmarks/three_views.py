@@ -21,9 +21,9 @@ from benchmarks.measure import machine, print_table, ratios, spread, time_paired
 from evaluation.__main__ import positive_int
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
-from scratch_moon2 import scratch_model, scratch_processor
-from train_moon2 import concatenate, role_views
-from triplets_moon2 import ROLES, TripletCollator
+from training.scratch import scratch_model, scratch_processor
+from training.trainer import Items, role_views
+from training.triplets import ROLES, TripletCollator
 
 VIEWS = ("t", "i", "mm")
 # All titles have one length, and all passes as many items: the ways shall differ in what they compute, not in padding.
@@ -111,7 +111,7 @@ class Views:
     def __init__(self, model: Moon2Model, processor: Moon2Processor, rows: list[dict]):
         self.model = model
         processor.max_text_length = TITLE_TOKENS
-        self.batch = TripletCollator(processor, items_per_pass=len(rows))(rows)
+        self.batch = TripletCollator(processor, chunk=len(rows))(rows)
         self.separate = {}
         for role in ROLES:
             products = [row[role] for row in rows]
@@ -134,7 +134,9 @@ class Views:
 
     def prefix_reuse(self) -> dict:
         """As in training: the image-only view is the prefix of the multimodal one."""
-        items = concatenate([self.model(**features) for features in self.batch["passes"]])
+        passes = [features for kind in self.batch["passes"].values() for features in kind]
+        outputs = [Items.of(self.model(**features), features["attention_mask"]) for features in passes]
+        items = Items(*map(torch.cat, zip(*outputs, strict=True)))
         roles = {role: role_views(items, self.batch["rows"][role]) for role in ROLES}
         return {(role, view): getattr(roles[role], view).embeddings for role in ROLES for view in VIEWS}
 

@@ -103,6 +103,7 @@ Built with seed {origin.seed} by
   a listing of the group. Where the modality has no text or no picture, the column is null.
 - `positive_*`: the listing that was looked for; `negative_*`: a hard negative. Of each: `id`, `title`, `image` (its
   first picture), `group_id`, and co-augmented (MOON2.0, section 5) `enriched_title` and `augmented_images`.
+- `positive_category`: the positive's category (path); empty where the catalogue has none.
 - `negative_kind`: same_leaf (same category path, another group), same_parent (nearest shared category) or random.
 - `provenance`: one record for the query's text and picture and for each augmented field: `field`, `source_id`,
   `operation`, `parameters` (JSON), `model`, `revision` and `prompt_version` ("" = none used), `seed`,

@@ -59,6 +59,7 @@ TRIPLETS = Features(
         "query_modality": Value("string"),
         "query_group_id": Value("string"),
         **{f"positive_{name}": feature for name, feature in _PRODUCT.items()},
+        "positive_category": List(Value("string")),
         **{f"negative_{name}": feature for name, feature in _PRODUCT.items()},
         "negative_kind": Value("string"),
         "provenance": List(PROVENANCE),

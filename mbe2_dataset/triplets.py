@@ -100,6 +100,7 @@ def triplet_record(plan: Plan, augmented: int, seed: int) -> dict[str, object]:
         "query_image": query.image and query.image.as_record(),
         "query_modality": query.modality,
         "query_group_id": plan.source.group_id,
+        "positive_category": list(plan.positive.category),
         "negative_kind": plan.negative_kind,
     }
     records = list(query.provenance)

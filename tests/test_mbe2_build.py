@@ -139,6 +139,7 @@ def test_every_train_and_validation_listing_has_one_triplet(triplets, truth):
                 assert listing.split == split
                 assert row[f"{role}_title"] == listing.title and row[f"{role}_group_id"] == listing.group_id
                 assert row[f"{role}_image"] == listing.images[0].as_record()
+            assert tuple(row["positive_category"]) == truth[row["positive_id"]].category
 
 
 def test_hard_negatives_are_of_the_same_leaf_and_another_group(triplets, truth):
@@ -150,6 +151,15 @@ def test_hard_negatives_are_of_the_same_leaf_and_another_group(triplets, truth):
     for row in triplets["validation"]:
         shared = truth[row["positive_id"]].category[0] == truth[row["negative_id"]].category[0]
         assert shared == (row["negative_kind"] == "same_parent")
+
+
+def test_a_listing_without_a_category_has_an_empty_path(tmp_path):
+    rows = [shop_row(f"a{number}", f"ga{number}", "train", category=()) for number in range(3)]
+    build_dataset([*rows, shop_row("t", "gt", "test")], tmp_path / "mbe2", ORIGIN, BuildOptions())
+    assert pq.read_table(tmp_path / "mbe2" / "triplets")["positive_category"].to_pylist() == [[], [], []]
+    assert datasets.load_dataset(str(tmp_path / "mbe2"), cache_dir=str(tmp_path / "cache"))["train"].features[
+        "positive_category"
+    ] == datasets.List(datasets.Value("string"))
 
 
 def test_negatives_come_from_the_nearest_category_there_is():

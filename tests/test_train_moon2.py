@@ -10,14 +10,13 @@ import pytest
 import torch
 import yaml
 from datasets import load_dataset
-from transformers import TrainingArguments
 
-from conftest import tiny_model, tiny_processor
-from loss_moon2 import Moon2Loss
+from conftest import tiny_processor
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
-from train_moon2 import Moon2Trainer, build_model, concatenate, main, read_recipe, role_views
-from triplets_moon2 import ROLES, TripletCollator, TripletDataset, TripletError, load_triplets, stable_key
+from train_moon2 import build_trainer, main
+from training.recipe import read_recipe
+from training.trainer import Moon2Trainer
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "tiny.yaml"
 
@@ -63,7 +62,7 @@ def test_a_short_run_lowers_the_loss_and_saves_a_model_that_loads(tiny_recipe, t
 
 
 def test_the_log_holds_every_figure_of_the_method(tiny_recipe, tmp_path):
-    trainer = make_trainer(tiny_recipe, max_steps=10, logging_steps=5)
+    trainer = make_trainer(tiny_recipe, max_steps=10, logging_steps=5, eval_strategy="steps", eval_steps=10)
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     objectives = trainer.model.config.objectives
@@ -87,106 +86,7 @@ def test_same_seed_same_weights(tiny_recipe):
 
 def make_trainer(recipe: str, **changes) -> Moon2Trainer:
     words = [word for name, value in changes.items() for word in (f"--{name}", str(value))]
-    model_arguments, data, loss, training = read_recipe([recipe, *words])
-    torch.manual_seed(training.seed)
-    rows = load_triplets(data.dataset, "train")
-    model, processor = build_model(model_arguments, rows)
-    return Moon2Trainer(
-        model,
-        training,
-        loss=loss,
-        data_collator=TripletCollator(processor),
-        train_dataset=TripletDataset(rows, 0.5, 0.5),
-        eval_dataset=TripletDataset(load_triplets(data.dataset, "validation")),
-        processing_class=processor,
-    )
-
-
-def test_views_found_in_few_passes_equal_separate_forwards(mbe2):
-    """Every view of every role, as `role_views` finds it, is the embedding of that product alone."""
-    model, processor = tiny_model(), tiny_processor()
-    triplets = [TripletDataset(load_triplets(mbe2, "train"))[index] for index in range(9)]
-    kinds = {(triplet["query"]["text"] is None, triplet["query"]["image"] is None) for triplet in triplets}
-    assert len(kinds) == 3, "the sample should have text, image and mixed queries"
-    batch = TripletCollator(processor, items_per_pass=7)(triplets)
-    with torch.no_grad():
-        outputs = [model(**features) for features in batch["passes"]]
-        assert len(outputs) > 4 and all(len(output.embeddings) <= 7 for output in outputs)
-        items = concatenate(outputs)
-        for role in ROLES:
-            found = role_views(items, batch["rows"][role])
-            for row, triplet in enumerate(triplets):
-                text, image = triplet[role]["text"], triplet[role]["image"]
-                views = {
-                    "t": {"text": text} if text else None,
-                    "i": {"image": image} if image else None,
-                    "mm": {"text": text, "image": image} if text and image else None,
-                }
-                for name, product in views.items():
-                    view = getattr(found, name)
-                    assert view.present[row].item() == (product is not None)
-                    if product:
-                        alone = model(**processor([product]))
-                        torch.testing.assert_close(view.embeddings[row], alone.embeddings[0], atol=1e-5, rtol=0)
-                        torch.testing.assert_close(view.usage[row], alone.expert_usage[0], atol=1e-5, rtol=0)
-                own = model(**processor([views["mm"] or views["i"] or views["t"]]))
-                torch.testing.assert_close(found.own[row], own.embeddings[0], atol=1e-5, rtol=0)
-
-
-def test_a_batch_of_texts_only_and_of_pictures_only(mbe2, tmp_path):
-    model, processor = tiny_model(), tiny_processor()
-    dataset = TripletDataset(load_triplets(mbe2, "train"))
-    trainer = Moon2Trainer(
-        model, TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none"), loss=Moon2Loss(),
-        data_collator=TripletCollator(processor), train_dataset=dataset,
-    )  # fmt: skip
-    for missing in ("image", "text"):
-        triplets = [dataset[index] for index in range(4)]
-        for triplet in triplets:
-            for role in ROLES:
-                other = "text" if missing == "image" else "image"
-                content = triplet[role][other] or triplet["positive"][other]
-                triplet[role] = {other: content, missing: None}
-        loss = trainer.compute_loss(model, TripletCollator(processor)(triplets))
-        loss.backward()
-        assert torch.isfinite(loss) and all(
-            torch.isfinite(parameter.grad).all() for parameter in model.parameters() if parameter.grad is not None
-        )
-
-
-def test_augmentation_depends_on_seed_epoch_and_row_only(mbe2):
-    rows = load_triplets(mbe2, "train")
-    one, other = TripletDataset(rows, 0.5, 0.5, seed=1), TripletDataset(rows, 0.5, 0.5, seed=1)
-    shown = [one[index] for index in range(20)]
-    assert [other[index] for index in reversed(range(20))] == shown[::-1]
-    one.set_epoch(1)
-    assert [one[index] for index in range(20)] != shown
-    plain = TripletDataset(rows)
-    assert all(plain[index]["positive"]["text"] == rows[index]["positive_title"] for index in range(20))
-    full = TripletDataset(rows, 1.0, 1.0)
-    for index in range(20):
-        (row,) = rows.with_format("arrow")[index].to_pylist()
-        assert full[index]["positive"]["text"] == row["positive_enriched_title"]
-        assert full[index]["positive"]["image"] in row["positive_augmented_images"]
-
-
-def test_keys_are_the_same_in_every_process():
-    assert stable_key("红色-1") == stable_key("红色-1") != stable_key("红色-2")
-    assert stable_key("p000001-0") == 1882285741518013396
-
-
-def test_an_unreadable_picture_is_named_by_triplet_and_role(mbe2):
-    triplets = [TripletDataset(load_triplets(mbe2, "train"))[index] for index in range(3)]
-    triplets[2]["negative"]["image"] = {"bytes": b"<html>", "path": "page.jpg"}
-    with pytest.raises(TripletError, match=f"Triplet {triplets[2]['query_id']}, its negative: .*page.jpg"):
-        TripletCollator(tiny_processor())(triplets)
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(tiny_recipe, capsys, monkeypatch):
-    monkeypatch.setattr(Moon2Model, "_init_weights", lambda self, module: [
-        parameter.data.fill_(float("nan")) for parameter in module.parameters(recurse=False)])  # fmt: skip
-    assert main([tiny_recipe]) == 2
-    assert "The loss of step 0 is nan; its triplets: p0" in capsys.readouterr().err
+    return build_trainer(read_recipe([recipe, *words]))
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import torch
 import yaml
 
 from conftest import TEXTS, picture
-from scratch_moon2 import EMBEDDING_STD, scratch_model, scratch_processor, train_tokenizer
 from test_train_moon2 import RECIPE
+from training.scratch import EMBEDDING_STD, scratch_model, scratch_processor, train_tokenizer
 
 ARCHITECTURE = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))["architecture"]
 

@@ -1,0 +1,123 @@
+"""Two processes (gloo, CPU) against one: the same loss, gradient and weights; and no process waits for ever."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+from two_processes import SHARES, gradients, make_trainer, triplets_of
+
+from test_train_moon2 import tiny_recipe  # noqa: F401
+from training.checkpoints import damage
+
+SCRIPT = Path(__file__).parent / "two_processes.py"
+ROOT = Path(__file__).parent.parent
+
+
+def torchrun(*words: str, timeout: int = 240) -> subprocess.CompletedProcess:
+    """Two processes on this machine."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join((str(ROOT), str(SCRIPT.parent)))}
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        "0",
+        "--standalone",
+    ]
+    return subprocess.run(
+        [*command, str(SCRIPT), *words], env=environment, capture_output=True, text=True, timeout=timeout
+    )
+
+
+@pytest.fixture(scope="module")
+def two(mbe2, tmp_path_factory) -> Path:
+    """The folder in which two processes wrote their gradients and weights."""
+    folder = tmp_path_factory.mktemp("two")
+    done = torchrun("compare", mbe2, str(folder))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize("case", SHARES)
+def test_loss_and_gradient_of_two_processes_are_those_of_one_big_batch(two, mbe2, tmp_path, case):
+    trainer = make_trainer(mbe2, tmp_path, 8)
+    expected = gradients(trainer, triplets_of(case, trainer.train_dataset))
+    found = torch.load(two / f"{case}.pt")
+    assert found.keys() == expected.keys(), found.keys() ^ expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_gradient_accumulation_and_gather_give_the_weights_of_one_process(two, mbe2, tmp_path):
+    trainer = make_trainer(mbe2, tmp_path, 6, gradient_accumulation_steps=2, max_steps=3)
+    start = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.train()
+    found = torch.load(two / "trained.pt")
+    moved = 0.0
+    for name, value in trainer.model.state_dict().items():
+        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+        moved = max(moved, (value - start[name]).abs().max().item())
+    assert moved > 1e-2, "the run should have moved the weights"
+    logs = [
+        [entry for entry in log if "loss" in entry] for log in (torch.load(two / "log.pt"), trainer.state.log_history)
+    ]
+    for one, other in zip(*logs, strict=True):
+        for name in one.keys() - {"tokens_per_second"}:
+            assert one[name] == pytest.approx(other[name], abs=1e-4), name
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def test_two_processes_train_evaluate_save_and_resume(tiny_recipe, tmp_path):  # noqa: F811
+    """The last batches of an epoch are uneven: 75 triplets, 2 x 16 in a step. Killed after the third of six steps."""
+    words = [tiny_recipe, "--max_steps", "6", "--save_strategy", "steps", "--save_steps", "3"]
+    words += ["--eval_strategy", "steps", "--eval_steps", "6", "--dataloader_num_workers", "1"]
+    done = torchrun("main", *words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = tmp_path / "moon2"
+    expected = weights(folder)
+    assert "2 processes" in done.stdout and "step 6: validation loss" in done.stdout + done.stderr
+    assert (folder / "checkpoint-3" / "rng_state_1.pth").is_file() and damage(folder / "checkpoint-3") is None
+    for name in ("checkpoint-6", "model.safetensors"):
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    done = torchrun("main", *words, "--resume_from_checkpoint", "true")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"Resuming from {folder / 'checkpoint-3'}" in done.stdout
+    again = weights(folder)
+    assert all(torch.equal(again[name], value) for name, value in expected.items())
+    assert [json.loads(line)["step"] for line in (folder / "filter.jsonl").read_text().splitlines()] == [5]
+
+
+def test_a_process_that_raises_ends_the_other(tiny_recipe, tmp_path, mbe2):  # noqa: F811
+    """One damaged picture: one of the processes meets it, and the run ends with its sentence within a minute."""
+    folder = tmp_path / "spoilt"
+    shutil.copytree(mbe2, folder)
+    (shard,) = (folder / "triplets").glob("train-*.parquet")
+    table = pq.read_table(shard)
+    rows = table.to_pylist()
+    rows[3]["negative_image"]["bytes"] = rows[3]["negative_image"]["bytes"][:100]
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
+    words = ["--dataset", str(folder), "--augmented_image_probability", "0", "--per_device_train_batch_size", "4"]
+    done = torchrun("main", tiny_recipe, *words, timeout=60)
+    assert done.returncode != 0
+    sentences = [line for line in done.stderr.splitlines() if line.startswith("error: Triplet")]
+    assert len(sentences) == 1 and rows[3]["query_id"] in sentences[0]
+
+
+def test_a_changed_run_is_refused_by_all_processes(tiny_recipe, tmp_path):  # noqa: F811
+    (tmp_path / "moon2" / "checkpoint-1").mkdir(parents=True)
+    done = torchrun("main", tiny_recipe, timeout=60)
+    assert done.returncode != 0 and "holds checkpoints of an earlier run" in done.stderr

@@ -1,0 +1,82 @@
+"""Run by torchrun for tests/test_training_distributed.py: what one of two processes does. Not a test itself."""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import distributed
+from transformers import TrainingArguments
+
+from conftest import tiny_model, tiny_processor
+from loss_moon2 import Moon2Loss
+from train_moon2 import main
+from training.batches import BatchArguments
+from training.trainer import Moon2Trainer
+from training.triplets import TripletCollator, TripletDataset, load_triplets
+
+OBJECTIVE = dict(objective_weighting="learned", aux_loss_weight=0.5, sparsity_loss_weight=0.1, filter_warmup=0.0)
+# Case -> which triplets each of the two processes has.
+SHARES = {"even": (4, 4), "uneven": (2, 6), "texts": (3, 5), "grad_cache": (5, 3)}
+
+
+def make_trainer(mbe2: str, output_dir: Path, batch_size: int, grad_cache: bool = False, **options) -> Moon2Trainer:
+    """A trainer whose result can be compared to the last digits: SGD, float32, no dropout."""
+    arguments = dict(optim="sgd", learning_rate=0.05, max_grad_norm=0.0, report_to="none", save_strategy="no", seed=0)
+    arguments |= dict(use_cpu=True, remove_unused_columns=False, label_names=[], dataloader_pin_memory=False)
+    arguments |= dict(logging_steps=1, disable_tqdm=True, per_device_train_batch_size=batch_size)
+    return Moon2Trainer(
+        tiny_model(),
+        TrainingArguments(str(output_dir), **arguments | options),
+        loss=Moon2Loss(**OBJECTIVE),
+        grad_cache=grad_cache,
+        batches=BatchArguments(),
+        data_collator=TripletCollator(tiny_processor(), chunk=3 if grad_cache else 64),
+        train_dataset=TripletDataset(load_triplets(mbe2, "train", refresh=False), 0.5, 0.5),
+    )
+
+
+def triplets_of(case: str, dataset: TripletDataset) -> list[dict]:
+    """The eight triplets of a case, in which some products are the same."""
+    triplets = [dataset[index] for index in (0, 1, 2, 3, 4, 5, 0, 7)]
+    if case == "texts":  # the first process has no picture at all
+        for triplet in triplets[: SHARES[case][0]]:
+            for role in ("query", "positive", "negative"):
+                triplet[role] = {"text": triplet[role]["text"] or triplet["positive"]["text"], "image": None}
+    return triplets
+
+
+def gradients(trainer: Moon2Trainer, triplets: list[dict]) -> dict[str, torch.Tensor]:
+    """Loss and gradients of one batch, as the loop of the Trainer gets them."""
+    model = trainer.accelerator.prepare_model(trainer.model).train()
+    model.zero_grad()
+    loss = trainer.compute_loss(model, trainer._prepare_inputs(trainer.data_collator(triplets)))
+    trainer.accelerator.backward(loss)
+    unwrapped = trainer.accelerator.unwrap_model(model)
+    found = {name: value.grad for name, value in unwrapped.named_parameters() if value.grad is not None}
+    return {name: value.clone() for name, value in found.items()} | {"loss": loss.detach()}
+
+
+def compare(mbe2: str, folder: Path):
+    """Writes the gradients of every case, and the weights after a few steps."""
+    for case, shares in SHARES.items():
+        trainer = make_trainer(mbe2, folder / "run", 4, grad_cache=case == "grad_cache")
+        rank = trainer.args.process_index
+        triplets = triplets_of(case, trainer.train_dataset)
+        found = gradients(trainer, triplets[: shares[0]] if rank == 0 else triplets[shares[0] :])
+        if rank == 0:
+            torch.save(found, folder / f"{case}.pt")
+    # Three steps of two batches each; 40 triplets, so that the last batch of the epoch is not a full one.
+    trainer = make_trainer(mbe2, folder / "run", 3, gradient_accumulation_steps=2, max_steps=3)
+    trainer.train()
+    if rank == 0:
+        torch.save(trainer.accelerator.unwrap_model(trainer.model).state_dict(), folder / "trained.pt")
+        torch.save(trainer.state.log_history, folder / "log.pt")
+
+
+if __name__ == "__main__":
+    what, *words = sys.argv[1:]
+    if what == "compare":
+        compare(words[0], Path(words[1]))
+        distributed.destroy_process_group()
+    else:
+        sys.exit(main(words))

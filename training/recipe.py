@@ -1,0 +1,210 @@
+"""Recipes: the fields that describe a run, read from YAML and the command line."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from loss_moon2 import Moon2Loss
+from training.batches import BatchArguments
+from upcycle_moon2 import ExpertArguments
+
+LORA_TARGETS = ("attention", "experts", "vision")
+# What the weights after a given step depend on; a checkpoint remembers these of the TrainingArguments.
+DECISIVE = (
+    "seed", "data_seed", "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "optim", "optim_args",
+    "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "bf16", "fp16", "tf32", "dataloader_drop_last",
+    "use_cpu",
+)  # fmt: skip
+
+
+@dataclass
+class ModelArguments(ExpertArguments):
+    """Where the model comes from, and which part of it is trained."""
+
+    model: str | None = field(
+        default=None,
+        metadata={
+            "help": "A Moon2 folder or Hub id to go on from, or a transformers vision-language model whose "
+            "feed-forward layers become experts. Leave it out to train `architecture` from nothing."
+        },
+    )
+    revision: str | None = field(
+        default=None, metadata={"help": "With `model`: branch, tag or commit on the Hub; left out: its main branch."}
+    )
+    dtype: Literal["float32", "bfloat16"] = field(
+        default="float32",
+        metadata={"help": "With `model`: type of the weights in memory; bfloat16 is meant for LoRA."},
+    )
+    architecture: dict | str | None = field(
+        default=None, metadata={"help": "A Qwen3-VL configuration (YAML), trained from nothing."}
+    )
+    vocab_size: int | None = field(
+        default=None, metadata={"help": "With `architecture`: size of its tokenizer; left out: 4096."}
+    )
+    max_pixels: int | None = field(
+        default=None,
+        metadata={
+            "help": "Larger pictures are scaled down to this many pixels; left out: 9216 (96 x 96) with "
+            "`architecture`, 1048576 (1024 x 1024) with a vision-language model."
+        },
+    )
+    lora_rank: int | None = field(
+        default=None, metadata={"help": "Train LoRA matrices of this rank instead of all weights (needs peft)."}
+    )
+    lora_alpha: float | None = field(
+        default=None, metadata={"help": "With lora_rank: scale of the change; left out: twice the rank."}
+    )
+    lora_targets: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "With lora_rank: 'attention' of the language model, its 'experts', attention of the 'vision' "
+            "tower; left out: attention experts. Routers and W* are always trained whole."
+        },
+    )
+
+    def __post_init__(self):
+        if isinstance(self.architecture, str):
+            self.architecture = yaml.safe_load(self.architecture)
+        if (self.model is None) == (self.architecture is None):
+            raise ValueError("Give either model (something trained) or architecture (from nothing), not both.")
+        if self.model is not None and self.vocab_size is not None:
+            raise ValueError(f"vocab_size only means something with architecture; {self.model} has its own.")
+        if self.model is None and (self.revision is not None or self.dtype != "float32"):
+            raise ValueError("revision and dtype only mean something with model, not with architecture.")
+        if self.lora_rank is None and (self.lora_alpha is not None or self.lora_targets is not None):
+            raise ValueError("lora_alpha and lora_targets only mean something with lora_rank.")
+        if self.lora_rank is None and self.dtype == "bfloat16":
+            raise ValueError(
+                "dtype is bfloat16 without lora_rank: the steps of a usual learning rate are smaller than bfloat16's "
+                "spacing, so most weights would never move. Use bf16: true with float32 weights, or LoRA."
+            )
+        if self.lora_rank is not None and self.lora_rank < 1:
+            raise ValueError(f"lora_rank is {self.lora_rank}; it must be at least 1.")
+        unknown = sorted(set(self.lora_targets or ()) - set(LORA_TARGETS))
+        if unknown or self.lora_targets == []:
+            raise ValueError(f"lora_targets must be some of {', '.join(LORA_TARGETS)}; found: {', '.join(unknown)}.")
+
+
+@dataclass
+class DataArguments:
+    """What the model learns from."""
+
+    dataset: str = field(default="mbe2", metadata={"help": "An MBE2.0-format folder or Hub data set."})
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "Read the triplets as a stream, for sets larger than the disk; needs max_steps."},
+    )
+    enriched_title_probability: float = field(
+        default=0.5, metadata={"help": "How often a product shows its enriched title (our choice)."}
+    )
+    augmented_image_probability: float = field(
+        default=0.5, metadata={"help": "How often a product shows an augmented picture (our choice)."}
+    )
+
+    def __post_init__(self):
+        for name in ("enriched_title_probability", "augmented_image_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; a probability lies between 0 and 1.")
+
+
+@dataclass
+class RunArguments:
+    """How the run is carried out."""
+
+    grad_cache_chunk: int | None = field(
+        default=None,
+        metadata={
+            "help": "GradCache: so many items (or tokens) are computed at a time, first without and then with "
+            "gradient, so that memory no longer grows with the batch. Costs one more forward pass."
+        },
+    )
+    grad_cache_unit: Literal["items", "tokens"] = field(
+        default="items", metadata={"help": "What grad_cache_chunk counts; tokens include padding."}
+    )
+    max_refused_steps: int = field(
+        default=5, metadata={"help": "So many steps in a row with a loss or gradient that is not finite end the run."}
+    )
+    allow_changed_run: bool = field(
+        default=False,
+        metadata={"help": "Resume although data or recipe differ from those that the checkpoint was made with."},
+    )
+    dry_run: bool = field(
+        default=False,
+        metadata={"help": "Train nothing: print sizes, costs and the first batch in words, after one trial step."},
+    )
+
+    def __post_init__(self):
+        if self.grad_cache_chunk is None and self.grad_cache_unit != "items":
+            raise ValueError("grad_cache_unit only means something with grad_cache_chunk.")
+        if self.grad_cache_chunk is not None and self.grad_cache_chunk < 1:
+            raise ValueError(f"grad_cache_chunk is {self.grad_cache_chunk}; it must be at least 1.")
+
+
+class Recipe(NamedTuple):
+    """All fields of a run."""
+
+    model: ModelArguments
+    data: DataArguments
+    batches: BatchArguments
+    run: RunArguments
+    loss: Moon2Loss
+    training: TrainingArguments
+
+    def fields(self) -> dict:
+        """The fields, one dict for all; of the training arguments only those that differ from the defaults."""
+        default = TrainingArguments(output_dir=self.training.output_dir).to_dict()
+        given = {name: value for name, value in self.training.to_dict().items() if value != default[name]}
+        return {name: value for part in self[:-1] for name, value in asdict(part).items()} | given
+
+    def decisive(self) -> dict:
+        """The fields on which the result depends, as plain values: what a run that is resumed must have in common."""
+        training = self.training.to_dict()
+        parts = (self.model, self.data, self.batches, self.loss)
+        return (
+            {name: value for part in parts for name, value in asdict(part).items()}
+            | {name: getattr(self.run, name) for name in ("grad_cache_chunk", "grad_cache_unit")}
+            | {name: training[name] for name in DECISIVE}
+            | {"processes": self.training.world_size}
+            # The order of a stream's rows depends on how many processes read it.
+            | ({"dataloader_num_workers": self.training.dataloader_num_workers} if self.data.streaming else {})
+        )
+
+
+def read_recipe(argv: list[str]) -> Recipe:
+    """Reads `RECIPE.yaml [--field value ...]`; the command line wins over the recipe, the recipe over the defaults.
+
+    Raises:
+        ValueError: no such file, unknown field, or a value that cannot be; the message names it.
+    """
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, BatchArguments, RunArguments, Moon2Loss, TrainingArguments),
+        prog="train_moon2.py",
+        usage="%(prog)s RECIPE.yaml [--field value ...]",
+        description="Trains a Moon2Model. Any field of a recipe can be overridden on the command line.",
+    )
+    parser.add_argument("recipe", help="a YAML file, see recipes/")
+    # The collator needs all columns, no column is a label, and a loss that is not finite must show.
+    parser.set_defaults(remove_unused_columns=False, label_names=[], logging_nan_inf_filter=False)
+    path = Path(next((word for word in argv if not word.startswith("-")), ""))
+    if argv and "-h" not in argv and "--help" not in argv:
+        if not path.is_file():
+            raise ValueError(f"There is no recipe {path}; the first argument is a YAML file such as recipes/tiny.yaml.")
+        try:
+            recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"The recipe {path} is not YAML: {' '.join(str(error).split())}.") from error
+        if not isinstance(recipe, dict):
+            raise ValueError(f"The recipe {path} is not a list of 'field: value' lines.")
+        unknown = sorted(map(str, set(recipe) - {action.dest for action in parser._actions}))
+        if unknown:
+            raise ValueError(f"The recipe {path} has unknown fields: {', '.join(unknown)}.")
+        parser.set_defaults(**recipe)
+    *arguments, _ = parser.parse_args_into_dataclasses(argv)
+    recipe = Recipe(*arguments)
+    if recipe.data.streaming and recipe.training.max_steps < 1:
+        raise ValueError("streaming needs max_steps: nobody knows how long an epoch of a stream is.")
+    return recipe

@@ -1,0 +1,332 @@
+"""Moon2Trainer: the stock Trainer with the views, the losses and the safeguards of the method."""
+
+import functools
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+from transformers import Trainer, TrainingArguments
+from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from loss_moon2 import LossOutput, Moon2Loss, Products, Role, View
+from modeling_moon2 import Moon2Output
+from training.batches import BatchArguments, TripletSampler
+from training.callbacks import EpochSetter, Interruption, RefusedSteps, TrainingError
+from training.checkpoints import STAGING, move, seal, writing
+from training.gather import gather, gather_counts, largest
+from training.triplets import ROLES, TripletDataset, TripletStream
+
+# Written into the output folder: what the dynamic sample filter did, and the least trusted triplets since the last log.
+FILTER_LOG, LOWEST_LOGGED = "filter.jsonl", 8
+
+
+class NotFiniteError(TrainingError):
+    """A loss that is NaN or infinite."""
+
+
+class Moon2Trainer(Trainer):
+    """The stock Trainer with the method's loss: a few passes give all views, the losses read them (MOON2.0, 1 to 4).
+
+    With several processes the views and the routing statistics of all of them are gathered, with gradient: loss and
+    gradient are those of one process with the whole batch.
+
+    Args:
+        loss: the objective and its options.
+        grad_cache: do not keep what the passes compute; each is computed again when its gradient is due, so that the
+            memory is that of one pass (`TripletCollator.chunk` sets its size) and the batch may be as large as wanted.
+        batches: how triplets are put together to batches.
+        max_refused_steps: so many steps in a row with a loss or gradient that is not finite end the run.
+        run: what checkpoints are to be compared with on resuming, see `training.checkpoints.seal`.
+        model, args, kwargs: as for `Trainer`; `data_collator` is a `TripletCollator`.
+
+    Raises:
+        ValueError: options that do not go together.
+    """
+
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        *,
+        loss: Moon2Loss,
+        grad_cache: bool = False,
+        batches: BatchArguments | None = None,
+        max_refused_steps: int = 5,
+        run: dict | None = None,
+        **kwargs,
+    ):
+        if args.ddp_find_unused_parameters:
+            raise ValueError(
+                "ddp_find_unused_parameters does not work with several passes in one step; leave it out: here every "
+                "parameter takes part in every step."
+            )
+        args.ddp_find_unused_parameters = False
+        super().__init__(model, args, **kwargs)
+        self.loss = loss
+        self.batches = batches or BatchArguments()
+        self.run = run or {}
+        self.can_return_loss = True  # so that evaluate() computes the loss without labels
+        if grad_cache:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ValueError(
+                    "grad_cache_chunk does not go with FSDP or DeepSpeed ZeRO: a pass that is computed again in the "
+                    "backward pass would have to gather the weights that are being released there. Use "
+                    "activation_checkpointing with smaller batches on more processes, or LoRA without sharding."
+                )
+            self.model.forward = computed_again(self.model.forward)
+        self._epochs = EpochSetter([self.train_dataset] if isinstance(self.train_dataset, TripletStream) else [])
+        self._refused = RefusedSteps(max_refused_steps)
+        self.interruption = Interruption()
+        for callback in (self._epochs, self._refused, self.interruption):
+            self.add_callback(callback)
+        self._staging: str | None = None
+        self._figures: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self._phi: dict[str, float] = {}
+        self._last_logged = time.perf_counter()
+
+    def _get_train_sampler(self, train_dataset=None):
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if not isinstance(dataset, TripletDataset):
+            return super()._get_train_sampler(train_dataset)
+        batch_size = self._train_batch_size * self.args.world_size
+        sampler = TripletSampler(dataset, batch_size, self.batches, self.args.seed)
+        self._epochs.parts = [dataset, sampler]
+        return sampler
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """As in `Trainer`; a batch whose loss is not finite adds nothing and has its step refused."""
+        self._refused.saw(inputs["query_ids"])
+        try:
+            return super().training_step(model, inputs, num_items_in_batch)
+        except NotFiniteError as error:
+            self._refused.refuse(str(error))
+            return torch.zeros((), device=self.args.device)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The total loss (a scalar) of one batch from `TripletCollator`.
+
+        Raises:
+            NotFiniteError: it is NaN or infinite; the message names triplets.
+        """
+        items, rows, keys = self._embed(model, inputs)
+        roles = {role: role_views(items, rows[role]) for role in ROLES}
+        unwrapped = self.accelerator.unwrap_model(model)
+        config = unwrapped.config
+        result = self.loss(
+            roles["query"],
+            Products(positive=roles["positive"], negative=roles["negative"], **keys),
+            unwrapped.dual_alignment.weight,
+            config.objectives,
+            aux_loss=load_balancing_loss_func(
+                tuple(items.router_logits.unbind(1)), config.num_experts, config.num_experts_per_tok
+            ),
+            progress=self.state.global_step / self.state.max_steps if self.state.max_steps else 0.0,
+        )
+        if not torch.isfinite(result.loss):
+            broken = ~torch.stack([roles[role].own.isfinite().all(1) for role in ROLES]).all(0)
+            broken = broken[self._own(broken, inputs)].tolist()
+            named = [query_id for query_id, wrong in zip(inputs["query_ids"], broken, strict=True) if wrong]
+            raise NotFiniteError(
+                f"the loss is {result.loss.item()}; "
+                + (f"no finite vector for the triplets {', '.join(named)}" if named else "all its vectors are finite")
+            )
+        if model.training:
+            self._record(result, items, inputs)
+        loss = result.loss
+        if isinstance(model, DistributedDataParallel):  # it waits for every parameter, also for those without a task
+            loss = loss + 0 * sum(value.flatten()[0] for value in model.parameters() if value.requires_grad)
+        return (loss, {}) if return_outputs else loss
+
+    def _embed(self, model, inputs) -> tuple["Items", dict, dict]:
+        """Runs all passes; with several processes, gathers what they gave.
+
+        Returns:
+            the items of all passes, the places of each role's items among them, and the products' keys.
+        """
+        passes, rows, keys = inputs["passes"], inputs["rows"], inputs["keys"]
+        parallel = self.args.world_size > 1
+        counts = {kind: len(batches) for kind, batches in passes.items()}
+        if parallel:
+            # Every pass needs all processes: where weights are sharded they gather them, under DDP they share buffers.
+            most = largest(list(counts.values()), self.args.device)
+            counts = dict(zip(counts, most, strict=True))
+        outputs = []
+        for kind, batches in passes.items():
+            outputs += [Items.of(model(**features), features["attention_mask"]) for features in batches]
+            if counts[kind] > len(batches):
+                filler = self._prepare_inputs(self.data_collator.filler(kind))
+                for _ in range(counts[kind] - len(batches)):
+                    outputs.append(Items.of(model(**filler), filler["attention_mask"]).none())
+        items = Items(*(torch.cat(parts) for parts in zip(*outputs, strict=True)))
+        if parallel:
+            device = self.args.device
+            item_counts = gather_counts(len(items.embeddings), device)
+            token_counts = gather_counts(len(items.router_logits), device)
+            triplet_counts = gather_counts(len(inputs["query_ids"]), device)
+            before = sum(item_counts[: self.args.process_index])
+            places = {
+                role: {kind: torch.where(place < 0, place, place + before) for kind, place in kinds.items()}
+                for role, kinds in rows.items()
+            }
+            rows = {
+                role: {kind: gather(place, triplet_counts) for kind, place in kinds.items()}
+                for role, kinds in places.items()
+            }
+            keys = {name: gather(key, triplet_counts) for name, key in keys.items()}
+            items = Items(
+                *(gather(part, item_counts) for part in items[:-1]), gather(items.router_logits, token_counts)
+            )
+        return items, rows, keys
+
+    def _own(self, gathered: torch.Tensor, inputs) -> slice:
+        """Which rows of what all processes hold, (triplets, ...), are this process's."""
+        count = len(inputs["query_ids"])
+        if self.args.world_size == 1:
+            return slice(0, count)
+        start = sum(gather_counts(count, gathered.device)[: self.args.process_index])
+        return slice(start, start + count)
+
+    def _record(self, result: LossOutput, items: "Items", inputs):
+        """Keeps the figures of this step until the next log."""
+        figures = {f"loss_{name}": value for name, value in result.objective_losses.items()}
+        figures |= {f"omega_{name}": value for name, value in result.omega.items()}
+        figures |= {
+            "omega_sum": sum(result.omega.values()),
+            "loss_sparsity": result.sparsity,
+            "phi": result.phi.mean(),
+            "kept_share": result.kept,
+            "positive_similarity": result.positive_similarity,
+            "negative_similarity": result.negative_similarity,
+            "tokens": torch.tensor(len(items.router_logits)),
+        }
+        for kind, rows in (("pictures", items.has_image), ("texts", ~items.has_image)):
+            if rows.any():
+                for expert, share in enumerate(items.expert_usage[rows].mean(0)):
+                    figures[f"expert_{expert}_{kind}"] = share
+        for name, value in figures.items():
+            self._figures[name].append(value.detach())
+        phi = result.phi[self._own(result.phi, inputs)].tolist()
+        self._phi |= dict(zip(inputs["query_ids"], phi, strict=True))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None):
+        """Adds the mean of every figure since the last log; names the least trusted triplets in filter.jsonl."""
+        if "loss" in logs and self._figures:
+            now = time.perf_counter()
+            tokens = torch.stack(self._figures.pop("tokens")).sum().item()
+            logs |= {name: torch.stack(values).float().mean().item() for name, values in self._figures.items()}
+            logs["tokens_per_second"] = tokens / (now - self._last_logged)
+            if self._refused.total:
+                logs["refused_steps"] = self._refused.total
+            self._figures.clear()
+            self._last_logged = now
+            phi = self._phi
+            if self.args.world_size > 1:
+                parts = [None] * self.args.world_size
+                distributed.all_gather_object(parts, phi)
+                phi = {query_id: value for part in parts for query_id, value in part.items()}
+            if self.is_world_process_zero():
+                lowest = sorted(phi.items(), key=lambda item: item[1])[:LOWEST_LOGGED]
+                entry = {name: logs[name] for name in ("phi", "kept_share")}
+                entry = {"step": self.state.global_step, **entry, "lowest_phi": dict(lowest)}
+                with open(Path(self.args.output_dir) / FILTER_LOG, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            self._phi.clear()
+        super().log(logs, start_time)
+
+    def _get_output_dir(self, trial) -> str:
+        return self._staging or super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model, trial):
+        """As in `Trainer`, but the checkpoint appears under its name only when it is complete and on the disk.
+
+        Raises:
+            CheckpointError: it cannot be written; earlier checkpoints are as they were.
+        """
+        run_dir = Path(super()._get_output_dir(trial))
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        best = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
+        staged = run_dir / STAGING / name
+        with writing(staged, remove=self.args.should_save):
+            self._staging = str(staged.parent)
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._staging = None
+            self.accelerator.wait_for_everyone()
+            if self.state.best_global_step and (best.exists() or best.name == name):
+                self.state.best_model_checkpoint = str(best)
+            if self.args.should_save:
+                self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
+                seal(staged, self.run)
+                move(staged, run_dir / name)
+                rotate_checkpoints(
+                    output_dir=str(run_dir),
+                    save_total_limit=self.args.save_total_limit,
+                    best_model_checkpoint=self.state.best_model_checkpoint,
+                )
+        self.accelerator.wait_for_everyone()
+
+
+class Items(NamedTuple):
+    """What passes give for N items and their T tokens, without the hidden states; see `Moon2Output`.
+
+    embeddings, image_embeddings (N, D); has_image (N,); expert_usage, image_expert_usage (N, Z); router_logits
+    (T, layers, Z), without padding.
+    """
+
+    embeddings: torch.Tensor
+    image_embeddings: torch.Tensor
+    has_image: torch.Tensor
+    expert_usage: torch.Tensor
+    image_expert_usage: torch.Tensor
+    router_logits: torch.Tensor
+
+    @classmethod
+    def of(cls, output: Moon2Output, attention_mask: torch.Tensor) -> "Items":
+        """The items of one pass."""
+        logits = torch.stack(output.router_logits, dim=1)[attention_mask.flatten().bool()]
+        return cls(*(getattr(output, name) for name in cls._fields[:-1]), logits)
+
+    def none(self) -> "Items":
+        """No items, and yet part of the graph: the pass has a backward pass, with zeros."""
+        return Items(*(part[:0] for part in self))
+
+
+def role_views(items: Items, rows: dict[str, torch.Tensor]) -> Role:
+    """Finds the three views of one role among the items of all passes.
+
+    Args:
+        rows: the place of every triplet's item with pictures, and of its text alone: (B,) each, -1 where there is none.
+    """
+    pictures, texts = rows["pictures"].clamp(min=0), rows["texts"].clamp(min=0)
+    has_image, has_text = rows["pictures"] >= 0, rows["texts"] >= 0
+    return Role(
+        t=View(items.embeddings[texts], items.expert_usage[texts], has_text),
+        i=View(items.image_embeddings[pictures], items.image_expert_usage[pictures], has_image),
+        mm=View(items.embeddings[pictures], items.expert_usage[pictures], has_image & has_text),
+        own=items.embeddings[torch.where(has_image, pictures, texts)],
+    )
+
+
+def computed_again(forward: Callable) -> Callable:
+    """A forward that keeps its inputs only, and is computed a second time, with the same random numbers, when its
+    gradient is due."""
+
+    @functools.wraps(forward)
+    def wrapper(*args, **kwargs):
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    return wrapper

@@ -1,0 +1,407 @@
+"""Triplets on their way to the model: data set rows -> products -> the passes of a training step."""
+
+import hashlib
+import itertools
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import datasets
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from datasets.exceptions import DatasetsError
+from PIL import Image
+
+from processing_moon2 import Moon2Processor, ProductBatch, ProductError
+from training.batches import CATEGORY, BatchArguments, Facts, arrange, tell_repeated
+
+ROLES = ("query", "positive", "negative")
+REQUIRED = {
+    "query_id", "query_text", "query_image",
+    *(f"{role}_{name}" for role in ROLES[1:] for name in ("id", "title", "image", "group_id")),
+}  # fmt: skip
+KINDS = ("pictures", "texts")
+# From so many files at once a stream is read for shuffling.
+MIXED_FILES = 10
+
+
+class TripletError(ValueError):
+    """A triplet, or a whole data set, that cannot be trained on; the message names the data set, row or column."""
+
+
+def load_triplets(
+    dataset: str, split: str, streaming: bool = False, refresh: bool = True
+) -> datasets.Dataset | datasets.IterableDataset:
+    """One split of the triplets of an MBE2.0-format folder or Hub id.
+
+    Args:
+        streaming: read the files row by row as they are needed, instead of copying all to the cache first.
+        refresh: read a folder anew. Of the processes of one machine one should, and the others afterwards reuse what
+            it has put into the cache.
+
+    Raises:
+        TripletError: there is no such data set or split, or it lacks a column.
+    """
+    is_folder = Path(dataset).is_dir()
+    if not is_folder and (Path(dataset).exists() or dataset.count("/") != 1 or dataset.startswith((".", "/"))):
+        raise TripletError(
+            f"There is no data set folder {dataset}; build one with 'python -m mbe2_dataset build', or name a data set "
+            "on the Hub as user/name."
+        )
+    if is_folder and not (Path(dataset) / "triplets").is_dir():
+        raise TripletError(f"The folder {dataset} has no triplets/ in it; is it an MBE2.0-format data set?")
+    try:
+        if streaming:
+            rows = _open_stream(dataset, split)
+            is_empty = next(iter(rows.decode(False)), None) is None
+        else:
+            builder = datasets.load_dataset_builder(dataset, "triplets")
+            if is_folder and refresh:
+                # datasets does not notice that a local Parquet file has changed: it would serve the old rows of its
+                # cache, or expect the old columns and count.
+                shutil.rmtree(builder.cache_dir, ignore_errors=True)
+                builder = datasets.load_dataset_builder(dataset, "triplets")
+            builder.download_and_prepare()
+            rows = builder.as_dataset(split)
+            is_empty = not len(rows)
+    except (OSError, ValueError, DatasetsError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise TripletError(f"The {split} triplets of {dataset} cannot be read: {reason}") from error
+    missing = sorted(REQUIRED - set(rows.column_names))
+    if missing:
+        raise TripletError(
+            f"The triplets of {dataset} lack the columns {', '.join(missing)}; found: {', '.join(rows.column_names)}."
+        )
+    if is_empty:
+        raise TripletError(f"The {split} split of {dataset} has no triplets.")
+    return rows
+
+
+def _open_stream(dataset: str, split: str) -> datasets.IterableDataset:
+    """The rows, and in their `info.download_checksums` the names and sizes of the files, which datasets leaves out."""
+    # Nothing is copied there, but a cache that is not empty may hold the columns that a folder used to have.
+    with tempfile.TemporaryDirectory() as empty:
+        builder = datasets.load_dataset_builder(dataset, "triplets", cache_dir=empty)
+        rows = builder.as_streaming_dataset(split=split)
+    rows.info.download_checksums = {}
+    for file in builder.config.data_files[split]:
+        system, path = fsspec.core.url_to_fs(file)
+        name = file.removeprefix(builder.base_path).strip("/")
+        rows.info.download_checksums[name] = {"num_bytes": system.size(path), "checksum": None}
+    return rows
+
+
+def fingerprint(rows: datasets.Dataset | datasets.IterableDataset) -> str:
+    """A hex digest of what `load_triplets` gave, wherever it lies and however it was cached.
+
+    Of pictures only the lengths in bytes are read, so that millions of rows take seconds. Of a stream only the columns
+    and the names and sizes of its files are, so that nothing has to be downloaded.
+    """
+    digest = hashlib.blake2b(repr(sorted(rows.features.items())).encode(), digest_size=16)
+    if isinstance(rows, datasets.IterableDataset):
+        digest.update(repr(sorted((rows.info.download_checksums or {}).items())).encode())
+        return digest.hexdigest()
+    parts = {}
+    for table in rows.with_format("arrow").iter(1000):
+        for name in table.column_names:
+            for chunk in table.column(name).chunks:
+                _absorb(chunk, name, parts)
+    for name, part in sorted(parts.items()):
+        digest.update(name.encode() + part.digest())
+    return digest.hexdigest()
+
+
+def _absorb(values: pa.Array, name: str, parts: dict[str, "hashlib._Hash"]):
+    """Adds the values to the digests of the parts that a column consists of. Each part has a digest of its own, so that
+    it does not matter where a table is cut."""
+
+    def add(part: str, content: np.ndarray | pa.Buffer):
+        parts.setdefault(f"{name}.{part}", hashlib.blake2b(digest_size=16)).update(content)
+
+    add("present", values.is_valid().to_numpy(zero_copy_only=False))
+    if pa.types.is_struct(values.type):
+        fields = [field.name for field in values.type]
+        children = dict(zip(fields, values.flatten(), strict=True))
+        if set(fields) == {"bytes", "path"}:
+            add("length", pc.binary_length(children["bytes"]).fill_null(-1).to_numpy(zero_copy_only=False))
+            return
+        for field, child in children.items():
+            _absorb(child, f"{name}.{field}", parts)
+    elif pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        add("length", pc.list_value_length(values).fill_null(-1).to_numpy(zero_copy_only=False))
+        _absorb(values.flatten(), f"{name}.item", parts)
+    elif pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        add("length", pc.binary_length(values).fill_null(-1).to_numpy(zero_copy_only=False))
+        add("text", "".join(values.drop_null().to_pylist()).encode())
+    else:
+        add("value", values.drop_null().to_numpy(zero_copy_only=False))
+
+
+class _Triplets:
+    """What `TripletDataset` and `TripletStream` share: from a row to products.
+
+    With the given probabilities a product's title is replaced by its enriched title, and its picture by one of its
+    augmented ones (co-augmentation, MOON2.0 section 5; the probabilities are our choice). What is drawn depends on
+    seed, epoch and the ids of the row only, so that workers, streams and resumed runs draw the same.
+    """
+
+    def __init__(
+        self,
+        enriched_title_probability: float = 0.0,
+        augmented_image_probability: float = 0.0,
+        seed: int = 0,
+    ):
+        self.enriched_title_probability = enriched_title_probability
+        self.augmented_image_probability = augmented_image_probability
+        self.seed = seed
+        # Shared memory: workers that live on from one epoch to the next have a copy of everything else.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int):
+        """Changes what is drawn; the trainer calls it."""
+        self._epoch.fill_(epoch)
+
+    def triplet(self, row: dict) -> dict:
+        """The products of one row, whose pictures are encoded: the processor decodes those that are shown."""
+        for name in ("query_id", *(f"{role}_{kind}" for role in ROLES[1:] for kind in ("id", "group_id"))):
+            if row[name] is None:
+                raise TripletError(f"Triplet {row['query_id']} has no {name}; every triplet needs one.")
+        key = stable_key("\x1f".join((row["query_id"], row["positive_id"], row["negative_id"])))
+        random = np.random.default_rng((self.seed, self._epoch.item(), key % 2**64))
+        triplet = {
+            "query_id": row["query_id"],
+            "query": {"text": row["query_text"], "image": row["query_image"]},
+        }
+        for role in ROLES[1:]:
+            # Both numbers are drawn whatever the row holds: one row's luck must not depend on its fields.
+            title_draw, image_draw, which = random.random(3)
+            text, image = row[f"{role}_title"], row[f"{role}_image"]
+            enriched, augmented = row.get(f"{role}_enriched_title"), row.get(f"{role}_augmented_images")
+            if enriched and title_draw < self.enriched_title_probability:
+                text = enriched
+            if augmented and image_draw < self.augmented_image_probability:
+                image = augmented[int(which * len(augmented))]
+            triplet[role] = {"text": text, "image": image}
+            triplet[f"{role}_id"] = stable_key(row[f"{role}_id"])
+            triplet[f"{role}_group"] = stable_key(row[f"{role}_group_id"])
+        return triplet
+
+
+class TripletDataset(_Triplets, torch.utils.data.Dataset):
+    """Rows of `load_triplets` as query, positive and negative products.
+
+    Args:
+        rows: the triplets, read whole.
+        enriched_title_probability, augmented_image_probability: how often a product shows its enriched title, and one
+            of its augmented pictures.
+        seed: another one gives other draws.
+    """
+
+    def __init__(
+        self,
+        rows: datasets.Dataset,
+        enriched_title_probability: float = 0.0,
+        augmented_image_probability: float = 0.0,
+        seed: int = 0,
+    ):
+        super().__init__(enriched_title_probability, augmented_image_probability, seed)
+        self.rows = rows.with_format("arrow")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict:
+        (row,) = self.rows[index].to_pylist()
+        return self.triplet(row)
+
+
+class TripletStream(_Triplets, torch.utils.data.IterableDataset):
+    """The same triplets from a stream, shuffled within a buffer; every `batch_size` of them make a batch.
+
+    Batches are made as by `TripletSampler`, but within `batch_window` batches' worth of rows (at least two, so that a
+    product that comes twice can wait for the next batch). In workers each reads files of its own. Every process gets
+    the same triplets in the same order; of each batch it takes its part (accelerate's IterableDatasetShard).
+
+    Args:
+        rows: a stream of triplets.
+        enriched_title_probability, augmented_image_probability, seed: as in `TripletDataset`.
+        batch_size: triplets of a batch, of all processes together.
+        batches: what the triplets of a batch shall have in common.
+        buffer_size: so many rows are held in memory to shuffle them.
+
+    Raises:
+        ValueError: batches of one category are asked for, but the stream knows none.
+    """
+
+    def __init__(
+        self,
+        rows: datasets.IterableDataset,
+        enriched_title_probability: float = 0.0,
+        augmented_image_probability: float = 0.0,
+        seed: int = 0,
+        batch_size: int = 1,
+        batches: BatchArguments | None = None,
+        buffer_size: int = 1000,
+    ):
+        super().__init__(enriched_title_probability, augmented_image_probability, seed)
+        self.batch_size = batch_size
+        self.batches = batches or BatchArguments()
+        self.batches.check(rows.column_names)
+        files = min(MIXED_FILES, rows.num_shards)
+        self.rows = rows.decode(False).shuffle(seed=seed, buffer_size=buffer_size, max_buffer_input_shards=files)
+        self._told = False
+
+    def set_epoch(self, epoch: int):
+        """Another order, and other draws; the trainer calls it."""
+        super().set_epoch(epoch)
+        self.rows.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[dict]:
+        random = np.random.default_rng((self.seed, self._epoch.item()))
+        window = max(2, self.batches.batch_window) * self.batch_size
+        held, repeated, is_over = [], 0, False
+        stream = self._read()
+        while not is_over:
+            held += itertools.islice(stream, window - len(held))
+            is_over = len(held) < window
+            if not held:
+                break
+            arranged = arrange(_facts(held), self.batch_size, self.batches, random)
+            # What made no whole batch waits for the next window, unless nothing did: then it would wait for ever.
+            ready = arranged.whole if arranged.whole and not is_over else len(held)
+            if ready == len(held):
+                repeated += arranged.repeated
+            for place in arranged.order[:ready]:
+                yield self.triplet(held[place])
+            held = [held[place] for place in arranged.order[ready:]]
+        if repeated and not self._told:
+            self._told = True
+            tell_repeated(repeated)
+
+    def _read(self) -> Iterator[dict]:
+        try:
+            yield from self.rows
+        except (OSError, pa.ArrowInvalid) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise TripletError(f"The stream of triplets broke off: {reason}") from error
+
+
+def _facts(rows: list[dict]) -> Facts:
+    """What `arrange` needs to know of rows."""
+    paths = ["\x1f".join(row.get(CATEGORY) or ()) for row in rows]
+    category = np.unique(paths, return_inverse=True)[1]
+    names = [f"{role}_{kind}" for kind in ("id", "group_id") for role in ROLES[1:]]
+    texts = ("query_text", "positive_title", "negative_title")
+    return Facts(
+        products=np.array([[stable_key(row[name] or "") for name in names] for row in rows]),
+        category=np.where([not path for path in paths], -1, category),
+        modality=np.array([(row["query_text"] is not None) + 2 * (row["query_image"] is not None) for row in rows]),
+        length=np.array([sum(len((row[name] or "").encode()) for name in texts) for row in rows]),
+    )
+
+
+class TripletCollator:
+    """B triplets -> model inputs in several passes: items with pictures (for their own and their image-only view),
+    then texts alone (for the text view).
+
+    Items of similar length share a pass, which saves most of the padding.
+
+    Args:
+        processor: prepares the items.
+        chunk: what one forward takes at most; an item that is longer alone has a pass of its own.
+        unit: what `chunk` counts: "items", or "tokens" (with padding: items times the longest of them).
+
+    Returns:
+        `passes`: for "pictures" and for "texts" a list of model inputs, one dict for each forward; `rows`: for each
+        role the place of every triplet's item among the outputs of all passes, those with pictures first, (B,) for
+        `pictures` and for `texts`, -1 where the role has no picture or no text; `keys`: product and group keys (B,);
+        `query_ids`: B strings.
+
+    Raises:
+        ValueError: `chunk` or `unit` cannot be.
+        TripletError: a picture or text that the processor refuses; the message names the triplet and role.
+    """
+
+    def __init__(self, processor: Moon2Processor, chunk: int = 64, unit: str = "items"):
+        if unit not in ("items", "tokens"):
+            raise ValueError(f"unit is {unit!r}; a pass is measured in 'items' or in 'tokens'.")
+        if chunk < 1:
+            raise ValueError(f"chunk is {chunk}; a pass takes at least 1 of the {unit}.")
+        self.processor = processor
+        self.chunk = chunk
+        self.unit = unit
+        self._fillers: dict[str, dict[str, torch.Tensor]] = {}
+
+    def __call__(self, triplets: list[dict]) -> dict:
+        rows = {role: {kind: torch.full((len(triplets),), -1) for kind in KINDS} for role in ROLES}
+        passes, place = {}, 0
+        for kind in KINDS:
+            items = sorted(self._items(triplets, kind), key=lambda item: item.length)
+            for item in items:
+                rows[item.role][kind][item.row] = place
+                place += 1
+            passes[kind] = [dict(self.processor.join(batch)) for batch in self._cut(items)]
+        return {
+            "passes": passes,
+            "rows": rows,
+            "keys": {
+                f"{role}_{kind}": torch.tensor([triplet[f"{role}_{kind}"] for triplet in triplets])
+                for role in ROLES[1:]
+                for kind in ("id", "group")
+            },
+            "query_ids": [triplet["query_id"] for triplet in triplets],
+        }
+
+    def filler(self, kind: str) -> dict[str, torch.Tensor]:
+        """A pass of one neutral item: a white picture for "pictures", a word for "texts".
+
+        For processes that have fewer passes than others, where all have to take part in each.
+        """
+        if kind not in self._fillers:
+            item = {"image": Image.new("RGB", (32, 32), "white")} if kind == "pictures" else {"text": "item"}
+            self._fillers[kind] = dict(self.processor(item))
+        return self._fillers[kind]
+
+    def _items(self, triplets: list[dict], kind: str) -> Iterator["_Item"]:
+        """All products that have a picture, as they are, or the texts of all that have one."""
+        for row, triplet in enumerate(triplets):
+            for role in ROLES:
+                product = triplet[role]
+                if product["text"] is None and product["image"] is None:
+                    raise TripletError(f"Triplet {triplet['query_id']}: its {role} has neither text nor image.")
+                if product["image" if kind == "pictures" else "text"] is None:
+                    continue
+                try:
+                    prepared = self.processor(product if kind == "pictures" else {"text": product["text"]})
+                except ProductError as error:
+                    raise TripletError(f"Triplet {triplet['query_id']}, its {role}: {error.problem}") from error
+                yield _Item(row, role, prepared, prepared["input_ids"].shape[1])
+
+    def _cut(self, items: list["_Item"]) -> Iterator[list[ProductBatch]]:
+        """The batches of the passes, from items that are sorted by their length."""
+        batch = []
+        for item in items:
+            cost = item.length if self.unit == "tokens" else 1
+            if batch and (len(batch) + 1) * cost > self.chunk:
+                yield batch
+                batch = []
+            batch.append(item.prepared)
+        if batch:
+            yield batch
+
+
+class _Item(NamedTuple):
+    row: int
+    role: str
+    prepared: ProductBatch
+    length: int
+
+
+def stable_key(identifier: str) -> int:
+    """A 64-bit integer for an id: the same in every process, so that ids can be compared as tensors across ranks."""
+    return int.from_bytes(hashlib.blake2b(identifier.encode(), digest_size=8).digest(), "big", signed=True)
