@@ -9,6 +9,7 @@ import yaml
 from accelerate.utils import broadcast_object_list
 from transformers import ProgressCallback, TrainingArguments, set_seed
 
+from evaluation.errors import EvaluationError
 from training.callbacks import REFUSED_LOG, Progress, TrainingError
 from training.checkpoints import (
     STAGING,
@@ -23,7 +24,7 @@ from training.checkpoints import (
 from training.models import ADAPTER, build_model
 from training.recipe import Recipe, read_recipe
 from training.report import report
-from training.trainer import FILTER_LOG, Moon2Trainer
+from training.trainer import FILTER_LOG, LOG, Moon2Trainer
 from training.triplets import (
     TripletCollator,
     TripletDataset,
@@ -32,6 +33,7 @@ from training.triplets import (
     fingerprint,
     load_triplets,
 )
+from training.validation import ValidationRetrieval
 
 
 def main(argv: list[str]) -> int:
@@ -53,7 +55,10 @@ def main(argv: list[str]) -> int:
             )
             return 128 + trainer.interruption.signal
         save(trainer, recipe)
-    except (TripletError, TrainingError, CheckpointError, ValueError, OSError) as error:
+        if recipe.run.dump_filtered:
+            output, main_process = Path(recipe.training.output_dir), recipe.training.process_index == 0
+            tell(recipe.training, trainer.filter.dump(output, recipe.training.world_size, main_process))
+    except (TripletError, TrainingError, CheckpointError, EvaluationError, ValueError, OSError) as error:
         # A worker process puts its traceback before the sentence.
         sentence = str(error).strip().splitlines()[-1].removeprefix("training.triplets.TripletError: ")
         print(f"\nerror: {sentence}", file=sys.stderr)  # on a line of its own, below the progress bar
@@ -73,9 +78,9 @@ def build_trainer(recipe: Recipe) -> Moon2Trainer:
     with training.main_process_first(desc="reading the data set"):
         first = training.local_process_index == 0
         rows = load_triplets(data.dataset, "train", streaming=data.streaming, refresh=first)
-        validation = None
+        evaluated = None
         if training.eval_strategy != "no":
-            validation = TripletDataset(load_triplets(data.dataset, "validation", refresh=first))
+            evaluated = TripletDataset(load_triplets(data.dataset, "validation", refresh=first))
     model, processor = build_model(model_arguments, rows)
     shown = (data.enriched_title_probability, data.augmented_image_probability, training.seed)
     if data.streaming:
@@ -83,7 +88,7 @@ def build_trainer(recipe: Recipe) -> Moon2Trainer:
         batch_size = training.train_batch_size * training.world_size
         dataset = TripletStream(rows, *shown, batch_size=batch_size, batches=batches)
     else:
-        dataset = TripletDataset(rows, *shown)
+        dataset = TripletDataset(rows, *shown, data.false_positive_share)
     trainer = Moon2Trainer(
         model,
         training,
@@ -91,10 +96,12 @@ def build_trainer(recipe: Recipe) -> Moon2Trainer:
         grad_cache=run.grad_cache_chunk is not None,
         batches=batches,
         max_refused_steps=run.max_refused_steps,
+        validation=None if evaluated is None else ValidationRetrieval(evaluated, data.validation_sample),
+        dump_filtered=run.dump_filtered,
         run=recipe.decisive() | {"triplets": fingerprint(rows)},
         data_collator=TripletCollator(processor, run.grad_cache_chunk or 64, run.grad_cache_unit),
         train_dataset=dataset,
-        eval_dataset=validation,
+        eval_dataset=evaluated,
         processing_class=processor,
     )
     if not training.disable_tqdm:
@@ -133,7 +140,7 @@ def _prepare_output(trainer: Moon2Trainer, recipe: Recipe) -> str | None:
                 f"{output} holds checkpoints of an earlier run: add --resume_from_checkpoint true to go on with it, "
                 "choose another --output_dir, or remove them."
             )
-        for name in (FILTER_LOG, REFUSED_LOG):
+        for name in (LOG, FILTER_LOG, REFUSED_LOG):
             (output / name).unlink(missing_ok=True)
         return None
     if asked in ("true", "True", True):
@@ -153,7 +160,7 @@ def _prepare_output(trainer: Moon2Trainer, recipe: Recipe) -> str | None:
         )
     print(f"Resuming from {checkpoint}" + (f" although {'; '.join(changed)}" if changed else "") + ".")
     step = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
-    for name in (FILTER_LOG, REFUSED_LOG):  # what came after the checkpoint comes again
+    for name in (LOG, FILTER_LOG, REFUSED_LOG):  # what came after the checkpoint comes again
         if (output / name).exists():
             lines = (output / name).read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]

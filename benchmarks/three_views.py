@@ -135,7 +135,7 @@ class Views:
     def prefix_reuse(self) -> dict:
         """As in training: the image-only view is the prefix of the multimodal one."""
         passes = [features for kind in self.batch["passes"].values() for features in kind]
-        outputs = [Items.of(self.model(**features), features["attention_mask"]) for features in passes]
+        outputs = [Items.of(self.model(**features), features) for features in passes]
         items = Items(*map(torch.cat, zip(*outputs, strict=True)))
         roles = {role: role_views(items, self.batch["rows"][role]) for role in ROLES}
         return {(role, view): getattr(roles[role], view).embeddings for role in ROLES for view in VIEWS}

@@ -22,6 +22,7 @@ def embed(
     batch_size: int = 64,
     description: str = "embed",
     workers: int = 0,
+    leave: bool = True,
 ) -> torch.Tensor:
     """Embeds products, similar lengths together to save padding, and restores their order.
 
@@ -32,6 +33,7 @@ def embed(
         describe: index -> what an error calls that product.
         description: what the progress bar says.
         workers: processes that read pictures and texts while the model is at work; 0: none, one after the other.
+        leave: keep the full progress bar on the screen.
 
     Returns:
         (N, D) L2-normalised float32 vectors on the CPU; (0, 0) if there are no products.
@@ -44,7 +46,7 @@ def embed(
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     loader = DataLoader(_Prepared(processor, products, batches), batch_size=None, num_workers=workers)
     vectors = torch.empty(0, 0)
-    with _cores_left_for(workers), tqdm(total=len(products), desc=description, unit="item") as progress:
+    with _cores_left_for(workers), tqdm(total=len(products), desc=description, unit="item", leave=leave) as progress:
         for indices, inputs in zip(batches, loader, strict=True):
             if isinstance(inputs, _Unprepared):
                 raise EvaluationError(f"{describe(inputs.index)} cannot be prepared: {inputs.reason}")

@@ -9,13 +9,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils import DistributedType
 from datasets import load_dataset
+from peft import PeftModel
+from safetensors.torch import load_file
+from torch.utils.flop_counter import FlopCounterMode
 
-from conftest import tiny_processor
+from conftest import picture, tiny_model, tiny_processor
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
 from train_moon2 import build_trainer, main
 from training.recipe import read_recipe
+from training.report import grouped_mm_flops
 from training.trainer import Moon2Trainer
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "tiny.yaml"
@@ -68,11 +74,20 @@ def test_the_log_holds_every_figure_of_the_method(tiny_recipe, tmp_path):
     objectives = trainer.model.config.objectives
     expected = {f"loss_{name}" for name in objectives} | {f"omega_{name}" for name in objectives}
     expected |= {"omega_sum", "loss_sparsity", "phi", "kept_share", "positive_similarity", "negative_similarity"}
-    expected |= {f"expert_{z}_{name}" for z in range(4) for name in ("pictures", "texts")} | {"tokens_per_second"}
+    expected |= {f"expert_{z}_{name}" for z in range(4) for name in ("t", "i", "mm")}
+    expected |= {"similarity_margin", "grad_norm", "tokens_per_second", "triplets_per_second"}
     assert expected <= set(logs[0]) and len(logs) == 2
     assert logs[0]["omega_sum"] == pytest.approx(1.0, abs=0.05)
-    assert sum(logs[0][f"expert_{z}_texts"] for z in range(4)) == pytest.approx(1.0, abs=1e-4)
-    assert torch.isfinite(torch.tensor(trainer.evaluate()["eval_loss"]))
+    assert sum(logs[0][f"expert_{z}_mm"] for z in range(4)) == pytest.approx(1.0, abs=1e-4)
+    metrics = trainer.evaluate()
+    assert torch.isfinite(torch.tensor(metrics["eval_loss"]))
+    recalls = [metrics[f"eval_recall_{direction}"] for direction in ("t2mm", "i2mm", "mm2mm", "t2i", "i2t")]
+    assert metrics["eval_recall_mean"] == pytest.approx(sum(recalls) / 5) and all(0 <= value <= 1 for value in recalls)
+    written = [json.loads(line) for line in (tmp_path / "moon2" / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in written if "loss" in entry] == [5, 10]
+    assert sum(written[0]["phi_histogram"]) == 75, "an epoch is five steps"
+    assert written[0]["loss"] == logs[0]["loss"]
+    assert [entry["eval_recall_t2i"] for entry in written if "eval_loss" in entry][-1] == metrics["eval_recall_t2i"]
 
 
 def test_same_seed_same_weights(tiny_recipe):
@@ -174,3 +189,142 @@ def test_upcycling_recipe_trains_from_a_dense_checkpoint(tiny_recipe, tmp_path, 
     assert f"num_experts is 3 in the recipe but 4 in {second}" in capsys.readouterr().err
     assert main([str(tmp_path / "upcycle.yaml"), "--vocab_size", "300"]) == 2
     assert "vocab_size only means something with architecture" in capsys.readouterr().err
+
+
+def test_lora_by_name_leaves_a_merged_model_and_the_adapter(tiny_recipe, tmp_path, capsys):
+    """Attention, experts and vision tower; the merged model and the base with the adapter give the same vectors."""
+    assert main([tiny_recipe, "--max_steps", "2"]) == 0
+    base, tuned = tmp_path / "moon2", tmp_path / "tuned"
+    recipe = yaml.safe_load(Path(tiny_recipe).read_text(encoding="utf-8"))
+    for name in ("architecture", "vocab_size", "max_pixels", "moe_intermediate_size"):
+        del recipe[name]
+    recipe |= {"model": str(base), "output_dir": str(tuned), "max_steps": 2, "learning_rate": 0.05}
+    recipe |= {"lora_rank": 4, "lora_targets": ["attention", "experts", "vision"], "save_strategy": "steps"}
+    recipe |= {"save_steps": 1, "warmup_steps": 0}
+    path = tmp_path / "lora.yaml"
+    path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    assert main([str(path)]) == 0
+    assert "its LoRA adapter" in capsys.readouterr().out
+    products, processor = (
+        [{"text": "red mug"}, {"text": "蓝色", "image": picture(40, 30)}],
+        Moon2Processor.from_pretrained(tuned),
+    )
+    vectors = {}
+    with torch.no_grad():
+        for name, model in (
+            ("base", Moon2Model.from_pretrained(base)),
+            ("merged", Moon2Model.from_pretrained(tuned)),
+            ("adapter", PeftModel.from_pretrained(Moon2Model.from_pretrained(base), tuned / "adapter").eval()),
+        ):
+            vectors[name] = model(**processor(products)).embeddings
+    torch.testing.assert_close(vectors["merged"], vectors["adapter"], atol=1e-5, rtol=0)
+    assert (vectors["merged"] - vectors["base"]).abs().max() > 1e-3
+    trained = {name for name in load_file(tuned / "adapter" / "adapter_model.safetensors")}
+    assert all(
+        any(part in name for name in trained) for part in ("self_attn", ".experts.", "visual", "mlp.gate", "dual")
+    )
+    assert {path.name for path in tuned.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
+
+    expected = load_file(tuned / "model.safetensors")
+    shutil.rmtree(tuned / "checkpoint-2")
+    assert main([str(path), "--resume_from_checkpoint", "true"]) == 0
+    again = load_file(tuned / "model.safetensors")
+    assert all(torch.equal(again[name], value) for name, value in expected.items())
+    assert main([str(path), "--model", str(tuned / "adapter"), "--output_dir", str(tmp_path / "x")]) == 2
+    assert "is a LoRA adapter, not a model" in capsys.readouterr().err
+
+
+def test_a_dry_run_measures_tells_and_writes_nothing(tiny_recipe, tmp_path, capsys):
+    assert main([tiny_recipe, "--dry_run", "true", "--grad_cache_chunk", "8"]) == 0
+    shown = capsys.readouterr().out
+    for words in (
+        "M active for a token",
+        "75 triplets; 16 triplets a step, 30 steps = 6.4 epochs",
+        "Tokens of a triplet",
+        "MiB of gradients and AdamW states",
+        "TFLOP",
+        "30 steps would take about",
+        "The first batch: ",
+    ):
+        assert words in shown, words
+    assert shown.count("\n  query ") == 3 and "a picture" in shown
+    assert not list((tmp_path / "moon2").iterdir())
+
+
+def test_operations_of_experts_are_counted():
+    tokens, weights = torch.ones(6, 16, requires_grad=True), torch.ones(2, 16, 32, requires_grad=True)
+    offsets = torch.tensor([2, 6], dtype=torch.int32)
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten._grouped_mm: grouped_mm_flops}) as counter:
+        product = torch.nn.functional.grouped_mm(tokens, weights, offs=offsets)
+        product.backward(torch.ones_like(product))
+    assert counter.get_total_flops() == 3 * 2 * 6 * 16 * 32
+
+
+def test_a_stream_trains_as_a_folder_does(tiny_recipe, tmp_path, capsys):
+    words = ["--streaming", "true", "--max_steps", "6", "--dataloader_num_workers", "1", "--save_strategy", "steps"]
+    assert main([tiny_recipe, *words, "--save_steps", "4"]) == 0
+    assert "a stream of triplets" in capsys.readouterr().out
+    expected = load_file(tmp_path / "moon2" / "model.safetensors")
+    shutil.rmtree(tmp_path / "moon2" / "checkpoint-6")
+    assert main([tiny_recipe, *words, "--save_steps", "4", "--resume_from_checkpoint", "true"]) == 0
+    again = load_file(tmp_path / "moon2" / "model.safetensors")
+    assert all(torch.equal(again[name], value) for name, value in expected.items())
+    assert main([tiny_recipe, "--streaming", "true", "--max_steps", "-1"]) == 2
+    assert "streaming needs max_steps" in capsys.readouterr().err
+
+
+def test_the_best_checkpoint_is_kept_and_loaded(tiny_recipe, tmp_path):
+    """By Recall@10 on the validation sample, whatever the last one is like."""
+    words = (
+        "--eval_strategy steps --eval_steps 4 --save_strategy steps --save_steps 4 --max_steps 16 --learning_rate 0.02"
+    )
+    words += " --load_best_model_at_end true --metric_for_best_model recall_mean --greater_is_better true"
+    assert main([tiny_recipe, *words.split(), "--save_total_limit", "1"]) == 0
+    folder = tmp_path / "moon2"
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    recalls = {entry["step"]: entry["eval_recall_mean"] for entry in log if "eval_recall_mean" in entry}
+    best = max(recalls, key=recalls.get)
+    kept = {path.name for path in folder.glob("checkpoint-*")}
+    assert len(recalls) == 4 and kept == {f"checkpoint-{best}", "checkpoint-16"}
+    saved, checkpoint = (load_file(path / "model.safetensors") for path in (folder, folder / f"checkpoint-{best}"))
+    assert all(torch.equal(saved[name], value) for name, value in checkpoint.items())
+    state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    assert state["best_model_checkpoint"] == str(folder / f"checkpoint-{best}")
+
+
+def test_planted_false_positives_are_told_from_the_rest(tiny_recipe, tmp_path, capsys):
+    words = ["--false_positive_share", "0.3", "--dump_filtered", "true", "--max_steps", "10", "--filter_warmup", "0"]
+    assert main([tiny_recipe, *words]) == 0
+    lines = (tmp_path / "moon2" / "filtered.jsonl").read_text(encoding="utf-8").splitlines()
+    filtered = [json.loads(line) for line in lines]
+    assert [entry["phi"] for entry in filtered] == sorted(entry["phi"] for entry in filtered)
+    assert all(entry["phi"] < 0.6 for entry in filtered)
+    said = capsys.readouterr().out
+    hits = sum(entry["false_positive"] for entry in filtered)
+    assert f"filtered.jsonl: {len(filtered)} of 75 triplets seen have phi below 0.6" in said
+    assert f"precision {hits / len(filtered):.1%}" in said and 0 < hits < len(filtered)
+    log = [json.loads(line) for line in (tmp_path / "moon2" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert all(0 <= entry["filter_precision"] <= 1 for entry in log if "loss" in entry)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.name for path in RECIPE.parent.glob("*.yaml") if "accelerate" not in path.name)
+)
+def test_every_recipe_can_be_read(name, tmp_path):
+    recipe = read_recipe([str(RECIPE.parent / name), "--output_dir", str(tmp_path), "--bf16", "false"])
+    assert recipe.training.learning_rate > 0
+    text = (RECIPE.parent / name).read_text(encoding="utf-8")
+    assert text.startswith("# ") and text.count("#") >= 6
+    written = yaml.safe_load(text)
+    fields = recipe.fields()
+    for field in written.keys() - {"output_dir", "bf16"} & fields.keys():
+        assert str(fields[field]).lower() == str(written[field]).lower(), field
+
+
+def test_the_accelerate_configuration_is_read_by_accelerate():
+    config = load_config_from_file(str(RECIPE.parent / "accelerate-fsdp.yaml"))
+    assert config.distributed_type == DistributedType.FSDP and config.num_processes == 8
+    classes = config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"].split(",")
+    model = tiny_model("qwen3_vl")
+    found = {type(module).__name__ for module in model.modules()}
+    assert set(classes) <= found

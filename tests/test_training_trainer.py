@@ -149,7 +149,7 @@ def test_views_found_in_few_passes_equal_separate_forwards(mbe2):
     batch = TripletCollator(processor, 7)(triplets)
     with torch.no_grad():
         passes = [features for batches in batch["passes"].values() for features in batches]
-        outputs = [Items.of(model(**features), features["attention_mask"]) for features in passes]
+        outputs = [Items.of(model(**features), features) for features in passes]
         assert len(outputs) > 4 and all(len(output.embeddings) <= 7 for output in outputs)
         items = Items(*(torch.cat(parts) for parts in zip(*outputs, strict=True)))
         for role in ROLES:

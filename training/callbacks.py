@@ -127,7 +127,15 @@ class Progress(ProgressCallback):
         if not state.is_world_process_zero or self.training_bar is None or logs is None:
             return
         if "eval_loss" in logs:
-            self.training_bar.write(f"step {state.global_step}: validation loss {logs['eval_loss']:.3f}")
+            recalls = ", ".join(
+                f"{name.removeprefix('eval_recall_')} {value:.1%}"
+                for name, value in logs.items()
+                if name.startswith("eval_recall_")
+            )
+            self.training_bar.write(
+                f"step {state.global_step}: validation loss {logs['eval_loss']:.3f}"
+                + (f"; Recall@10 {recalls}" if recalls else "")
+            )
         if "kept_share" not in logs:
             return
         objectives = [name.removeprefix("omega_") for name in logs if name.startswith("omega_")]
@@ -139,5 +147,6 @@ class Progress(ProgressCallback):
         refused = f", {logs['refused_steps']} steps refused" if logs.get("refused_steps") else ""
         self.training_bar.write(
             f"step {state.global_step}: loss {logs['loss']:.3f} (each x omega: {losses}), phi {logs['phi']:.2f}, "
-            f"kept {logs['kept_share']:.0%}, {logs['tokens_per_second']:,.0f} tokens/s{refused}"
+            f"kept {logs['kept_share']:.0%}, margin {logs['similarity_margin']:.2f}, "
+            f"{logs['triplets_per_second']:,.0f} triplets/s, {logs['tokens_per_second']:,.0f} tokens/s{refused}"
         )

@@ -105,10 +105,23 @@ class DataArguments:
         default=0.5, metadata={"help": "How often a product shows an augmented picture (our choice)."}
     )
 
+    false_positive_share: float = field(
+        default=0.0,
+        metadata={"help": "Gives so many triplets a wrong positive, to see what the dynamic sample filter does."},
+    )
+    validation_sample: int = field(
+        default=1000,
+        metadata={"help": "With eval_strategy: so many validation triplets at most are used for Recall@10."},
+    )
+
     def __post_init__(self):
-        for name in ("enriched_title_probability", "augmented_image_probability"):
+        for name in ("enriched_title_probability", "augmented_image_probability", "false_positive_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; a probability lies between 0 and 1.")
+        if self.streaming and self.false_positive_share:
+            raise ValueError("false_positive_share draws from all triplets: it does not go with streaming.")
+        if self.validation_sample < 1:
+            raise ValueError(f"validation_sample is {self.validation_sample}; it must be at least 1.")
 
 
 @dataclass
@@ -127,6 +140,10 @@ class RunArguments:
     )
     max_refused_steps: int = field(
         default=5, metadata={"help": "So many steps in a row with a loss or gradient that is not finite end the run."}
+    )
+    dump_filtered: bool = field(
+        default=False,
+        metadata={"help": "Write filtered.jsonl at the end: the triplets whose latest phi is below filter_threshold."},
     )
     allow_changed_run: bool = field(
         default=False,

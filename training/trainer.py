@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import distributed, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 from transformers import Trainer, TrainingArguments
@@ -17,16 +17,19 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
+from configuration_moon2 import TEXT
 from loss_moon2 import LossOutput, Moon2Loss, Products, Role, View
 from modeling_moon2 import Moon2Output
 from training.batches import BatchArguments, TripletSampler
 from training.callbacks import EpochSetter, Interruption, RefusedSteps, TrainingError
 from training.checkpoints import STAGING, move, seal, writing
+from training.filtering import FilterRecord
 from training.gather import gather, gather_counts, largest
 from training.triplets import ROLES, TripletDataset, TripletStream
+from training.validation import ValidationRetrieval
 
-# Written into the output folder: what the dynamic sample filter did, and the least trusted triplets since the last log.
-FILTER_LOG, LOWEST_LOGGED = "filter.jsonl", 8
+# Written into the output folder: every logged figure, and the least trusted triplets since the last log.
+LOG, FILTER_LOG = "log.jsonl", "filter.jsonl"
 
 
 class NotFiniteError(TrainingError):
@@ -45,6 +48,8 @@ class Moon2Trainer(Trainer):
             memory is that of one pass (`TripletCollator.chunk` sets its size) and the batch may be as large as wanted.
         batches: how triplets are put together to batches.
         max_refused_steps: so many steps in a row with a loss or gradient that is not finite end the run.
+        validation: adds its figures to every evaluation.
+        dump_filtered: keep what `FilterRecord.dump` needs.
         run: what checkpoints are to be compared with on resuming, see `training.checkpoints.seal`.
         model, args, kwargs: as for `Trainer`; `data_collator` is a `TripletCollator`.
 
@@ -63,6 +68,8 @@ class Moon2Trainer(Trainer):
         grad_cache: bool = False,
         batches: BatchArguments | None = None,
         max_refused_steps: int = 5,
+        validation: ValidationRetrieval | None = None,
+        dump_filtered: bool = False,
         run: dict | None = None,
         **kwargs,
     ):
@@ -75,6 +82,8 @@ class Moon2Trainer(Trainer):
         super().__init__(model, args, **kwargs)
         self.loss = loss
         self.batches = batches or BatchArguments()
+        self.validation = validation
+        self.filter = FilterRecord(loss.filter_threshold, dump_filtered)
         self.run = run or {}
         self.can_return_loss = True  # so that evaluate() computes the loss without labels
         if grad_cache:
@@ -92,7 +101,6 @@ class Moon2Trainer(Trainer):
             self.add_callback(callback)
         self._staging: str | None = None
         self._figures: dict[str, list[torch.Tensor]] = defaultdict(list)
-        self._phi: dict[str, float] = {}
         self._last_logged = time.perf_counter()
 
     def _get_train_sampler(self, train_dataset=None):
@@ -163,11 +171,11 @@ class Moon2Trainer(Trainer):
             counts = dict(zip(counts, most, strict=True))
         outputs = []
         for kind, batches in passes.items():
-            outputs += [Items.of(model(**features), features["attention_mask"]) for features in batches]
+            outputs += [Items.of(model(**features), features) for features in batches]
             if counts[kind] > len(batches):
                 filler = self._prepare_inputs(self.data_collator.filler(kind))
                 for _ in range(counts[kind] - len(batches)):
-                    outputs.append(Items.of(model(**filler), filler["attention_mask"]).none())
+                    outputs.append(Items.of(model(**filler), filler).none())
         items = Items(*(torch.cat(parts) for parts in zip(*outputs, strict=True)))
         if parallel:
             device = self.args.device
@@ -208,41 +216,60 @@ class Moon2Trainer(Trainer):
             "kept_share": result.kept,
             "positive_similarity": result.positive_similarity,
             "negative_similarity": result.negative_similarity,
+            "similarity_margin": result.positive_similarity - result.negative_similarity,
             "tokens": torch.tensor(len(items.router_logits)),
+            "triplets": torch.tensor(len(result.phi)),
         }
-        for kind, rows in (("pictures", items.has_image), ("texts", ~items.has_image)):
+        compositions = {
+            "t": (items.expert_usage, ~items.has_image),
+            "i": (items.image_expert_usage, items.has_image),
+            "mm": (items.expert_usage, items.has_image & items.has_text),
+        }
+        for composition, (usage, rows) in compositions.items():
             if rows.any():
-                for expert, share in enumerate(items.expert_usage[rows].mean(0)):
-                    figures[f"expert_{expert}_{kind}"] = share
+                for expert, share in enumerate(usage[rows].mean(0)):
+                    figures[f"expert_{expert}_{composition}"] = share
         for name, value in figures.items():
             self._figures[name].append(value.detach())
         phi = result.phi[self._own(result.phi, inputs)].tolist()
-        self._phi |= dict(zip(inputs["query_ids"], phi, strict=True))
+        names = (inputs[name] for name in ("query_ids", "positive_ids", "false_positives"))
+        self.filter.add(self.state.global_step, phi, *names)
 
     def log(self, logs: dict[str, float], start_time: float | None = None):
-        """Adds the mean of every figure since the last log; names the least trusted triplets in filter.jsonl."""
+        """Adds the mean of every figure since the last log; everything is also written to log.jsonl, and the least
+        trusted triplets to filter.jsonl."""
+        extra = {}
         if "loss" in logs and self._figures:
-            now = time.perf_counter()
-            tokens = torch.stack(self._figures.pop("tokens")).sum().item()
+            seconds = time.perf_counter() - self._last_logged
+            counts = {name: torch.stack(self._figures.pop(name)).sum().item() for name in ("tokens", "triplets")}
             logs |= {name: torch.stack(values).float().mean().item() for name, values in self._figures.items()}
-            logs["tokens_per_second"] = tokens / (now - self._last_logged)
+            logs |= {f"{name}_per_second": count / seconds for name, count in counts.items()}
             if self._refused.total:
                 logs["refused_steps"] = self._refused.total
+            extra = self.filter.since_last_log(self.args.world_size)
+            logs |= {name: extra.pop(name) for name in ("filter_precision", "filter_recall") if name in extra}
             self._figures.clear()
-            self._last_logged = now
-            phi = self._phi
-            if self.args.world_size > 1:
-                parts = [None] * self.args.world_size
-                distributed.all_gather_object(parts, phi)
-                phi = {query_id: value for part in parts for query_id, value in part.items()}
-            if self.is_world_process_zero():
-                lowest = sorted(phi.items(), key=lambda item: item[1])[:LOWEST_LOGGED]
-                entry = {name: logs[name] for name in ("phi", "kept_share")}
-                entry = {"step": self.state.global_step, **entry, "lowest_phi": dict(lowest)}
-                with open(Path(self.args.output_dir) / FILTER_LOG, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-            self._phi.clear()
         super().log(logs, start_time)
+        if self.is_world_process_zero():
+            entry = {"step": self.state.global_step, "epoch": self.state.epoch} | logs
+            if extra:
+                lowest = {name: logs[name] for name in ("phi", "kept_share")} | {"lowest_phi": extra.pop("lowest_phi")}
+                self._append(FILTER_LOG, {"step": self.state.global_step} | lowest)
+            self._append(LOG, entry | extra)
+        self._last_logged = time.perf_counter()  # the next figures do not pay for an evaluation
+
+    def _append(self, name: str, entry: dict):
+        with open(Path(self.args.output_dir) / name, "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+    def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs):
+        """As in `Trainer`, with retrieval on the validation triplets: every process computes it whole."""
+        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if self.validation is not None:
+            model = self.accelerator.unwrap_model(self.model).eval()
+            recalls = self.validation(model, self.processing_class, self.args.eval_batch_size)
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in recalls.items()})
+        return output
 
     def _get_output_dir(self, trial) -> str:
         return self._staging or super()._get_output_dir(trial)
@@ -281,22 +308,30 @@ class Moon2Trainer(Trainer):
 class Items(NamedTuple):
     """What passes give for N items and their T tokens, without the hidden states; see `Moon2Output`.
 
-    embeddings, image_embeddings (N, D); has_image (N,); expert_usage, image_expert_usage (N, Z); router_logits
-    (T, layers, Z), without padding.
+    embeddings, image_embeddings (N, D); has_image, has_text (N,) bool; expert_usage, image_expert_usage (N, Z);
+    router_logits (T, layers, Z), without padding.
     """
 
     embeddings: torch.Tensor
     image_embeddings: torch.Tensor
     has_image: torch.Tensor
+    has_text: torch.Tensor
     expert_usage: torch.Tensor
     image_expert_usage: torch.Tensor
     router_logits: torch.Tensor
 
     @classmethod
-    def of(cls, output: Moon2Output, attention_mask: torch.Tensor) -> "Items":
+    def of(cls, output: Moon2Output, features: dict[str, torch.Tensor]) -> "Items":
         """The items of one pass."""
-        logits = torch.stack(output.router_logits, dim=1)[attention_mask.flatten().bool()]
-        return cls(*(getattr(output, name) for name in cls._fields[:-1]), logits)
+        return cls(
+            embeddings=output.embeddings,
+            image_embeddings=output.image_embeddings,
+            has_image=output.has_image,
+            has_text=(features["position_types"] == TEXT).any(1),
+            expert_usage=output.expert_usage,
+            image_expert_usage=output.image_expert_usage,
+            router_logits=torch.stack(output.router_logits, dim=1)[features["attention_mask"].flatten().bool()],
+        )
 
     def none(self) -> "Items":
         """No items, and yet part of the graph: the pass has a backward pass, with zeros."""

@@ -20,6 +20,7 @@ from PIL import Image
 from processing_moon2 import Moon2Processor, ProductBatch, ProductError
 from training.batches import CATEGORY, BatchArguments, Facts, arrange, tell_repeated
 
+FALSE_POSITIVE = "false_positive"  # in the column `noise`
 ROLES = ("query", "positive", "negative")
 REQUIRED = {
     "query_id", "query_text", "query_image",
@@ -176,6 +177,9 @@ class _Triplets:
         triplet = {
             "query_id": row["query_id"],
             "query": {"text": row["query_text"], "image": row["query_image"]},
+            "positive_name": row["positive_id"],
+            # Whether the positive is known to be a wrong one; None where the data set does not say.
+            "false_positive": None if row.get("noise") is None else FALSE_POSITIVE in row["noise"],
         }
         for role in ROLES[1:]:
             # Both numbers are drawn whatever the row holds: one row's luck must not depend on its fields.
@@ -200,6 +204,8 @@ class TripletDataset(_Triplets, torch.utils.data.Dataset):
         enriched_title_probability, augmented_image_probability: how often a product shows its enriched title, and one
             of its augmented pictures.
         seed: another one gives other draws.
+        false_positive_share: so many triplets, the same in every epoch, get the positive of some other triplet: planted
+            mistakes, for looking at what the dynamic sample filter makes of them.
     """
 
     def __init__(
@@ -208,15 +214,25 @@ class TripletDataset(_Triplets, torch.utils.data.Dataset):
         enriched_title_probability: float = 0.0,
         augmented_image_probability: float = 0.0,
         seed: int = 0,
+        false_positive_share: float = 0.0,
     ):
         super().__init__(enriched_title_probability, augmented_image_probability, seed)
         self.rows = rows.with_format("arrow")
+        self.false_positive_share = false_positive_share
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict:
         (row,) = self.rows[index].to_pylist()
+        if self.false_positive_share:
+            random = np.random.default_rng((self.seed, index))
+            planted = random.random() < self.false_positive_share
+            (other,) = self.rows[int(random.integers(len(self)))].to_pylist()
+            planted = planted and other["positive_group_id"] != row["positive_group_id"]
+            if planted:
+                row |= {name: value for name, value in other.items() if name.startswith("positive_")}
+            row["noise"] = [FALSE_POSITIVE] * (planted or FALSE_POSITIVE in (row.get("noise") or []))
         return self.triplet(row)
 
 
@@ -355,6 +371,8 @@ class TripletCollator:
                 for kind in ("id", "group")
             },
             "query_ids": [triplet["query_id"] for triplet in triplets],
+            "positive_ids": [triplet["positive_name"] for triplet in triplets],
+            "false_positives": [triplet["false_positive"] for triplet in triplets],
         }
 
     def filler(self, kind: str) -> dict[str, torch.Tensor]:
