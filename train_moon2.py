@@ -40,6 +40,8 @@ def main(argv: list[str]) -> int:
     """Trains and saves; returns the exit code: 0, 2 after an error, 128 + the number of a signal that stopped it."""
     try:
         recipe = read_recipe(argv)
+        if recipe.training.should_save:
+            check_writable(Path(recipe.training.output_dir))
         trainer = build_trainer(recipe)
         if recipe.run.dry_run:
             print(report(trainer, recipe))
@@ -131,7 +133,6 @@ def prepare_output(trainer: Moon2Trainer, recipe: Recipe) -> str | None:
 
 def _prepare_output(trainer: Moon2Trainer, recipe: Recipe) -> str | None:
     training, output = recipe.training, Path(recipe.training.output_dir)
-    check_writable(output)
     shutil.rmtree(output / STAGING, ignore_errors=True)  # of a run that was killed while it saved
     asked = training.resume_from_checkpoint
     if asked in (None, "false", "False", False):
@@ -158,6 +159,14 @@ def _prepare_output(trainer: Moon2Trainer, recipe: Recipe) -> str | None:
             f"{checkpoint} belongs to another run: {'; '.join(changed)}. Add --allow_changed_run true to go on with it "
             "all the same."
         )
+    for folder in checkpoints(output):
+        if folder.samefile(checkpoint):
+            break
+        # Left in its place it would count as the newest again, and have better ones removed by save_total_limit.
+        if damage(folder) is None:
+            raise ValueError(f"{folder} is complete and newer than {checkpoint}: resume from it, or remove it first.")
+        shutil.rmtree(folder)
+        print(f"Removed {folder}: it is damaged.")
     print(f"Resuming from {checkpoint}" + (f" although {'; '.join(changed)}" if changed else "") + ".")
     step = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
     for name in (LOG, FILTER_LOG, REFUSED_LOG):  # what came after the checkpoint comes again

@@ -1,4 +1,5 @@
-"""The command line: `python -m evaluation` scores a checkpoint, `python -m evaluation heatmap` shows its attention."""
+"""The command line: `python -m evaluation` scores a checkpoint, `python -m evaluation heatmap` shows its attention,
+`python -m evaluation curves` how its training went."""
 
 import argparse
 import sys
@@ -11,8 +12,9 @@ EPILOG = """examples:
   python -m evaluation --model moon2 --dataset mbe2 --output results
   python -m evaluation heatmap --model moon2 --image p.jpg --text "polo-neck knitted cardigan" --output heatmap.png
   python -m evaluation heatmap --model moon2 --dataset mbe2 --product p000001-2 --output heatmap.png
+  python -m evaluation curves moon2 --output curves.png
 
-`run` is meant where no command is given; `run --help` and `heatmap --help` list the options.
+`run` is meant where no command is given; `run --help`, `heatmap --help` and `curves --help` list the options.
 The code inside a checkpoint is run: use checkpoints that you trust.
 """
 
@@ -20,7 +22,7 @@ The code inside a checkpoint is run: use checkpoints that you trust.
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0, or 2 with a sentence on stderr if the user can put it right."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] not in ("run", "heatmap", "-h", "--help"):
+    if argv and argv[0] not in ("run", "heatmap", "curves", "-h", "--help"):
         argv = ["run", *argv]
     options = _parser().parse_args(argv)
 
@@ -66,6 +68,13 @@ def _heatmap(options: argparse.Namespace) -> None:
     attention = attention_map(checkpoint.model, checkpoint.processor, photo, title, options.layers)
     draw(photo, attention, options.output)
     print(f"The heat-map is in {options.output}")
+
+
+def _curves(options: argparse.Namespace) -> None:
+    from evaluation.curves import draw_curves
+
+    draw_curves(options.run, options.output)
+    print(f"The curves are in {options.output}")
 
 
 def _photo_and_title(options: argparse.Namespace) -> tuple:
@@ -153,6 +162,18 @@ def _parser() -> argparse.ArgumentParser:
         "--layers", type=positive_int, default=2, help="how many of the last layers to average (default: %(default)s)"
     )
     heatmap.set_defaults(command=_heatmap)
+
+    curves = commands.add_parser(
+        "curves",
+        help="draw how a training run went",
+        description="Draws what a training run logged, step by step: losses and their weights, experts, sample filter, "
+        "similarities, validation, optimizer and throughput.",
+    )
+    curves.add_argument("run", type=Path, metavar="RUN", help="the run's output folder, which holds log.jsonl")
+    curves.add_argument(
+        "--output", type=Path, default=Path("curves.png"), help="the PNG file to write (default: %(default)s)"
+    )
+    curves.set_defaults(command=_curves)
     return parser
 
 

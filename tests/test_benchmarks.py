@@ -1,9 +1,12 @@
 """The benchmarks run from end to end at their smallest size, and their sums are right. No time is ever asserted."""
 
+import argparse
+
 import pytest
 import torch
 
-from benchmarks import embed_catalogue, measure, moe_block, three_views
+from benchmarks import embed_catalogue, measure, moe_block, safeguards, three_views, training
+from training.triplets import ROLES
 
 
 def test_ratios_are_taken_within_a_round():
@@ -72,3 +75,96 @@ def test_embed_catalogue_compares_three_ways(capsys):
     assert embed_catalogue.main(["--products", "30", "--side", "40", "--repeats", "1"]) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| ours", "| sen", "| one"))]
     assert len(rows) == 3 and "1.00 (1.00-1.00)" in rows[1]
+
+
+@pytest.fixture(scope="module")
+def training_ways(tmp_path_factory):
+    """Loss and gradients of five triplets, three items at a time, by every way to train."""
+    rows = three_views.triplets(5, training.PIXELS, 0)
+    found = {}
+    for name in training.WAYS:
+        way = training.prepare_way(name, 3, 0, str(tmp_path_factory.mktemp("way")))
+        loss = way.backward(way.prepare(rows))
+        found[name] = loss, {key.split("model.", 1)[-1]: value.grad for key, value in way.model.named_parameters()}
+    return found
+
+
+def test_nine_forwards_train_as_three_views_do(training_ways):
+    loss, gradients = training_ways["ours"]
+    for name in ("plain", "naive"):
+        other_loss, other = training_ways[name]
+        assert other_loss == pytest.approx(loss, abs=1e-4) and other.keys() == gradients.keys()
+        for key, value in gradients.items():
+            torch.testing.assert_close(other[key], value, atol=1e-4, rtol=1e-3, msg=lambda text, key=key: key + text)
+
+
+def test_sentence_transformers_trains_every_part(training_ways):
+    gradients = training_ways["sentence-transformers"][1]
+    for part in ("visual.patch_embed", "visual.merger", "embed_tokens", ".experts.", ".gate."):
+        assert any(part in key and value is not None and value.any() for key, value in gradients.items()), part
+
+
+def test_the_naive_loop_runs_each_view_of_each_role():
+    model, processor = three_views.build("tiny", 0)
+    batch = training.SeparateViews(processor, 2)(three_views.triplets(3, training.PIXELS, 0))
+    sizes = [len(features["input_ids"]) for role in ROLES for view in three_views.VIEWS
+             for features in batch["passes"][role][view]]  # fmt: skip
+    assert sizes == [2, 1] * 9
+    assert sum("pixel_values" in batch["passes"][role][view][0] for role in ROLES for view in three_views.VIEWS) == 6
+    places = torch.cat([place for kinds in batch["rows"].values() for place in kinds.values()])
+    assert places.sort().values.tolist() == list(range(18))
+
+
+def test_memory_counts_what_comes_after(tmp_path):
+    before = training.settled_megabytes()
+    kept = torch.ones(2**24)
+    freed = torch.ones(2**25)
+    del freed
+    assert training.resident("VmHWM") - before == pytest.approx(192, abs=8)
+    assert training.settled_megabytes() - before == pytest.approx(64, abs=8)
+    assert kept.any()
+
+
+def run_of(loss: float, seconds: float) -> dict:
+    """What `training.launch` gives."""
+    times = {"preparation": seconds / 4, "step": seconds * 3 / 4, "seconds": seconds}
+    return times | {"loss": loss, "inputs_megabytes": 10.0, "megabytes": 100 * seconds}
+
+
+def test_training_ratios_are_those_of_a_round(monkeypatch):
+    seconds = {"ours": 2.0, "plain": 1.0, "naive": 5.0, "sentence-transformers": 3.0}
+    losses = {"ours": 1.0, "plain": 1.00005, "naive": 0.99999, "sentence-transformers": 7.0}
+    monkeypatch.setattr(training, "launch", lambda name, count, *_: run_of(losses[name], seconds[name] * count / 10))
+    options = argparse.Namespace(triplets=[10, 1000], repeats=2)
+    rows = {row[0]: row[1:] for row in training.throughput(options)}
+    assert rows["10 triplets, naive"] == [
+        "2.0", "2.50 (2.50-2.50)", "2.50 (2.50-2.50)", "25%", "10", "500", "1.00"
+    ]  # fmt: skip
+    assert rows["1000 triplets, naive"][-1] == "100.00" and "1000 triplets, plain" not in rows
+    losses["naive"] = 1.001
+    with pytest.raises(RuntimeError, match="different losses"):
+        list(training.throughput(options))
+
+
+def test_two_processes_are_measured_on_the_largest_usual_batch(monkeypatch):
+    monkeypatch.setattr(training, "launch", lambda name, count, options, number: run_of(1.0, count / 16 / number**0.5))
+    options = argparse.Namespace(triplets=[16, 64, 1024], repeats=1)
+    assert [row[0::2] for row in training.processes(options)] == [
+        ["64 triplets, 1 process", "1.00 (1.00-1.00)"],
+        ["64 triplets, 2 processes", "1.41 (1.41-1.41)"],
+    ]
+
+
+def test_safeguards_have_a_row_each():
+    rows = list(safeguards.run(2, 3, 1, 0))
+    names = ["a step of 2", "plain", "guard", "record", "sealed", "check"]
+    assert all(row[0].startswith(name) for row, name in zip(rows, names, strict=True))
+    assert float(rows[2][1]) > 0 and float(rows[3][1]) > 0
+
+
+@pytest.mark.slow
+def test_training_prints_every_part(capsys):
+    assert training.main(["--triplets", "3", "--chunk", "2", "--repeats", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert [shown.count(f"| 3 triplets, {name} |") for name in (*training.WAYS, "2 processes")] == [1] * 5
+    assert "| guard |" in shown

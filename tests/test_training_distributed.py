@@ -72,7 +72,7 @@ def test_gradient_accumulation_and_gather_give_the_weights_of_one_process(two, m
         [entry for entry in log if "loss" in entry] for log in (torch.load(two / "log.pt"), trainer.state.log_history)
     ]
     for one, other in zip(*logs, strict=True):
-        for name in one.keys() - {"tokens_per_second"}:
+        for name in one.keys() - {"tokens_per_second", "triplets_per_second"}:
             assert one[name] == pytest.approx(other[name], abs=1e-4), name
 
 
@@ -84,11 +84,17 @@ def test_two_processes_train_evaluate_save_and_resume(tiny_recipe, tmp_path):  #
     """The last batches of an epoch are uneven: 75 triplets, 2 x 16 in a step. Killed after the third of six steps."""
     words = [tiny_recipe, "--max_steps", "6", "--save_strategy", "steps", "--save_steps", "3"]
     words += ["--eval_strategy", "steps", "--eval_steps", "6", "--dataloader_num_workers", "1"]
+    words += ["--dump_filtered", "true"]
     done = torchrun("main", *words)
     assert done.returncode == 0, done.stderr[-3000:]
     folder = tmp_path / "moon2"
     expected = weights(folder)
     assert "2 processes" in done.stdout and "step 6: validation loss" in done.stdout + done.stderr
+    assert "of 75 triplets seen have phi below 0.6" in done.stdout and (folder / "filtered.jsonl").is_file()
+    (entry,) = [
+        line for line in map(json.loads, (folder / "log.jsonl").read_text().splitlines()) if "eval_loss" in line
+    ]
+    assert 0 < entry["eval_recall_mean"] <= 1
     assert (folder / "checkpoint-3" / "rng_state_1.pth").is_file() and damage(folder / "checkpoint-3") is None
     for name in ("checkpoint-6", "model.safetensors"):
         path = folder / name

@@ -178,7 +178,8 @@ def test_a_damaged_checkpoint_is_skipped_aloud(recipe, finished, tmp_path, capsy
     said = capsys.readouterr().out.splitlines()
     start = said.index(f"Skipped {folder / 'checkpoint-5'}: it has no {MANIFEST}.")
     assert said[start - 1].startswith(f"Skipped {folder / 'checkpoint-6'}: optimizer.pt has 1000 bytes instead of ")
-    assert said[start + 1] == f"Resuming from {folder / 'checkpoint-4'}."
+    removed = [f"Removed {folder / name}: it is damaged." for name in ("checkpoint-6", "checkpoint-5")]
+    assert said[start + 1 : start + 4] == [*removed, f"Resuming from {folder / 'checkpoint-4'}."]
     assert_same(folder, finished.folder)
     assert not (folder / STAGING).exists()
     assert [(path.name, damage(path)) for path in checkpoints(folder)] == [

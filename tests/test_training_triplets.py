@@ -1,6 +1,7 @@
 """Triplets from data set to passes: whole or streamed, in whichever worker, the same; every view is found."""
 
 import copy
+import itertools
 import os
 import shutil
 from pathlib import Path
@@ -100,44 +101,48 @@ def test_augmentation_depends_on_seed_epoch_and_row_only(rows):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_and_streams_show_the_same_triplets(sharded, workers, one_file_at_a_time):
     dataset = TripletDataset(load_triplets(sharded, "train"), *AUGMENTED)
-    stream = TripletStream(load_triplets(sharded, "train", streaming=True), *AUGMENTED, batch_size=4)
-    for epoch in (0, 3):
+    stream = TripletStream(load_triplets(sharded, "train", streaming=True), *AUGMENTED, batch_size=4, passes=1)
+    expected = by_id(dataset)
+    assert by_id(DataLoader(dataset, 1, num_workers=workers, collate_fn=first)) == expected
+    assert by_id(stream) == expected
+    assert by_id(DataLoader(stream, 1, num_workers=workers, collate_fn=first)) == expected
+
+
+def test_workers_that_persist_see_the_new_epoch(rows):
+    dataset = TripletDataset(rows, *AUGMENTED)
+    loader = DataLoader(dataset, 1, num_workers=1, persistent_workers=True, collate_fn=first)
+    for epoch in (0, 1):
         dataset.set_epoch(epoch)
-        stream.set_epoch(epoch)
-        expected = by_id(dataset)
-        assert by_id(DataLoader(dataset, 1, num_workers=workers, collate_fn=first)) == expected
-        assert by_id(stream) == expected
-        assert by_id(DataLoader(stream, 1, num_workers=workers, collate_fn=first)) == expected
-
-
-def test_workers_that_persist_see_the_new_epoch(sharded, one_file_at_a_time):
-    rows, streamed = (load_triplets(sharded, "train", streaming=streaming) for streaming in (False, True))
-    for dataset in (TripletDataset(rows, *AUGMENTED), TripletStream(streamed, *AUGMENTED, batch_size=4)):
-        loader = DataLoader(dataset, 1, num_workers=1, persistent_workers=True, collate_fn=first)
-        for epoch in (0, 1):
-            dataset.set_epoch(epoch)
-            shown = list(loader)
-            fresh = TripletDataset(rows, *AUGMENTED)
-            fresh.set_epoch(epoch)
-            assert by_id(shown) == by_id(fresh)
-            order = [triplet["query_id"] for triplet in shown]
-            if isinstance(dataset, TripletStream):
-                assert epoch == 0 or order != before, "another epoch, another order"  # noqa: F821
-                before = order  # noqa: F841
+        fresh = TripletDataset(rows, *AUGMENTED)
+        fresh.set_epoch(epoch)
+        assert by_id(loader) == by_id(fresh)
 
 
 def order_of(stream) -> list[str]:
     return [triplet["query_id"] for triplet in stream]
 
 
-def test_the_order_of_a_stream_depends_on_seed_and_epoch_only(mbe2):
-    def order(seed: int, epoch: int) -> list[str]:
-        stream = TripletStream(load_triplets(mbe2, "train", streaming=True), seed=seed, batch_size=4)
-        stream.set_epoch(epoch)
-        return order_of(stream)
+def test_the_order_of_a_stream_depends_on_the_seed_only(mbe2):
+    def order(seed: int) -> list[str]:
+        rows = load_triplets(mbe2, "train", streaming=True)
+        return order_of(TripletStream(rows, seed=seed, batch_size=4, passes=1))
 
-    assert order(1, 2) == order(1, 2) != order(1, 3)
-    assert order(2, 2) != order(1, 2) != sorted(order(1, 2))
+    assert order(1) == order(1) != order(2)
+    assert order(1) != sorted(order(1)) == sorted(order(2))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_every_pass_of_a_stream_has_another_order_and_other_draws(mbe2, rows, workers):
+    stream = TripletStream(load_triplets(mbe2, "train", streaming=True), *AUGMENTED, batch_size=4, passes=2)
+    shown = list(DataLoader(stream, 1, num_workers=workers, collate_fn=first))
+    order = order_of(shown)
+    assert sorted(order) == sorted(2 * list(rows["query_id"])) and order[: len(rows)] != order[len(rows) :]
+    draws = {query_id: [t["positive"] for t in shown if t["query_id"] == query_id] for query_id in order}
+    assert sum(one != other for one, other in draws.values()) > 10
+    endless = TripletStream(load_triplets(mbe2, "train", streaming=True), *AUGMENTED, batch_size=4)
+    endless = itertools.islice(DataLoader(endless, 1, num_workers=workers, collate_fn=first), 5 * len(rows))
+    endless = order_of(endless)
+    assert endless[: len(rows)] == order[: len(rows)] and set(endless[3 * len(rows) :]) == set(order)
 
 
 def test_batches_of_a_stream_are_as_those_of_the_sampler(mbe2, rows):
@@ -146,7 +151,7 @@ def test_batches_of_a_stream_are_as_those_of_the_sampler(mbe2, rows):
     table = rows.select_columns(["query_id", "query_modality"]).to_list()
     modality = {row["query_id"]: row["query_modality"] for row in table}
     for options, pure in ((BatchArguments(), 0), (batches, 12)):
-        stream = TripletStream(load_triplets(mbe2, "train", streaming=True), batch_size=4, batches=options)
+        stream = TripletStream(load_triplets(mbe2, "train", streaming=True), batch_size=4, batches=options, passes=1)
         triplets = list(stream)
         assert len(triplets) == len(rows)
         blocks = [triplets[start : start + 4] for start in range(0, len(triplets), 4)]
@@ -158,8 +163,10 @@ def test_batches_of_a_stream_are_as_those_of_the_sampler(mbe2, rows):
 
 def test_processes_share_the_batches_of_a_stream(mbe2):
     rows = load_triplets(mbe2, "train", streaming=True)
-    whole = order_of(TripletStream(rows, batch_size=6))
-    shards = [IterableDatasetShard(TripletStream(rows, batch_size=6), 3, True, 2, index) for index in range(2)]
+    whole = order_of(TripletStream(rows, batch_size=6, passes=1))
+    shards = [
+        IterableDatasetShard(TripletStream(rows, batch_size=6, passes=1), 3, True, 2, index) for index in range(2)
+    ]
     for shard in shards:
         shard.set_epoch(0)
     parts = [order_of(shard) for shard in shards]
@@ -177,7 +184,7 @@ def test_a_stream_whose_rows_cannot_be_kept_apart_still_ends(mbe2, tmp_path, cap
         place = table.schema.get_field_index(name)
         table = table.set_column(place, table.schema.field(place), pa.array(["hot"] * len(table)))
     pq.write_table(table, shard)
-    stream = TripletStream(load_triplets(str(folder), "train", streaming=True), batch_size=8)
+    stream = TripletStream(load_triplets(str(folder), "train", streaming=True), batch_size=8, passes=1)
     assert len(by_id(stream)) == len(by_id(stream)) == len(table)
     (record,) = caplog.records
     assert "triplets share a batch" in record.getMessage()

@@ -21,8 +21,8 @@ class TrainingError(RuntimeError):
 class EpochSetter(TrainerCallback):
     """Tells data set and sampler which epoch it is: augmentation and order change from one to the next."""
 
-    def __init__(self, parts: list):
-        self.parts = parts
+    def __init__(self):
+        self.parts = []
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         for part in self.parts:
@@ -57,7 +57,8 @@ class Interruption(TrainerCallback):
             self.signal = signal.Signals(received)
             control.should_save = control.should_training_stop = True
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def restore(self):
+        """Gives the signals back."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
@@ -106,7 +107,7 @@ class RefusedSteps(TrainerCallback):
             distributed.all_gather_object(parts, query_ids)
             query_ids = [query_id for part in parts for query_id in part]
         if state.is_world_process_zero:
-            entry = {"step": state.global_step, "reason": reason, "query_ids": query_ids}
+            entry = {"step": state.global_step + 1, "reason": reason, "query_ids": query_ids}
             with open(Path(args.output_dir) / REFUSED_LOG, "a", encoding="utf-8") as file:
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")
         if self._in_a_row == self.most:
@@ -115,7 +116,7 @@ class RefusedSteps(TrainerCallback):
             if broken:
                 advice = f"The weights themselves are not finite ({', '.join(broken[:3])}, ...): start from others."
             raise TrainingError(
-                f"{self.most} steps in a row were refused, the last at step {state.global_step} because {reason}; "
+                f"{self.most} steps in a row were refused, the last at step {state.global_step + 1} because {reason}; "
                 f"their triplets are in {Path(args.output_dir) / REFUSED_LOG}. {advice}"
             )
 

@@ -53,7 +53,9 @@ def seal(folder: Path, run: dict):
         if path.is_file():
             files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": _sha256(path)}
             _fsync(path)
-    (folder / MANIFEST).write_text(json.dumps({"run": run, "files": files}, indent=1), encoding="utf-8")
+    manifest = {"run": run, "files": files}
+    manifest["sha256"] = _sha256_of(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     _fsync(folder / MANIFEST)
     for path in (*(path for path in folder.rglob("*") if path.is_dir()), folder):
         _fsync(path)
@@ -72,10 +74,13 @@ def damage(folder: Path) -> str | None:
     if not (folder / MANIFEST).is_file():
         return f"it has no {MANIFEST}"
     try:
-        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-    except (ValueError, KeyError):
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        expected = manifest.pop("sha256")
+    except (ValueError, KeyError, TypeError, AttributeError):
         return f"its {MANIFEST} cannot be read"
-    for name, entry in files.items():
+    if _sha256_of(manifest) != expected:
+        return f"its {MANIFEST} has changed since it was written"
+    for name, entry in manifest["files"].items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
@@ -133,6 +138,10 @@ def check_writable(folder: Path):
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sha256_of(manifest: dict) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _fsync(path: Path):

@@ -25,7 +25,7 @@ from training.callbacks import EpochSetter, Interruption, RefusedSteps, Training
 from training.checkpoints import STAGING, move, seal, writing
 from training.filtering import FilterRecord
 from training.gather import gather, gather_counts, largest
-from training.triplets import ROLES, TripletDataset, TripletStream
+from training.triplets import ROLES, TripletDataset
 from training.validation import ValidationRetrieval
 
 # Written into the output folder: every logged figure, and the least trusted triplets since the last log.
@@ -94,7 +94,7 @@ class Moon2Trainer(Trainer):
                     "activation_checkpointing with smaller batches on more processes, or LoRA without sharding."
                 )
             self.model.forward = computed_again(self.model.forward)
-        self._epochs = EpochSetter([self.train_dataset] if isinstance(self.train_dataset, TripletStream) else [])
+        self._epochs = EpochSetter()
         self._refused = RefusedSteps(max_refused_steps)
         self.interruption = Interruption()
         for callback in (self._epochs, self._refused, self.interruption):
@@ -111,6 +111,20 @@ class Moon2Trainer(Trainer):
         sampler = TripletSampler(dataset, batch_size, self.batches, self.args.seed)
         self._epochs.parts = [dataset, sampler]
         return sampler
+
+    def train(self, *args, **kwargs):
+        """As in `Trainer`; the signal handlers are given back however it ends."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.interruption.restore()
+
+    def _run_epoch(self, *args, **kwargs):
+        """As in `Trainer`, which would train one step too many when a run is resumed after its last step."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """As in `Trainer`; a batch whose loss is not finite adds nothing and has its step refused."""

@@ -249,6 +249,8 @@ class TripletStream(_Triplets, torch.utils.data.IterableDataset):
         batch_size: triplets of a batch, of all processes together.
         batches: what the triplets of a batch shall have in common.
         buffer_size: so many rows are held in memory to shuffle them.
+        passes: so many times all rows, each time in another order; `None`: for ever. (The Trainer does not count the
+            passes of a stream: a run that is resumed has to find its place by reading on from the start.)
 
     Raises:
         ValueError: batches of one category are asked for, but the stream knows none.
@@ -263,24 +265,21 @@ class TripletStream(_Triplets, torch.utils.data.IterableDataset):
         batch_size: int = 1,
         batches: BatchArguments | None = None,
         buffer_size: int = 1000,
+        passes: int | None = None,
     ):
         super().__init__(enriched_title_probability, augmented_image_probability, seed)
         self.batch_size = batch_size
+        self.passes = passes
         self.batches = batches or BatchArguments()
         self.batches.check(rows.column_names)
         files = min(MIXED_FILES, rows.num_shards)
         self.rows = rows.decode(False).shuffle(seed=seed, buffer_size=buffer_size, max_buffer_input_shards=files)
         self._told = False
 
-    def set_epoch(self, epoch: int):
-        """Another order, and other draws; the trainer calls it."""
-        super().set_epoch(epoch)
-        self.rows.set_epoch(epoch)
-
     def __iter__(self) -> Iterator[dict]:
         random = np.random.default_rng((self.seed, self._epoch.item()))
         window = max(2, self.batches.batch_window) * self.batch_size
-        held, repeated, is_over = [], 0, False
+        held, is_over = [], False
         stream = self._read()
         while not is_over:
             held += itertools.islice(stream, window - len(held))
@@ -290,18 +289,24 @@ class TripletStream(_Triplets, torch.utils.data.IterableDataset):
             arranged = arrange(_facts(held), self.batch_size, self.batches, random)
             # What made no whole batch waits for the next window, unless nothing did: then it would wait for ever.
             ready = arranged.whole if arranged.whole and not is_over else len(held)
-            if ready == len(held):
-                repeated += arranged.repeated
+            if ready == len(held) and arranged.repeated and not self._told:
+                self._told = True
+                tell_repeated(arranged.repeated)
             for place in arranged.order[:ready]:
                 yield self.triplet(held[place])
             held = [held[place] for place in arranged.order[ready:]]
-        if repeated and not self._told:
-            self._told = True
-            tell_repeated(repeated)
 
     def _read(self) -> Iterator[dict]:
         try:
-            yield from self.rows
+            for epoch in itertools.count() if self.passes is None else range(self.passes):
+                self._epoch = torch.tensor(epoch)  # of this worker alone: others may be in another pass
+                self.rows.set_epoch(epoch)
+                empty = True
+                for row in self.rows:
+                    empty = False
+                    yield row
+                if empty:  # more workers than files
+                    return
         except (OSError, pa.ArrowInvalid) as error:
             reason = str(error).strip().splitlines()[0]
             raise TripletError(f"The stream of triplets broke off: {reason}") from error
