@@ -39,6 +39,7 @@ bench: $(INSTALLED)
 	$(RUN) -m benchmarks.three_views
 	$(RUN) -m benchmarks.moe_block
 	$(RUN) -m benchmarks.embed_catalogue
+	$(RUN) -m benchmarks.training
 
 format: $(INSTALLED)
 	$(VENV)/bin/ruff check --fix .

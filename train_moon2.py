@@ -74,7 +74,7 @@ def build_trainer(recipe: Recipe) -> Moon2Trainer:
     Raises:
         ValueError, OSError: the recipe contradicts itself, or names something that is not there.
     """
-    model_arguments, data, batches, run, loss, training = recipe
+    model_arguments, data, batches, run, loss, training, _ = recipe
     set_seed(training.seed)
     # One process of each machine refreshes the cache of the data set, the others find it done.
     with training.main_process_first(desc="reading the data set"):

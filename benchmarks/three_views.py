@@ -100,7 +100,8 @@ def triplets(count: int, pixels: int, seed: int) -> list[dict]:
 
     rows = []
     for index in range(count):
-        row = {"query_id": str(index), **{role: product() for role in ROLES}}
+        row = {"query_id": str(index), "positive_name": str(index), "false_positive": None}
+        row |= {role: product() for role in ROLES}
         rows.append(row | {f"{role}_{key}": index for role in ROLES[1:] for key in ("id", "group")})
     return rows
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from transformers import TrainingArguments
 
 from conftest import tiny_model, tiny_processor
@@ -56,6 +58,18 @@ def gradients(trainer: Moon2Trainer, triplets: list[dict]) -> dict[str, torch.Te
     return {name: value.clone() for name, value in found.items()} | {"loss": loss.detach()}
 
 
+def sharded_gradients(trainer: Moon2Trainer, triplets: list[dict]) -> dict[str, torch.Tensor]:
+    """As `gradients`, with the weights sharded by torch's FSDP2, layer by layer as accelerate does it."""
+    model, mesh = trainer.model.train(), init_device_mesh("cpu", (2,))
+    for layer in (*model.vlm.get_decoder().layers, *model.vlm.visual.blocks):
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+    fully_shard(model, mesh=mesh)
+    loss = trainer.compute_loss(model, trainer._prepare_inputs(trainer.data_collator(triplets)))
+    loss.backward()
+    found = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+    return {name: value.full_tensor() for name, value in found.items()} | {"loss": loss.detach()}
+
+
 def compare(mbe2: str, folder: Path):
     """Writes the gradients of every case, and the weights after a few steps."""
     for case, shares in SHARES.items():
@@ -65,6 +79,11 @@ def compare(mbe2: str, folder: Path):
         found = gradients(trainer, triplets[: shares[0]] if rank == 0 else triplets[shares[0] :])
         if rank == 0:
             torch.save(found, folder / f"{case}.pt")
+    trainer = make_trainer(mbe2, folder / "run", 4)
+    triplets = triplets_of("texts", trainer.train_dataset)
+    found = sharded_gradients(trainer, triplets[:3] if rank == 0 else triplets[3:])
+    if rank == 0:
+        torch.save(found, folder / "sharded.pt")
     # Three steps of two batches each; 40 triplets, so that the last batch of the epoch is not a full one.
     trainer = make_trainer(mbe2, folder / "run", 3, gradient_accumulation_steps=2, max_steps=3)
     trainer.train()

@@ -162,7 +162,7 @@ class RunArguments:
 
 
 class Recipe(NamedTuple):
-    """All fields of a run."""
+    """All fields of a run; `given`: the names of those in the file or on the command line."""
 
     model: ModelArguments
     data: DataArguments
@@ -170,12 +170,18 @@ class Recipe(NamedTuple):
     run: RunArguments
     loss: Moon2Loss
     training: TrainingArguments
+    given: frozenset[str]
+
+    def parts(self) -> tuple:
+        """The groups of fields that are the method's, not the Trainer's."""
+        return self.model, self.data, self.batches, self.run, self.loss
 
     def fields(self) -> dict:
-        """The fields, one dict for all; of the training arguments only those that differ from the defaults."""
-        default = TrainingArguments(output_dir=self.training.output_dir).to_dict()
-        given = {name: value for name, value in self.training.to_dict().items() if value != default[name]}
-        return {name: value for part in self[:-1] for name, value in asdict(part).items()} | given
+        """The fields, one dict for all; of the training arguments only those that were given."""
+        training = self.training.to_dict()
+        names = sorted(self.given & training.keys() - {"resume_from_checkpoint"})
+        own = {name: value for part in self.parts() for name, value in asdict(part).items()}
+        return own | {name: training[name] for name in names}
 
     def decisive(self) -> dict:
         """The fields on which the result depends, as plain values: what a run that is resumed must have in common."""
@@ -206,6 +212,7 @@ def read_recipe(argv: list[str]) -> Recipe:
     parser.add_argument("recipe", help="a YAML file, see recipes/")
     # The collator needs all columns, no column is a label, and a loss that is not finite must show.
     parser.set_defaults(remove_unused_columns=False, label_names=[], logging_nan_inf_filter=False)
+    given = {word.partition("=")[0].removeprefix("--") for word in argv if word.startswith("--")}
     path = Path(next((word for word in argv if not word.startswith("-")), ""))
     if argv and "-h" not in argv and "--help" not in argv:
         if not path.is_file():
@@ -220,8 +227,9 @@ def read_recipe(argv: list[str]) -> Recipe:
         if unknown:
             raise ValueError(f"The recipe {path} has unknown fields: {', '.join(unknown)}.")
         parser.set_defaults(**recipe)
+        given |= set(recipe)
     *arguments, _ = parser.parse_args_into_dataclasses(argv)
-    recipe = Recipe(*arguments)
+    recipe = Recipe(*arguments, given=frozenset(given))
     if recipe.data.streaming and recipe.training.max_steps < 1:
         raise ValueError("streaming needs max_steps: nobody knows how long an epoch of a stream is.")
     return recipe
