@@ -16,9 +16,9 @@ from torch.utils.checkpoint import checkpoint
 from configuration_moon2 import INTER_OBJECTIVES, INTRA_OBJECTIVES
 
 OBJECTIVE_WEIGHTINGS = ("learned", "detached", "uniform")
-# How many similarities `info_nce` holds at once. In float32 they are 64 MiB, little beside a pass of a model, and
-# batches of up to 2,048 triplets (intra-product: 4,096 x 4,096) are one piece; larger pieces would not be faster.
-MAX_SIMILARITIES = 2**24
+# How many similarities `info_nce` holds at once: in float32 4 MiB, which with what the backward pass needs of them is
+# little beside a pass of a model. Batches of up to 512 triplets (intra-product: 1,024 x 1,024) are one piece.
+MAX_SIMILARITIES = 2**20
 
 # What the numbers among the options must be, and why. No comparison holds for NaN, so that it is refused as well.
 RANGES = {

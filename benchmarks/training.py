@@ -1,6 +1,6 @@
 """What a training step costs: triplets per second and memory, two processes against one, and the safeguards.
 
-    python -m benchmarks.training [--triplets 64 256 1024] [--chunk 16] [--repeats 3]
+    python -m benchmarks.training [--triplets 64 256 1024] [--chunk 64] [--repeats 3]
         [--parts throughput processes safeguards]
 
 An untrained model of the demo's size in float32. Every query, positive and negative has a title (24 tokens) and a
@@ -275,7 +275,7 @@ def processes(options: argparse.Namespace) -> Iterator[list[str]]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--triplets", nargs="+", type=positive_int, default=[64, 256, 1024], help="in a batch")
-    parser.add_argument("--chunk", type=positive_int, default=16, help="items computed at a time")
+    parser.add_argument("--chunk", type=positive_int, default=64, help="items computed at a time")
     parser.add_argument("--repeats", type=positive_int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))

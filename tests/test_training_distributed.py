@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
-from two_processes import SHARES, gradients, make_trainer, triplets_of
+from two_processes import SHARES, gradients, make_trainer, train_with_a_broken_step, triplets_of
 
 from test_train_moon2 import tiny_recipe  # noqa: F401
 from training.checkpoints import damage
@@ -85,6 +85,20 @@ def test_gradient_accumulation_and_gather_give_the_weights_of_one_process(two, m
     for one, other in zip(*logs, strict=True):
         for name in one.keys() - {"tokens_per_second", "triplets_per_second"}:
             assert one[name] == pytest.approx(other[name], abs=1e-4), name
+
+
+def test_a_step_that_is_refused_is_refused_by_both_processes(two, mbe2, tmp_path):
+    """In the last batch of a step, where the gradients of the processes would meet: its backward pass never comes."""
+    trainer = train_with_a_broken_step(mbe2, tmp_path, 6)
+    found = torch.load(two / "broken.pt")
+    for name, value in trainer.model.state_dict().items():
+        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+    ((one,), (other,)) = (
+        [json.loads(line) for line in (folder / "refused.jsonl").read_text(encoding="utf-8").splitlines()]
+        for folder in (two / "broken", tmp_path)
+    )
+    assert one["step"] == other["step"] == 2 and one["reason"] == other["reason"]
+    assert sorted(one["query_ids"]) == sorted(other["query_ids"]) and len(one["query_ids"]) == 12
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

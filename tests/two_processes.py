@@ -1,6 +1,7 @@
 """Run by torchrun for tests/test_training_distributed.py: what one of two processes does. Not a test itself."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -70,6 +71,23 @@ def sharded_gradients(trainer: Moon2Trainer, triplets: list[dict]) -> dict[str, 
     return {name: value.full_tensor() for name, value in found.items()} | {"loss": loss.detach()}
 
 
+class BrokenOnce(Moon2Loss):
+    """A loss that is NaN in its fourth call: the second batch of the second step."""
+
+    def __call__(self, *args, **kwargs):
+        self.calls = getattr(self, "calls", 0) + 1
+        result = super().__call__(*args, **kwargs)
+        return replace(result, loss=result.loss * float("nan")) if self.calls == 4 else result
+
+
+def train_with_a_broken_step(mbe2: str, folder: Path, batch_size: int) -> Moon2Trainer:
+    """Three steps of two batches, of which the second step has to be refused."""
+    trainer = make_trainer(mbe2, folder, batch_size, gradient_accumulation_steps=2, max_steps=3)
+    trainer.loss = BrokenOnce(**OBJECTIVE)
+    trainer.train()
+    return trainer
+
+
 def compare(mbe2: str, folder: Path):
     """Writes the gradients of every case, and the weights after a few steps."""
     for case, shares in SHARES.items():
@@ -90,6 +108,9 @@ def compare(mbe2: str, folder: Path):
     if rank == 0:
         torch.save(trainer.accelerator.unwrap_model(trainer.model).state_dict(), folder / "trained.pt")
         torch.save(trainer.state.log_history, folder / "log.pt")
+    trainer = train_with_a_broken_step(mbe2, folder / "broken", 3)
+    if rank == 0:
+        torch.save(trainer.accelerator.unwrap_model(trainer.model).state_dict(), folder / "broken.pt")
 
 
 if __name__ == "__main__":

@@ -254,7 +254,8 @@ class Moon2Trainer(Trainer):
         trusted triplets to filter.jsonl."""
         extra = {}
         if "loss" in logs and self._figures:
-            seconds = time.perf_counter() - self._last_logged
+            now = time.perf_counter()
+            seconds, self._last_logged = now - self._last_logged, now
             counts = {name: torch.stack(self._figures.pop(name)).sum().item() for name in ("tokens", "triplets")}
             logs |= {name: torch.stack(values).float().mean().item() for name, values in self._figures.items()}
             logs |= {f"{name}_per_second": count / seconds for name, count in counts.items()}
@@ -270,7 +271,6 @@ class Moon2Trainer(Trainer):
                 lowest = {name: logs[name] for name in ("phi", "kept_share")} | {"lowest_phi": extra.pop("lowest_phi")}
                 self._append(FILTER_LOG, {"step": self.state.global_step} | lowest)
             self._append(LOG, entry | extra)
-        self._last_logged = time.perf_counter()  # the next figures do not pay for an evaluation
 
     def _append(self, name: str, entry: dict):
         with open(Path(self.args.output_dir) / name, "a", encoding="utf-8") as file:
@@ -278,11 +278,13 @@ class Moon2Trainer(Trainer):
 
     def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs):
         """As in `Trainer`, with retrieval on the validation triplets: every process computes it whole."""
+        start = time.perf_counter()
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         if self.validation is not None:
             model = self.accelerator.unwrap_model(self.model).eval()
             recalls = self.validation(model, self.processing_class, self.args.eval_batch_size)
             output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in recalls.items()})
+        self._last_logged += time.perf_counter() - start  # triplets per second are those of training
         return output
 
     def _get_output_dir(self, trial) -> str:
