@@ -21,18 +21,12 @@ from training.checkpoints import (
     newest_complete,
     writing,
 )
+from training.collator import TripletCollator
 from training.models import ADAPTER, build_model
 from training.recipe import Recipe, read_recipe
 from training.report import report
 from training.trainer import FILTER_LOG, LOG, Moon2Trainer
-from training.triplets import (
-    TripletCollator,
-    TripletDataset,
-    TripletError,
-    TripletStream,
-    fingerprint,
-    load_triplets,
-)
+from training.triplets import TripletDataset, TripletError, TripletStream, fingerprint, load_triplets
 from training.validation import ValidationRetrieval
 
 

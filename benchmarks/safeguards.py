@@ -20,8 +20,8 @@ from benchmarks.measure import ratios, spread
 from benchmarks.three_views import TITLE_TOKENS, build, triplets
 from loss_moon2 import Moon2Loss
 from training.checkpoints import newest_complete
+from training.collator import TripletCollator
 from training.trainer import Moon2Trainer
-from training.triplets import TripletCollator
 
 
 def timed(call: Callable, seconds: list[float]) -> Callable:

@@ -21,9 +21,10 @@ from benchmarks.measure import machine, print_table, ratios, spread, time_paired
 from evaluation.__main__ import positive_int
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
+from training.collator import TripletCollator
 from training.scratch import scratch_model, scratch_processor
 from training.trainer import Items, role_views
-from training.triplets import ROLES, TripletCollator
+from training.triplets import ROLES
 
 VIEWS = ("t", "i", "mm")
 # All titles have one length, and all passes as many items: the ways shall differ in what they compute, not in padding.

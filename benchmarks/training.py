@@ -45,8 +45,9 @@ from evaluation.__main__ import positive_int
 from loss_moon2 import Moon2Loss
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
+from training.collator import TripletCollator
 from training.trainer import Items, Moon2Trainer
-from training.triplets import ROLES, TripletCollator
+from training.triplets import ROLES
 
 PARTS = ("throughput", "processes", "safeguards")
 PIXELS = 96 * 96

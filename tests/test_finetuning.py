@@ -14,7 +14,8 @@ from conftest import mixed_products, tiny_model, tiny_processor, vlm_config
 from loss_moon2 import Moon2Loss
 from modeling_moon2 import Moon2Model, Moon2Output
 from train_moon2 import Moon2Trainer
-from training.triplets import TripletCollator, TripletDataset, load_triplets
+from training.collator import TripletCollator
+from training.triplets import TripletDataset, load_triplets
 
 GUIDE = (Path(__file__).parent.parent / "docs" / "finetuning.md").read_text(encoding="utf-8")
 ATTENTION = r".*(language_model|text_model)\.layers\.\d+\.self_attn\.[qkvo]_proj"

@@ -9,8 +9,9 @@ from configuration_moon2 import Moon2Config
 from conftest import picture, tiny_model, tiny_processor, vlm_config
 from loss_moon2 import Moon2Loss
 from modeling_moon2 import Moon2Model
+from training.collator import TripletCollator
 from training.trainer import Items, Moon2Trainer, computed_again, role_views
-from training.triplets import ROLES, TripletCollator, TripletDataset, load_triplets
+from training.triplets import ROLES, TripletDataset, load_triplets
 
 # All of the method at work from the first step: gradient through omega, both auxiliary losses, the filter.
 OBJECTIVE = dict(objective_weighting="learned", aux_loss_weight=0.5, sparsity_loss_weight=0.1, filter_warmup=0.0)

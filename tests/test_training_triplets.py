@@ -16,17 +16,8 @@ from torch.utils.data import DataLoader
 from conftest import picture, tiny_model, tiny_processor
 from training import triplets as triplets_module
 from training.batches import BatchArguments, TripletSampler
-from training.triplets import (
-    KINDS,
-    ROLES,
-    TripletCollator,
-    TripletDataset,
-    TripletError,
-    TripletStream,
-    fingerprint,
-    load_triplets,
-    stable_key,
-)
+from training.collator import KINDS, TripletCollator
+from training.triplets import ROLES, TripletDataset, TripletError, TripletStream, fingerprint, load_triplets, stable_key
 
 AUGMENTED = (0.5, 0.5, 1)
 
