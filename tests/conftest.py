@@ -13,6 +13,8 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -147,6 +149,22 @@ def mbe2(tmp_path_factory) -> str:
     sizes = ["--num_products", "40", "--num_validation", "6", "--num_test", "8", "--picture_size", "40"]
     assert mbe2_main(["build", "--catalogue", "synthetic", "--output", str(folder), *sizes]) == 0
     return str(folder)
+
+
+def change(folder: str, target: Path, edit) -> str:
+    """A copy of a data set with one edited row of its train triplets."""
+    shutil.copytree(folder, target)
+    (shard,) = (target / "triplets").glob("train-*.parquet")
+    table = pq.read_table(shard)
+    rows = table.to_pylist()
+    edit(rows[3])
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
+    return str(target)
+
+
+def cut_picture(row: dict):
+    """For `change`: leaves only the first hundred bytes of the negative's picture."""
+    row["negative_image"]["bytes"] = row["negative_image"]["bytes"][:100]
 
 
 @pytest.fixture

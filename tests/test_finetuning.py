@@ -13,13 +13,12 @@ from transformers import AutoModel, TrainingArguments
 from conftest import mixed_products, tiny_model, tiny_processor, vlm_config
 from loss_moon2 import Moon2Loss
 from modeling_moon2 import Moon2Model, Moon2Output
-from train_moon2 import Moon2Trainer
 from training.collator import TripletCollator
+from training.models import ATTENTION, EXPERTS
+from training.trainer import Moon2Trainer
 from training.triplets import TripletDataset, load_triplets
 
 GUIDE = (Path(__file__).parent.parent / "docs" / "finetuning.md").read_text(encoding="utf-8")
-ATTENTION = r".*(language_model|text_model)\.layers\.\d+\.self_attn\.[qkvo]_proj"
-EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 
 
 @pytest.fixture(scope="module", params=["qwen3_vl", "smolvlm"])

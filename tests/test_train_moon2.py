@@ -4,19 +4,17 @@ import json
 import shutil
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
-from datasets import load_dataset
+from datasets import Image, load_dataset
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from conftest import picture, tiny_model, tiny_processor
+from conftest import change, cut_picture, picture, tiny_model, tiny_processor
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
 from train_moon2 import build_trainer, main
@@ -141,17 +139,12 @@ def test_unknown_fields_and_missing_columns_are_named(tiny_recipe, tmp_path, cap
 
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_training_names_the_picture_that_it_cannot_read(tiny_recipe, tmp_path, mbe2, capsys, workers):
-    folder = tmp_path / "spoilt"
-    shutil.copytree(mbe2, folder)
-    (shard,) = (folder / "triplets").glob("train-*.parquet")
-    table = pq.read_table(shard)
-    rows = table.to_pylist()
-    rows[3]["negative_image"]["bytes"] = rows[3]["negative_image"]["bytes"][:100]
-    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
+    folder = change(mbe2, tmp_path / "spoilt", cut_picture)
+    row = load_dataset(mbe2, "triplets", split="train").cast_column("negative_image", Image(decode=False))[3]
     words = ["--augmented_image_probability", "0", "--dataloader_num_workers", workers]
     assert main([tiny_recipe, "--dataset", str(folder), *words]) == 2
     (sentence,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    query_id, path = rows[3]["query_id"], rows[3]["negative_image"]["path"]
+    query_id, path = row["query_id"], row["negative_image"]["path"]
     assert sentence.startswith(f"error: Triplet {query_id}, its negative: the picture {path} cannot be read")
 
 

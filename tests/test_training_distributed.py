@@ -7,15 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
 from two_processes import SHARES, gradients, make_trainer, train_with_a_broken_step, triplets_of
 
+from conftest import change, cut_picture
 from test_train_moon2 import tiny_recipe  # noqa: F401
 from training.checkpoints import damage
+from training.triplets import load_triplets
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
 ROOT = Path(__file__).parent.parent
@@ -134,18 +134,13 @@ def test_two_processes_train_evaluate_save_and_resume(tiny_recipe, tmp_path):  #
 
 def test_a_process_that_raises_ends_the_other(tiny_recipe, tmp_path, mbe2):  # noqa: F811
     """One damaged picture: one of the processes meets it, and the run ends with its sentence within a minute."""
-    folder = tmp_path / "spoilt"
-    shutil.copytree(mbe2, folder)
-    (shard,) = (folder / "triplets").glob("train-*.parquet")
-    table = pq.read_table(shard)
-    rows = table.to_pylist()
-    rows[3]["negative_image"]["bytes"] = rows[3]["negative_image"]["bytes"][:100]
-    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
+    folder = change(mbe2, tmp_path / "spoilt", cut_picture)
+    query_id = load_triplets(mbe2, "train", refresh=False)["query_id"][3]
     words = ["--dataset", str(folder), "--augmented_image_probability", "0", "--per_device_train_batch_size", "4"]
     done = torchrun("main", tiny_recipe, *words, timeout=60)
     assert done.returncode != 0
     sentences = [line for line in done.stderr.splitlines() if line.startswith("error: Triplet")]
-    assert len(sentences) == 1 and rows[3]["query_id"] in sentences[0]
+    assert len(sentences) == 1 and query_id in sentences[0]
 
 
 def test_a_changed_run_is_refused_by_all_processes(tiny_recipe, tmp_path):  # noqa: F811

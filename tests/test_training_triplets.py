@@ -13,7 +13,7 @@ import torch
 from accelerate.data_loader import IterableDatasetShard
 from torch.utils.data import DataLoader
 
-from conftest import picture, tiny_model, tiny_processor
+from conftest import change, picture, tiny_model, tiny_processor
 from training import triplets as triplets_module
 from training.batches import BatchArguments, TripletSampler
 from training.collator import KINDS, TripletCollator
@@ -57,17 +57,6 @@ def by_id(triplets) -> dict[str, dict]:
 def first(items: list):
     """A collator of one item; at the top of the module for workers."""
     return items[0]
-
-
-def change(folder: str, target: Path, edit) -> str:
-    """A copy of a data set with one edited row of its train triplets."""
-    shutil.copytree(folder, target)
-    (shard,) = (target / "triplets").glob("train-*.parquet")
-    table = pq.read_table(shard)
-    rows = table.to_pylist()
-    edit(rows[3])
-    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
-    return str(target)
 
 
 def test_augmentation_depends_on_seed_epoch_and_row_only(rows):

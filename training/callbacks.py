@@ -30,7 +30,7 @@ class EpochSetter(TrainerCallback):
 
 
 class Interruption(TrainerCallback):
-    """SIGINT or SIGTERM: the step is finished, a checkpoint is saved, training stops. A second SIGINT stops at once.
+    """SIGINT or SIGTERM: the step is finished, a checkpoint is saved, training stops. The same one again acts at once.
 
     Attributes:
         signal (`signal.Signals` or `None`): what came, in any of the processes.
