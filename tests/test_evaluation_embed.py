@@ -45,11 +45,14 @@ def test_no_products_give_no_vectors(model, processor):
 
 
 def test_workers_change_nothing_but_the_time(model, processor):
-    threads = torch.get_num_threads()
-    products = mixed_products()
-    with_workers, without = run(model, processor, products, workers=2), run(model, processor, products)
-    torch.testing.assert_close(with_workers, without, atol=1e-6, rtol=0)
-    assert torch.get_num_threads() == threads
+    torch.set_num_threads(2)
+    try:
+        products = mixed_products()
+        with_workers, without = run(model, processor, products, workers=2), run(model, processor, products)
+        torch.testing.assert_close(with_workers, without, atol=1e-6, rtol=0)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
