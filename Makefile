@@ -52,4 +52,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) mbe2 moon2 results
+	rm -rf $(VENV) mbe2 mbe2.work moon2 results

@@ -1,21 +1,40 @@
 """Builds the published data set: triplets, corpus, queries and qrels as Parquet, with a card."""
 
+import hashlib
+import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
-from .benchmark import build_benchmark
-from .card import SIGNATURE, Origin, card
-from .catalogue import Row
-from .leakage import catalogue_facts, check_leakage, written_facts
-from .parallel import parallel_map
-from .schema import CORPUS, QRELS, QUERIES, TRIPLETS
-from .triplets import plan_triplets, triplet_record
-from .writing import write_shards
+import numpy as np
+
+from .augment import SCORES, TITLE, VIEWS, EnrichTitles, ExpandPictures, Made, ScoreConsistency
+from .benchmark import plan_benchmark
+from .card import SIGNATURE, Origin, Terms, card
+from .catalogue import SPLITS, Row
+from .check import CheckError, check_dataset
+from .consistency import ConsistencyScorer, Threshold, apply_threshold, histogram
+from .embedding import Embedder, EmbedProducts
+from .enrichment import TemplateWriter, TitleWriter, learn_gazetteer
+from .expansion import ClassicalExtractor, ImageEditor, SubjectExtractor
+from .journal import Journal, key_for
+from .leakage import catalogue_facts, check_leakage
+from .negatives import CategoryNegatives, Hardness, MinedNegatives
+from .operations import carry_out
+from .parallel import Engine
+from .provenance import identity_of
+from .shards import FIELDS, MODALITY, NEGATIVE, NOISE, ORIGIN, plan_shards, write_shards
+from .sources.search_log import LoggedQuery
+from .triplets import Negatives, Plan, plan_logged_triplets, plan_triplets
+
+# Of what is written; another number makes everything anew.
+FORMAT = 2
+FACTS = "build.json"
+FINGERPRINT = "fingerprint"
 
 
 class OutputError(ValueError):
@@ -26,50 +45,135 @@ class OutputError(ValueError):
 class BuildOptions:
     """How triplets are made.
 
-    `query_mix`: shares of text, image and mixed queries. `false_positive_rate`: share of train triplets with a wrong
-    positive.
+    Attributes:
+        query_mix: shares of text, image and mixed queries among those that are made from listings.
+        made_queries: queries are made from listings; otherwise all come from a search log.
+        false_positive_rate: share of train triplets with a wrong positive.
+        negatives: where those come from that a search log does not give: the nearest category, any, or mined with a
+            model within the window `hardness`.
+        rows_per_shard: triplets, or rows of the corpus or queries, in one file.
     """
 
     seed: int = 0
-    augmented_images: int = 1
     query_mix: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    made_queries: bool = True
     false_positive_rate: float = 0.0
+    negatives: Literal["category", "random", "mined"] = "category"
+    hardness: Hardness = field(default_factory=Hardness)
+    rows_per_shard: int = 1000
+
+
+@dataclass(frozen=True)
+class Makers:
+    """What makes the co-augmented fields (MOON2.0, section 5) and finds hard negatives.
+
+    Attributes:
+        writer: of enriched titles; None: there are none. `writer_place`: as `place` of `operations.Operation`.
+        extractor, editor: of changed views, see `expansion.expand`; `views`: how many of each product.
+        scorer: of consistency; `threshold`: which scores are kept.
+        embedder: for mined negatives.
+    """
+
+    writer: TitleWriter | None = field(default_factory=TemplateWriter)
+    writer_place: Literal["processes", "threads", "here"] = "processes"
+    extractor: SubjectExtractor | None = field(default_factory=ClassicalExtractor)
+    editor: ImageEditor | None = None
+    picture_place: Literal["processes", "threads", "here"] = "processes"
+    picture_threads: int = 1
+    views: int = 1
+    scorer: ConsistencyScorer | None = None
+    threshold: Threshold | None = None
+    embedder: Embedder | None = None
+
+    def without_services(self) -> "Makers":
+        """The same with the offline defaults in the place of servers."""
+        changed = {}
+        if self.writer_place == "threads":
+            changed |= {"writer": TemplateWriter(), "writer_place": "processes"}
+        if self.picture_place == "threads":
+            changed |= {"extractor": ClassicalExtractor(), "editor": None, "picture_place": "processes"}
+        return replace(self, **changed)
+
+    def identity(self) -> list:
+        """What the makers are, for the fingerprint of a build."""
+        parts = [self.writer, self.extractor, self.editor, self.scorer, self.embedder]
+        return [*map(identity_of, parts), self.views, str(self.threshold)]
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build gave: `rows` (config -> split -> number), `counts` (what -> kind -> number), `facts` besides."""
+
+    rows: dict[str, dict[str, int]]
+    counts: dict[str, Counter]
+    facts: dict
+    is_new: bool = True
 
 
 def build_dataset(
-    rows: list[Row],
+    rows: Sequence[Row],
     output: str | Path,
     origin: Origin,
-    options: BuildOptions,
+    options: BuildOptions | None = None,
+    makers: Makers | None = None,
+    logged: Sequence[LoggedQuery] = (),
+    work: str | Path | None = None,
     overwrite: bool = False,
-    num_proc: int = 1,
-) -> dict[str, dict[str, int]]:
+    engine: Engine | None = None,
+    terms: Terms | None = None,
+) -> Built:
     """Write the data set to the folder `output`, which afterwards is complete, or else as it was before.
 
-    The same rows and options give the same bytes, whatever `num_proc` is.
+    The same rows, options and makers give the same bytes, whatever the engine is. What was made is kept in `work` (by
+    default `<output>.work`): a build that was stopped goes on where it was, and another one makes only what is new. If
+    `output` is already what would be written, nothing is done.
 
-    Returns:
-        Numbers of rows: config -> split -> rows.
+    Args:
+        logged: queries of a search log (`sources.join_log`).
+        overwrite: another data set of this format may be replaced.
+        terms: licence and languages, for the card.
 
     Raises:
         OutputError: the folder is in use.
         CatalogueError: no negative can be found.
         LeakageError: splits share products, groups or pictures.
+        CheckError: `check_dataset` finds errors in what was written.
     """
+    options, makers, engine = options or BuildOptions(), makers or Makers(), engine or Engine()
     output = Path(output).absolute()
+    work = output.with_name(f"{output.name}.work") if work is None else Path(work).absolute()
+    fingerprint = _fingerprint(rows, (origin, terms), options, makers, logged)
+    if (found := _written(output)) is not None and found["fingerprint"] == fingerprint and not found["unfinished"]:
+        counts = {name: Counter(kinds) for name, kinds in found["counts"].items()}
+        return Built(found["rows"], counts, found, is_new=False)
     check_output(output, overwrite)
-    splits = {split: [row for row in rows if row.split == split] for split in ("train", "validation", "test")}
+    splits = {split: [row for row in rows if row.split == split] for split in SPLITS}
     check_leakage({split: catalogue_facts(part) for split, part in splits.items()})
-    staging = output.with_name(f".{output.name}.incomplete")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
+
+    journal = Journal(work / "journal.sqlite")
     try:
-        counts = _write(staging, splits, origin, options, num_proc)
-        check_leakage({split: written_facts(staging, split) for split in splits})
-        _publish(staging, output)
+        plans = {}
+        for split in ("train", "validation"):
+            if splits[split]:
+                plans[split] = _plans(splits[split], split, options, makers, logged, journal, engine)
+        products = {row.id: row for part in plans.values() for plan in part for row in plan.products()}
+        made, facts = _make(list(products.values()), splits["train"], makers, options.seed, journal, engine)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return counts
+        journal.close()
+    benchmark = plan_benchmark(splits["test"], options.seed, logged, options.made_queries)
+    staging = output.with_name(f".{output.name}.incomplete")
+    _begin(staging, fingerprint)
+    counts = write_shards(plan_shards(staging, plans, benchmark, made, options.rows_per_shard), options.seed, engine)
+    built = _summary(counts, facts)
+    readme = staging / "README.md"
+    readme.write_text(card(origin, built, terms), encoding="utf-8")
+    report = check_dataset(staging, num_proc=engine.num_proc, name=output.name)
+    if report.failed:
+        first = report.of_level("error")[0].sentence()
+        raise CheckError(f"What was built has errors, so it is not published to {output} (look at {staging}): {first}")
+    readme.write_text(card(origin, built, terms, report), encoding="utf-8")
+    _finish(staging, output, built, fingerprint)
+    return built
 
 
 def check_output(output: Path, overwrite: bool) -> None:
@@ -92,45 +196,129 @@ def check_output(output: Path, overwrite: bool) -> None:
         )
 
 
-def _write(
-    staging: Path, splits: dict[str, list[Row]], origin: Origin, options: BuildOptions, num_proc: int
-) -> dict[str, dict[str, int]]:
-    kinds, negatives, noise = Counter(), Counter(), Counter()
-    rows: dict[str, dict[str, int]] = {"triplets": {}}
+def _fingerprint(
+    rows: Sequence[Row],
+    said: tuple[Origin, Terms | None],
+    options: BuildOptions,
+    makers: Makers,
+    logged: Sequence[LoggedQuery],
+) -> str:
+    """A digest of all that the bytes of the data set depend on."""
+    digest = hashlib.blake2b(digest_size=16)
+    for row in rows:
+        pictures = [(picture.path, picture.sha256) for picture in row.images]
+        texts = (row.id, row.title, row.description, row.brand, row.category, row.attributes, row.price)
+        digest.update(repr((*texts, row.split, row.group_id, row.noise, row.translations, pictures)).encode())
+    for query in logged:
+        picture = query.image and query.image.sha256
+        digest.update(repr((query.id, query.text, picture, query.positives, query.negatives, query.split)).encode())
+    return key_for(
+        format=FORMAT, rows=digest.hexdigest(), said=repr(said), options=asdict(options), makers=makers.identity()
+    )
 
-    def counted(records: Iterator[dict]) -> Iterator[dict]:
-        for record in records:
-            kinds[record["query_modality"]] += 1
-            negatives[record["negative_kind"]] += 1
-            noise.update(record["noise"] or ["none"])
-            yield record
 
-    for split in ("train", "validation"):
-        if splits[split]:
-            rate = options.false_positive_rate if split == "train" else 0.0
-            plans = plan_triplets(splits[split], options.query_mix, rate, options.seed)
-            make = partial(triplet_record, augmented=options.augmented_images, seed=options.seed)
-            records = counted(parallel_map(make, plans, num_proc, f"{split} triplets"))
-            rows["triplets"][split] = write_shards(staging / "triplets", split, TRIPLETS, records)
-    benchmark = build_benchmark(splits["test"], options.seed)
-    for config, features, records in (
-        ("corpus", CORPUS, benchmark.corpus),
-        ("queries", QUERIES, benchmark.queries),
-        ("qrels", QRELS, benchmark.qrels),
-    ):
-        rows[config] = {"test": write_shards(staging / config, "test", features, records)}
-    counts = {
-        "triplet query": (kinds, kinds.total()),
-        "negative": (negatives, kinds.total()),
-        "noise (a triplet may have several)": (noise, kinds.total()),
-        "picture of a test query": (benchmark.picture_origins, benchmark.picture_origins.total()),
+def _written(output: Path) -> dict | None:
+    """What `output` says of itself, if all its files are there in their sizes."""
+    try:
+        facts = json.loads((output / FACTS).read_text(encoding="utf-8"))
+        whole = all((output / name).stat().st_size == size for name, size in facts["files"].items())
+    except (OSError, ValueError, KeyError):
+        return None
+    return facts if whole else None
+
+
+def _plans(
+    rows: list[Row],
+    split: str,
+    options: BuildOptions,
+    makers: Makers,
+    logged: Sequence[LoggedQuery],
+    journal: Journal,
+    engine: Engine,
+) -> list[Plan]:
+    negatives: Negatives = CategoryNegatives(rows, nearest=options.negatives == "category")
+    if options.negatives == "mined":
+        operation = EmbedProducts(makers.embedder)
+        keys = carry_out(operation, rows, journal, engine)
+        vectors = np.stack([np.frombuffer(journal.result(key).blobs[0], dtype=np.float32) for key in keys])
+        negatives = MinedNegatives(rows, vectors, options.hardness, CategoryNegatives(rows))
+    asked = [query for query in logged if query.split in (None, split)]
+    plans = list(plan_logged_triplets(rows, asked, options.seed, negatives))
+    if options.made_queries:
+        rate = options.false_positive_rate if split == "train" else 0.0
+        plans += plan_triplets(rows, options.query_mix, rate, options.seed, negatives)
+    return plans
+
+
+def _make(
+    products: list[Row], train: list[Row], makers: Makers, seed: int, journal: Journal, engine: Engine
+) -> tuple[Made, dict]:
+    """Carries out the co-augmentation; what reads its results, and facts about it for the report."""
+    keys: dict[str, dict[str, str]] = {}
+    ids = [row.id for row in products]
+    if makers.writer is not None:
+        operation = EnrichTitles(makers.writer, learn_gazetteer(train), makers.writer_place)
+        keys[TITLE] = dict(zip(ids, carry_out(operation, products, journal, engine), strict=True))
+    if makers.views:
+        how = (makers.picture_place, makers.picture_threads)
+        operation = ExpandPictures(makers.extractor, makers.editor, makers.views, seed, *how)
+        keys[VIEWS] = dict(zip(ids, carry_out(operation, products, journal, engine), strict=True))
+    made = Made(journal.path, keys)
+    unfinished = len(products) * len(keys) - sum(len(journal.known(of.values())) for of in keys.values())
+    facts: dict = {"unfinished": unfinished}
+    if makers.scorer is not None:
+        operation = ScoreConsistency(makers.scorer, made)
+        keys[SCORES] = dict(zip(ids, carry_out(operation, products, journal, engine), strict=True))
+        scores = [made.scores(row) for row in products]
+        found = {
+            "title": [score.title for score in scores if score.title is not None],
+            "views": [view for score in scores for view in score.views if view is not None],
+        }
+        cuts, shown = {}, {"original": histogram([score.original for score in scores], [True] * len(scores)).text()}
+        for name, values in found.items():
+            kept = [True] * len(values)
+            if makers.threshold is not None and values:
+                selection = apply_threshold(values, makers.threshold)
+                cuts[name], kept = selection.cut, selection.kept
+            shown[name] = histogram(values, kept).text()
+        scorer = identity_of(makers.scorer)
+        made = Made(journal.path, keys, cuts, scorer["model"])
+        threshold = makers.threshold and str(makers.threshold)
+        facts["consistency"] = {**scorer, "threshold": threshold, "cuts": cuts, "histograms": shown}
+    return made, facts
+
+
+def _begin(staging: Path, fingerprint: str) -> None:
+    """Keeps the shards of a build that was stopped, if they are those that are wanted now."""
+    mark = staging / FINGERPRINT
+    if not mark.exists() or mark.read_text(encoding="utf-8") != fingerprint:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        mark.write_text(fingerprint, encoding="utf-8")
+
+
+def _summary(counts: Counter, facts: dict) -> Built:
+    rows: dict[str, dict[str, int]] = {}
+    kinds: dict[str, Counter] = {name: Counter() for name in (MODALITY, NEGATIVE, NOISE, FIELDS, ORIGIN)}
+    for (name, kind), count in counts.items():
+        if name == "rows":
+            config, _, split = kind.partition("/")
+            rows.setdefault(config, {})[split] = count
+        else:
+            kinds[name][kind] = count
+    return Built(rows, kinds, facts)
+
+
+def _finish(staging: Path, output: Path, built: Built, fingerprint: str) -> None:
+    """Facts; then `staging` takes the place of `output`, by renames, so that no reader ever sees half of it."""
+    (staging / FINGERPRINT).unlink()
+    for path in staging.glob("*/*.json"):
+        path.unlink()
+    files = {
+        str(path.relative_to(staging)): path.stat().st_size for path in sorted(staging.rglob("*")) if path.is_file()
     }
-    (staging / "README.md").write_text(card(origin, rows, counts), encoding="utf-8")
-    return rows
-
-
-def _publish(staging: Path, output: Path) -> None:
-    """Put `staging` in the place of `output`; renames, so no reader ever sees half of it."""
+    facts = {"fingerprint": fingerprint, "files": files, "rows": built.rows, "counts": built.counts, **built.facts}
+    (staging / FACTS).write_text(json.dumps(facts, ensure_ascii=False, indent=1), encoding="utf-8")
     for path in staging.rglob("*"):
         if path.is_file():
             with open(path, "rb") as file:

@@ -1,18 +1,48 @@
-"""Reads and checks a product catalogue: a folder of Parquet files in the schema `CATALOGUE`."""
+"""A product catalogue: its rows, and the folder in which `ingest.ingest` stores one that was checked."""
 
+import atexit
+import json
+import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from tqdm import tqdm
+from datasets import Features, Value
 
-from .pictures import Picture, decode
+from .pictures import Picture, StoredPicture
 from .schema import CATALOGUE, OPTIONAL
 
 SPLITS = ("train", "validation", "test")
-BATCH_ROWS = 500
+# The files of a stored catalogue. `SUMMARY` is written last: without it a catalogue is not complete.
+SUMMARY = "catalogue.json"
+QUARANTINE = "quarantine.jsonl"
+ASSIGNED = "assigned.arrow"
+PARTS = "parts"
+
+_PICTURE = {
+    "number": Value("int32"),
+    "path": Value("string"),
+    "sha256": Value("string"),
+    "perceptual_hash": Value("uint64"),
+    "width": Value("int32"),
+    "height": Value("int32"),
+}
+_TEXTS = {name: kind for name, kind in CATALOGUE.items() if name not in ("images", "split", "group_id")}
+# A part's rows, as the source has them, and what was assigned to them when all parts were there.
+PART_ROWS_SCHEMA = Features(
+    {
+        "where": Value("string"),
+        **_TEXTS,
+        **OPTIONAL,
+        "split": Value("string"),
+        "group_id": Value("string"),
+        "pictures": [_PICTURE],
+    }
+).arrow_schema.remove_metadata()
+ASSIGNED_SCHEMA = pa.schema({"split": pa.string(), "group_id": pa.string()})
 
 
 class CatalogueError(ValueError):
@@ -21,7 +51,7 @@ class CatalogueError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One listing. Rows of the same `group_id` are listings of the same product."""
+    """One listing. Rows of the same `group_id` are listings of the same product; `parent_id` is what they vary."""
 
     id: str
     title: str
@@ -35,6 +65,7 @@ class Row:
     group_id: str
     noise: tuple[str, ...] = ()
     translations: dict[str, str] = field(default_factory=dict)
+    parent_id: str | None = None
 
     def values(self) -> list[str]:
         """Brand, attribute values and category leaf in the words of the title's language, each once, in this order."""
@@ -42,110 +73,113 @@ class Row:
         return list(dict.fromkeys(self.translations.get(label, label) for label in labels if label))
 
 
-def read_catalogue(folder: str | Path) -> list[Row]:
-    """All rows of `<folder>/*.parquet`, files in the order of their names; pictures stay encoded.
+class Catalogue:
+    """A stored catalogue.
 
-    Every picture is decoded once, to be sure that it can be. A row without a group is a group of its own.
-
-    Raises:
-        CatalogueError: at the first thing that is wrong.
+    Attributes:
+        folder: where it is stored.
+        summary: what is known of it, for cards and reports: "source", "options", "counts" (rows and pictures that came
+            in, are here, and were set aside), "rows" of each split, "groups" and how they and the splits were made.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise CatalogueError(f"The catalogue {folder} is not a folder: give a folder of Parquet files, or 'synthetic'.")
-    files = sorted(folder.glob("*.parquet"))
-    if not files:
-        raise CatalogueError(f"The catalogue {folder} holds no *.parquet file.")
-    opened = [(path, _open(path)) for path in files]
-    rows: list[Row] = []
-    seen: dict[str, str] = {}
-    with tqdm(total=sum(file.metadata.num_rows for _, file in opened), desc="read catalogue") as bar:
-        for path, file in opened:
-            for number, record in enumerate(_records(path, file)):
-                row = _row(record, path, number)
-                where = f"row {number} of {path.name}"
-                if row.id in seen:
-                    raise CatalogueError(
-                        f"The id {row.id!r} occurs twice, in {seen[row.id]} and {where}: ids must be unique."
-                    )
-                seen[row.id] = where
-                rows.append(row)
-                bar.update()
-    if not rows:
-        raise CatalogueError(f"The catalogue {folder} is empty: its {len(files)} Parquet file(s) hold no row.")
-    for split in ("train", "test"):
-        if not any(row.split == split for row in rows):
-            raise CatalogueError(
-                f"The catalogue {folder} has no row whose column 'split' is '{split}': triplets need train rows, "
-                f"the benchmark needs test rows."
-            )
-    return rows
 
+    def __init__(self, folder: str | Path) -> None:
+        """Open it.
 
-def _open(path: Path) -> pq.ParquetFile:
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise CatalogueError(f"{path} is not a readable Parquet file: {error}") from error
-    found = file.schema_arrow.names
-    for column in CATALOGUE:
-        if column not in found:
-            raise CatalogueError(f"{path} has no column '{column}'; it has: {', '.join(found)}.")
-    return file
-
-
-def _records(path: Path, file: pq.ParquetFile) -> Iterator[dict]:
-    types = {column.name: column.type for features in (CATALOGUE, OPTIONAL) for column in features.arrow_schema}
-    columns = [name for name in types if name in file.schema_arrow.names]
-    for batch in file.iter_batches(BATCH_ROWS, columns=columns):
-        arrays = []
-        for name in columns:
-            found = batch.column(name)
-            try:
-                arrays.append(found.cast(types[name]))
-            except pa.ArrowException as error:
-                raise CatalogueError(
-                    f"Column '{name}' of {path} is {found.type}, which cannot be read as {types[name]}: {error}"
-                ) from error
-        yield from pa.RecordBatch.from_arrays(arrays, names=columns).to_pylist()
-
-
-def _row(record: dict, path: Path, number: int) -> Row:
-    if not record["id"]:
-        raise CatalogueError(f"Row {number} of {path} has no id (column 'id').")
-    where = f"row '{record['id']}' of {path}"
-    if not (record["title"] or "").strip():
-        raise CatalogueError(f"The {where} has no title (column 'title').")
-    if record["split"] not in SPLITS:
-        raise CatalogueError(
-            f"The {where} has {record['split']!r} in column 'split'; it must be one of {', '.join(SPLITS)}."
-        )
-    if not record["images"]:
-        raise CatalogueError(f"The {where} has no picture (column 'images'); every product needs one.")
-    pictures = []
-    for index, image in enumerate(record["images"]):
-        name = (image or {}).get("path") or f"images[{index}]"
-        if not image or not image["bytes"]:
-            raise CatalogueError(
-                f"The picture '{name}' in the {where} has no bytes: pictures must be stored in the Parquet file."
-            )
-        picture = Picture(image["bytes"], name)
+        Raises:
+            CatalogueError: the folder holds no complete catalogue.
+        """
+        self.folder = Path(folder).absolute()
         try:
-            decode(picture)
-        except ValueError as error:
-            raise CatalogueError(f"The picture '{name}' in the {where} cannot be read: {error}.") from error
-        pictures.append(picture)
+            self.summary: dict = json.loads((self.folder / SUMMARY).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise CatalogueError(f"{folder} holds no stored catalogue (it has no {SUMMARY}).") from None
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """All rows in the order of the source. They hold texts only; pictures are read when they are asked for."""
+        assigned = read_stream(self.folder / ASSIGNED)
+        # Brands, categories and attributes occur again and again; one object of each is enough.
+        known: dict = {}
+        return [
+            _row(record, split, group, file, known)
+            for (record, file), split, group in zip(
+                part_records(self.folder),
+                assigned.column("split").to_pylist(),
+                assigned.column("group_id").to_pylist(),
+                strict=True,
+            )
+        ]
+
+    def quarantine(self) -> Iterator[dict]:
+        """What was set aside: {"where", "id", "picture", "reason"}; `picture` is None where it is a whole row."""
+        with open(self.folder / QUARANTINE, encoding="utf-8") as file:
+            yield from map(json.loads, file)
+
+
+def part_records(folder: Path) -> Iterator[tuple[dict, Path]]:
+    """The records of PART_ROWS_SCHEMA of all parts below `folder`, each with the file of its pictures."""
+    for part in sorted((folder / PARTS).glob("[0-9]*")):
+        for batch in read_stream(part / "rows.arrow").to_batches():
+            yield from ((record, part / "pictures.arrow") for record in batch.to_pylist())
+
+
+def read_stream(path: Path) -> pa.Table:
+    """An Arrow stream file, mapped into memory."""
+    with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
+        return stream.read_all()
+
+
+def _row(record: dict, split: str, group_id: str, file: Path, known: dict) -> Row:
+    def shared(value: object) -> object:
+        return known.setdefault(value, value)
+
+    pairs = [(shared(attribute["name"]), shared(attribute["value"])) for attribute in record["attributes"]]
     return Row(
         id=record["id"],
         title=record["title"],
         description=record["description"],
-        brand=record["brand"],
-        category=tuple(record["category"] or ()),
-        attributes=tuple((attribute["name"], attribute["value"]) for attribute in record["attributes"] or ()),
+        brand=shared(record["brand"]),
+        category=shared(tuple(record["category"])),
+        attributes=tuple(map(shared, pairs)),
         price=record["price"],
-        images=tuple(pictures),
-        split=record["split"],
-        group_id=record["group_id"] or record["id"],
-        noise=tuple(record.get("noise") or ()),
-        translations={pair["label"]: pair["text"] for pair in record.get("translations") or ()},
+        images=tuple(
+            StoredPicture(
+                file,
+                picture["number"],
+                picture["path"],
+                picture["sha256"],
+                picture["perceptual_hash"],
+                (picture["width"], picture["height"]),
+            )
+            for picture in record["pictures"]
+        ),
+        split=shared(split),
+        group_id=shared(group_id),
+        noise=tuple(record["noise"]),
+        translations={pair["label"]: pair["text"] for pair in record["translations"]},
+        parent_id=record["parent_id"],
     )
+
+
+def read_catalogue(folder: str | Path) -> list[Row]:
+    """All rows of the tables in a folder, all of which must be in order; they are stored until this process ends.
+
+    Raises:
+        CatalogueError: something is wrong with one of them, or there are none for training or for testing.
+    """
+    from .ingest import ingest  # it imports this module
+    from .sources import LocalTables, ProductSource
+
+    stored = tempfile.mkdtemp(prefix="mbe2-catalogue-")
+    atexit.register(shutil.rmtree, stored, ignore_errors=True)
+    catalogue = ingest(ProductSource(LocalTables(folder)), Path(stored) / "catalogue")
+    for problem in catalogue.quarantine():
+        picture = f" ({problem['picture']})" if problem["picture"] else ""
+        raise CatalogueError(f"{problem['where']}, id {problem['id']!r}{picture}: {problem['reason']}.")
+    for split in ("train", "test"):
+        if not catalogue.summary["rows"][split]:
+            raise CatalogueError(
+                f"The catalogue {folder} has no row whose column 'split' is '{split}': triplets need train rows, "
+                f"the benchmark needs test rows."
+            )
+    return catalogue.rows

@@ -2,12 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import combinations
-from pathlib import Path
-
-import pyarrow.parquet as pq
 
 from .catalogue import Row
-from .pictures import Picture
 
 SHOWN = 5
 
@@ -41,24 +37,3 @@ def catalogue_facts(rows: Iterable[Row]) -> Iterator[Fact]:
         yield "group id", row.group_id, row.group_id
         for picture in row.images:
             yield "picture", picture.sha256, f"{picture.path} ({row.id})"
-
-
-def written_facts(folder: Path, split: str) -> Iterator[Fact]:
-    """The same, read back from the Parquet files that were written for one split."""
-    for path in sorted(folder.glob(f"*/{split}-*.parquet")):
-        file = pq.ParquetFile(path)
-        names = file.schema_arrow.names
-        ids = [
-            name for name in names if name in ("positive_id", "negative_id") or (name == "id" and "group_id" in names)
-        ]
-        groups = [name for name in names if name.endswith("group_id")]
-        pictures = [name for name in names if name.endswith(("image", "images"))]
-        for batch in file.iter_batches(256, columns=ids + groups + pictures):
-            for record in batch.to_pylist():
-                yield from (("product id", record[name], record[name]) for name in ids)
-                yield from (("group id", record[name], record[name]) for name in groups)
-                for name in pictures:
-                    found = record[name] if name.endswith("images") else [record[name]]
-                    for image in found:
-                        if image is not None:
-                            yield "picture", Picture(**image).sha256, image["path"]

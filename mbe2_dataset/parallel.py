@@ -1,28 +1,116 @@
-"""An ordered map over processes with a progress bar."""
+"""Maps a function over items in processes, in threads, or on a Ray cluster; results come as they are ready."""
 
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from multiprocessing import get_context
-from typing import TypeVar
-
-from tqdm import tqdm
+from typing import Literal, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Pool.imap reads all its items and keeps every result that nobody took yet; windows keep that bounded.
-WINDOW = 2048
+# A pool reads all its items at once and keeps every result that nobody took yet; windows keep that bounded.
+WINDOW = 256
 
 
-def parallel_map(
-    function: Callable[[Item], Result], items: Sequence[Item], num_proc: int, desc: str
-) -> Iterator[Result]:
-    """`map(function, items)` in the order of `items`, in `num_proc` processes (1: this one)."""
-    if num_proc == 1:
-        yield from tqdm(map(function, items), total=len(items), desc=desc)
-        return
+class EngineError(RuntimeError):
+    """The engine that was asked for is not there; the message says what to install."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Where functions run: `num_proc` processes of this machine, or Ray Data on the cluster that `ray.init` finds.
+
+    Functions and items are pickled, so they hold no open files, and what they name on disk must be seen by all
+    machines. Results do not depend on the engine.
+    """
+
+    kind: Literal["processes", "ray"] = "processes"
+    num_proc: int = 1
+
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        """The results, in any order. An exception of the function is raised here, and the rest is given up."""
+        if not items:
+            return iter(())
+        if self.kind == "ray":
+            return _ray(function, items, self.num_proc)
+        if self.num_proc == 1 or len(items) == 1:
+            return map(function, items)
+        return _processes(function, items, self.num_proc)
+
+
+def _processes(function: Callable[[Item], Result], items: Sequence[Item], num_proc: int) -> Iterator[Result]:
     # spawn, because a caller may already run threads (torch), which do not survive a fork
-    with get_context("spawn").Pool(num_proc) as pool, tqdm(total=len(items), desc=desc) as bar:
+    with get_context("spawn").Pool(min(num_proc, len(items))) as pool:
         for start in range(0, len(items), WINDOW):
-            for result in pool.imap(function, items[start : start + WINDOW], chunksize=16):
-                bar.update()
-                yield result
+            yield from pool.imap_unordered(function, items[start : start + WINDOW])
+
+
+def _ray(function: Callable[[Item], Result], items: Sequence[Item], num_proc: int) -> Iterator[Result]:
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise EngineError("The engine 'ray' needs Ray Data: pip install 'moon2[ray]'.") from error
+    started = not ray.is_initialized()
+    if started:
+        # Workers find the modules where this process does.
+        paths = {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}}
+        ray.init(
+            num_cpus=num_proc, runtime_env=paths, include_dashboard=False, log_to_driver=False, configure_logging=False
+        )
+    try:
+        rows = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
+        rows = rows.map(partial(_apply, function), concurrency=num_proc)
+        yield from (row["result"] for row in rows.iter_rows())
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _apply(function: Callable[[Item], Result], row: dict[str, Item]) -> dict[str, Result]:
+    return {"result": function(row["item"])}
+
+
+def in_order(function: Callable[[Item], Result], items: Sequence[Item], num_proc: int) -> Iterator[Result]:
+    """`map(function, items)` in `num_proc` processes (1: this one)."""
+    if num_proc == 1:
+        yield from map(function, items)
+        return
+    with get_context("spawn").Pool(num_proc) as pool:
+        for start in range(0, len(items), WINDOW):
+            yield from pool.imap(function, items[start : start + WINDOW], chunksize=16)
+
+
+def in_threads(function: Callable[[Item], Result], items: Sequence[Item], threads: int) -> Iterator[Result]:
+    """The results of calls that wait for somebody else, at most `threads` at a time, in any order.
+
+    After an exception, or Ctrl-C, no call is begun any more, but the results of those under way still come, since they
+    may have been paid for; then it is raised.
+    """
+    failure: BaseException | None = None
+    waiting: set[Future] = set()
+    remaining = iter(items)
+    with ThreadPoolExecutor(threads) as pool:
+        while True:
+            try:
+                if failure is None:
+                    waiting |= {pool.submit(function, item) for item in islice(remaining, threads - len(waiting))}
+                if not waiting:
+                    break
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            except KeyboardInterrupt as interrupt:
+                if failure is not None:
+                    raise
+                failure, done = interrupt, set()
+            for future in done:
+                error = future.exception()
+                if error is None:
+                    yield future.result()
+                failure = failure or error
+    if failure is not None:
+        raise failure

@@ -1,14 +1,16 @@
-"""What a shopper would type or photograph to find a product: text, image and mixed queries made from its listings."""
+"""Text, image and mixed queries: those of a search log, or made from listings as a shopper might ask for them."""
 
 from collections.abc import Container
 from dataclasses import dataclass
 
 import numpy as np
 
-from .augment import changed_view, provenance
 from .catalogue import Row
+from .changed_view import changed_view
 from .pictures import Picture
+from .provenance import provenance
 from .seeding import rng_for, seed_for
+from .sources.search_log import LoggedQuery
 from .text_units import join_units, title_units
 
 MODALITIES = ("text", "image", "mixed")
@@ -24,6 +26,20 @@ class Query:
     image: Picture | None
     modality: str
     provenance: list[dict[str, object]]
+
+
+def modality_of(logged: LoggedQuery) -> str:
+    """One of MODALITIES."""
+    if logged.image is None:
+        return "text"
+    return "image" if logged.text is None else "mixed"
+
+
+def logged_query(logged: LoggedQuery) -> Query:
+    """A shopper's own query, as the log has it."""
+    fields = [("query_text", logged.text), ("query_image", logged.image)]
+    records = [provenance(field, logged.id, "search_log", {}) for field, value in fields if value is not None]
+    return Query(logged.text, logged.image, modality_of(logged), records)
 
 
 def make_query(source: Row, other: Row | None, taken: Container[str], modality: str, key: str, seed: int) -> Query:
@@ -52,7 +68,7 @@ def query_text(source: Row, modality: str, seed: int) -> tuple[str, dict[str, ob
     rng = np.random.default_rng(seed)
     count = rng.integers(min(fewest, most), most + 1)
     chosen = [units[place] for place in rng.permutation(len(units))[:count]]
-    record = provenance("query_text", source.id, "title_units", {"units": chosen}, seed)
+    record = provenance("query_text", source.id, "title_units", {"units": chosen}, seed=seed)
     return join_units(chosen), record
 
 
@@ -62,12 +78,12 @@ def query_picture(
     """Another photo of the listing; else a photo of the other listing; else a changed view of the first photo."""
     for picture in source.images[1:]:
         if picture.sha256 not in taken:
-            return picture, provenance("query_image", source.id, "second_photo", {"path": picture.path}, seed)
+            return picture, provenance("query_image", source.id, "second_photo", {"path": picture.path}, seed=seed)
     if other is not None and other.images[0].sha256 not in taken:
         picture = other.images[0]
-        return picture, provenance("query_image", other.id, "photo_of_group", {"path": picture.path}, seed)
+        return picture, provenance("query_image", other.id, "photo_of_group", {"path": picture.path}, seed=seed)
     picture, parameters = changed_view(source.images[0], seed, path)
-    return picture, provenance("query_image", source.id, "changed_view", parameters, seed)
+    return picture, provenance("query_image", source.id, "changed_view", parameters, seed=seed)
 
 
 def draw_modality(mix: tuple[float, float, float], seed: int, key: str) -> str:

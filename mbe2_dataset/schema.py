@@ -19,10 +19,11 @@ CATALOGUE = Features(
         "group_id": Value("string"),
     }
 )
-# ... and what it may have besides: known faults of a row, and the words that a title in another language uses for the
-# labels in brand, category and attributes.
+# ... and what it may have besides: the product of which rows are variants, known faults of a row, and the words that a
+# title in another language uses for the labels in brand, category and attributes.
 OPTIONAL = Features(
     {
+        "parent_id": Value("string"),
         "noise": List(Value("string")),
         "translations": List({"label": Value("string"), "text": Value("string")}),
     }
@@ -84,3 +85,6 @@ QUERIES = Features(
 )
 
 QRELS = Features({"query-id": Value("string"), "corpus-id": Value("string"), "score": Value("int32")})
+
+# The configurations of the published data set.
+CONFIGS: dict[str, Features] = {"triplets": TRIPLETS, "corpus": CORPUS, "queries": QUERIES, "qrels": QRELS}

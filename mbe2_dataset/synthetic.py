@@ -4,23 +4,29 @@ Material, size or capacity and audience are told by the text only; shape and sec
 only; category, colour, pattern and brand by both, titles leaving some of them out. All of it depends on (seed, index).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import numpy as np
 from PIL import Image
 
 from .catalogue import CatalogueError, Row
-from .parallel import parallel_map
+from .parallel import in_order
 from .pictures import encode
 from .render import PATTERNS, Look, Scene, Viewpoint, render_photo
+from .schema import CATALOGUE, OPTIONAL
 from .seeding import rng_for, seed_for
 from .shapes import SHAPES
+from .sources.records import Item
 from .vocabulary import AUDIENCES, BRAND_MARKS, CATEGORIES, CHINESE, COLOURS, FILLERS, TITLE_TEMPLATES
 
 IMAGE_ONLY = ("shape", "second_colour")
 TEXT_ONLY = ("material", "size", "capacity", "audience")
 
+# Of what is drawn and written; another number says that the same seed gives something else now.
+VERSION = 1
 PHOTOS = 2
 MAX_LISTINGS = 3
 CHINESE_SHARE = 0.2
@@ -157,9 +163,40 @@ def synthetic_rows(
 
     The test products come first in the count of indices, so that a larger train set leaves them as they are.
     """
+    return list(_rows(seed, num_products, num_validation, num_test, picture_size, num_proc))
+
+
+def _rows(
+    seed: int, num_products: int, num_validation: int, num_test: int, picture_size: int, num_proc: int
+) -> Iterator[Row]:
     work = partial(_product_rows, seed=seed, num_test=num_test, num_validation=num_validation, size=picture_size)
     indices = range(num_test + num_validation + num_products)
-    return [row for rows in parallel_map(work, indices, num_proc, "draw products") for row in rows]
+    yield from chain.from_iterable(in_order(work, indices, num_proc))
+
+
+class SyntheticSource:
+    """The same catalogue as a source (`sources.records.Source`); the arguments are those of `synthetic_rows`."""
+
+    name = "synthetic"
+    folder = None
+
+    def __init__(self, seed: int = 0, num_proc: int = 1, **sizes: int):
+        self._seed, self._num_proc, self._sizes = seed, num_proc, sizes
+
+    def __iter__(self) -> Iterator[Item]:
+        for row in _rows(self._seed, num_proc=self._num_proc, **self._sizes):
+            record = {name: getattr(row, name) for name in (*CATALOGUE, *OPTIONAL)}
+            record |= {
+                "category": list(row.category),
+                "attributes": [{"name": name, "value": value} for name, value in row.attributes],
+                "images": [picture.as_record() for picture in row.images],
+                "noise": list(row.noise),
+                "translations": [{"label": label, "text": text} for label, text in row.translations.items()],
+            }
+            yield Item(f"product {row.id}", record)
+
+    def fingerprint(self) -> str:
+        return repr((VERSION, self._seed, sorted(self._sizes.items())))
 
 
 def _product_rows(index: int, seed: int, num_test: int, num_validation: int, size: int) -> list[Row]:

@@ -7,13 +7,13 @@ from functools import lru_cache
 import regex
 
 # Scripts that are written without spaces between words.
-_UNSPACED = "".join(
+UNSPACED = "".join(
     rf"\p{{Script={name}}}" for name in ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar")
 )
-_UNSPACED_CHARACTER = regex.compile(f"[{_UNSPACED}]")
+_UNSPACED_CHARACTER = regex.compile(f"[{UNSPACED}]")
 _WORD_CHARACTER = regex.compile(r"[\p{L}\p{M}\p{N}]")
 # A run of unspaced script, or a word of another one; punctuation inside a word ("T-shirt", "1.5") belongs to it.
-_PIECE = regex.compile(rf"[{_UNSPACED}]+|[\p{{L}}\p{{M}}\p{{N}}](?:[^\s{_UNSPACED}]*[\p{{L}}\p{{M}}\p{{N}}%])?")
+_PIECE = regex.compile(rf"[{UNSPACED}]+|[\p{{L}}\p{{M}}\p{{N}}](?:[^\s{UNSPACED}]*[\p{{L}}\p{{M}}\p{{N}}%])?")
 _POSSESSIVE = regex.compile(r"['’]s(?![\p{L}\p{N}])", regex.IGNORECASE)
 _FUNCTION_WORDS = frozenset(("a", "an", "and", "by", "for", "from", "in", "of", "on", "or", "the", "to", "with"))
 

@@ -1,99 +1,118 @@
 """Training triplets: query, positive, hard negative (MOON2.0, sections 1 and 6; how they are found is our choice)."""
 
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from .augment import augmented_images, enriched_title, provenance
-from .catalogue import CatalogueError, Row
-from .queries import draw_modality, make_query
+from .augment import Augmented
+from .catalogue import Row
+from .negatives import CategoryNegatives, Negative
+from .provenance import provenance
+from .queries import draw_modality, logged_query, make_query, modality_of
 from .seeding import rng_for
+from .sources.search_log import LoggedQuery
 
 # How often the query of a listing is made from another listing of its group, if there is one.
 OTHER_LISTING_SHARE = 0.5
 
 
+class Negatives(Protocol):
+    """Finds negatives: `negatives.CategoryNegatives` or `MinedNegatives`."""
+
+    def __call__(self, row: Row, excluded: set[str], rng: np.random.Generator) -> Negative: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which rows make a triplet. `key` is the id of the listing the triplet was planned for."""
+    """Which rows make a triplet, before any picture is made.
+
+    Attributes:
+        key: names the triplet: the id of the listing that it was planned for, or of the logged query and its positive.
+        source: the listing from which the query is made; other: another listing of its group, or None.
+        logged: the shopper's own query, in the place of one that is made.
+    """
 
     key: str
     source: Row
     other: Row | None
     positive: Row
-    negative: Row
-    negative_kind: str
+    negative: Negative
     modality: str
-    false_positive: bool
+    false_positive: bool = False
+    logged: LoggedQuery | None = None
 
-
-class _Groups:
-    """The listings of one split by category and group, to draw from."""
-
-    def __init__(self, rows: list[Row]) -> None:
-        self.listings: dict[str, list[Row]] = defaultdict(list)
-        by_path: dict[tuple[str, ...], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
-        for row in rows:
-            self.listings[row.group_id].append(row)
-            for depth in range(len(row.category) + 1):
-                by_path[row.category[:depth]][row.group_id].append(row)
-        self._by_path = {path: (list(groups), groups) for path, groups in by_path.items()}
-
-    def draw(self, path: tuple[str, ...], excluded: set[str], rng: np.random.Generator) -> Row | None:
-        """A listing below `path` of a group that is not excluded; None if there is none."""
-        names, groups = self._by_path[path]
-        if len(names) == sum(name in groups for name in excluded):
-            return None
-        # At least one name is allowed and only a few are not, so this ends soon.
-        while True:
-            name = names[rng.integers(len(names))]
-            if name not in excluded:
-                return groups[name][rng.integers(len(groups[name]))]
+    def products(self) -> tuple[Row, Row]:
+        return self.positive, self.negative.row
 
 
 def plan_triplets(
-    rows: list[Row], query_mix: tuple[float, float, float], false_positive_rate: float, seed: int
+    rows: Sequence[Row],
+    query_mix: tuple[float, float, float],
+    false_positive_rate: float,
+    seed: int,
+    negatives: Negatives | None = None,
 ) -> list[Plan]:
-    """One plan for each row of a split, in the order of the rows.
+    """One plan for each row of a split, in the order of the rows, with queries made from listings.
+
+    Args:
+        negatives: by default the nearest category's.
 
     Raises:
         CatalogueError: the split has one group only, so that nothing could be a negative.
     """
-    groups = _Groups(rows)
-    return [_plan(row, groups, query_mix, false_positive_rate, seed) for row in rows]
+    by_category = CategoryNegatives(rows)
+    listings: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        listings[row.group_id].append(row)
+    plans = []
+    for row in rows:
+        rng = rng_for(seed, "triplet", row.id)
+        others = [listing for listing in listings[row.group_id] if listing.id != row.id]
+        other = others[rng.integers(len(others))] if others else None
+        source = other if other is not None and rng.random() < OTHER_LISTING_SHARE else row
+        stranger = None
+        if rng.random() < false_positive_rate:
+            stranger = by_category.draw(row.category, {row.group_id}, rng)
+        positive = stranger or row
+        negative = (negatives or by_category)(row, {row.group_id, positive.group_id}, rng)
+        modality = draw_modality(query_mix, seed, row.id)
+        plans.append(Plan(row.id, source, other, positive, negative, modality, stranger is not None))
+    return plans
 
 
-def _plan(
-    row: Row, groups: _Groups, query_mix: tuple[float, float, float], false_positive_rate: float, seed: int
-) -> Plan:
-    rng = rng_for(seed, "triplet", row.id)
-    others = [listing for listing in groups.listings[row.group_id] if listing.id != row.id]
-    other = others[rng.integers(len(others))] if others else None
-    source = other if other is not None and rng.random() < OTHER_LISTING_SHARE else row
-    stranger = None
-    if rng.random() < false_positive_rate:
-        stranger = groups.draw(row.category, {row.group_id}, rng)
-    positive = stranger or row
-    negative, kind = _negative(row, {row.group_id, positive.group_id}, groups, rng)
-    modality = draw_modality(query_mix, seed, row.id)
-    return Plan(row.id, source, other, positive, negative, kind, modality, stranger is not None)
+def plan_logged_triplets(
+    rows: Sequence[Row], queries: Iterable[LoggedQuery], seed: int, negatives: Negatives | None = None
+) -> Iterator[Plan]:
+    """A plan for each query of a search log and each of its positives among the rows of a split.
+
+    The negative is one of those that the log has for the query (shown, with low relevance), else one that is found.
+    Listings of the positives' groups are no negatives, whatever the log says of them.
+    """
+    by_id = {row.id: row for row in rows}
+    find = negatives or CategoryNegatives(rows)
+    for query in queries:
+        positives = [by_id[name] for name, _ in query.positives if name in by_id]
+        right = {row.group_id for row in positives}
+        shown = [by_id[name] for name in query.negatives if name in by_id and by_id[name].group_id not in right]
+        for positive in positives:
+            rng = rng_for(seed, "logged triplet", query.id, positive.id)
+            if shown:
+                negative = Negative(shown[rng.integers(len(shown))], "shown_not_bought", {})
+            else:
+                negative = find(positive, right, rng)
+            key = f"{query.id}-{positive.id}"
+            yield Plan(key, positive, None, positive, negative, modality_of(query), logged=query)
 
 
-def _negative(row: Row, excluded: set[str], groups: _Groups, rng: np.random.Generator) -> tuple[Row, str]:
-    for depth in range(len(row.category), -1, -1):
-        negative = groups.draw(row.category[:depth], excluded, rng)
-        if negative is not None:
-            kind = "random" if depth == 0 else "same_leaf" if depth == len(row.category) else "same_parent"
-            return negative, kind
-    raise CatalogueError(
-        f"The split '{row.split}' has no possible negative for '{row.id}': it needs a row of another group."
-    )
-
-
-def triplet_record(plan: Plan, augmented: int, seed: int) -> dict[str, object]:
-    """The published row (schema.TRIPLETS) of a plan, with `augmented` changed views for each product."""
-    query = make_query(plan.source, plan.other, {plan.positive.images[0].sha256}, plan.modality, plan.key, seed)
+def triplet_record(plan: Plan, augmented: Callable[[Row], Augmented], seed: int) -> dict[str, object]:
+    """The published row (schema.TRIPLETS) of a plan; `augmented` gives the co-augmented fields of a product."""
+    if plan.logged is None:
+        query = make_query(plan.source, plan.other, {plan.positive.images[0].sha256}, plan.modality, plan.key, seed)
+    else:
+        query = logged_query(plan.logged)
     record: dict[str, object] = {
         "query_id": f"{plan.key}-query",
         "query_text": query.text,
@@ -101,28 +120,26 @@ def triplet_record(plan: Plan, augmented: int, seed: int) -> dict[str, object]:
         "query_modality": query.modality,
         "query_group_id": plan.source.group_id,
         "positive_category": list(plan.positive.category),
-        "negative_kind": plan.negative_kind,
+        "negative_kind": plan.negative.kind,
     }
     records = list(query.provenance)
-    for role, row in (("positive", plan.positive), ("negative", plan.negative)):
-        title, added = enriched_title(row)
-        records.append(provenance(f"{role}_enriched_title", row.id, "append_facts", {"added": added}, seed))
-        images = augmented_images(row, augmented, seed)
-        for number, (_, made) in enumerate(images):
-            records.append({**made, "field": f"{role}_augmented_images[{number}]"})
+    records.append(provenance("negative", plan.negative.row.id, plan.negative.kind, plan.negative.facts, seed=seed))
+    for role, row in zip(("positive", "negative"), plan.products(), strict=True):
+        made = augmented(row)
+        records += [{**one, "field": f"{role}_{one['field']}"} for one in made.provenance]
         record |= {
             f"{role}_id": row.id,
             f"{role}_title": row.title,
-            f"{role}_enriched_title": title,
+            f"{role}_enriched_title": made.title,
             f"{role}_image": row.images[0].as_record(),
-            f"{role}_augmented_images": [picture.as_record() for picture, _ in images],
+            f"{role}_augmented_images": [picture.as_record() for picture in made.images],
             f"{role}_group_id": row.group_id,
         }
     record["provenance"] = records
     record["noise"] = [
         *(["false_positive"] if plan.false_positive else []),
-        *(f"query_source:{noise}" for noise in plan.source.noise),
+        *(f"query_source:{noise}" for noise in plan.source.noise if plan.logged is None),
         *(f"positive:{noise}" for noise in plan.positive.noise),
-        *(f"negative:{noise}" for noise in plan.negative.noise),
+        *(f"negative:{noise}" for noise in plan.negative.row.noise),
     ]
     return record

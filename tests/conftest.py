@@ -149,6 +149,7 @@ def mbe2(tmp_path_factory) -> str:
     """A small data set from the built-in catalogue."""
     folder = tmp_path_factory.mktemp("data") / "mbe2"
     sizes = ["--num_products", "40", "--num_validation", "6", "--num_test", "8", "--picture_size", "40"]
+    sizes += ["--num_proc", "1"]
     assert mbe2_main(["build", "--catalogue", "synthetic", "--output", str(folder), *sizes]) == 0
     return str(folder)
 

@@ -8,6 +8,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from loss_moon2 import Moon2Loss
+from recipe_moon2 import read_fields
 from training.batches import BatchArguments
 from upcycle_moon2 import ExpertArguments
 
@@ -212,24 +213,14 @@ def read_recipe(argv: list[str]) -> Recipe:
     parser.add_argument("recipe", help="a YAML file, see recipes/")
     # The collator needs all columns, no column is a label, and a loss that is not finite must show.
     parser.set_defaults(remove_unused_columns=False, label_names=[], logging_nan_inf_filter=False)
-    given = {word.partition("=")[0].removeprefix("--") for word in argv if word.startswith("--")}
-    path = Path(next((word for word in argv if not word.startswith("-")), ""))
+    given = frozenset()
     if argv and "-h" not in argv and "--help" not in argv:
-        if not path.is_file():
+        path = next((word for word in argv if not word.startswith("-")), "")
+        if not Path(path).is_file():
             raise ValueError(f"There is no recipe {path}; the first argument is a YAML file such as recipes/tiny.yaml.")
-        try:
-            recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"The recipe {path} is not YAML: {' '.join(str(error).split())}.") from error
-        if not isinstance(recipe, dict):
-            raise ValueError(f"The recipe {path} is not a list of 'field: value' lines.")
-        unknown = sorted(map(str, set(recipe) - {action.dest for action in parser._actions}))
-        if unknown:
-            raise ValueError(f"The recipe {path} has unknown fields: {', '.join(unknown)}.")
-        parser.set_defaults(**recipe)
-        given |= set(recipe)
+        given = read_fields(parser, argv, path)
     *arguments, _ = parser.parse_args_into_dataclasses(argv)
-    recipe = Recipe(*arguments, given=frozenset(given))
+    recipe = Recipe(*arguments, given=given)
     if recipe.data.streaming and recipe.training.max_steps < 1:
         raise ValueError("streaming needs max_steps: nobody knows how long an epoch of a stream is.")
     return recipe

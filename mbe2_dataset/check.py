@@ -1,0 +1,239 @@
+"""Checks a published data set: every row, every picture, and what splits share. Nothing is changed."""
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Features
+from huggingface_hub import snapshot_download
+from tqdm import tqdm
+
+from .check_neighbours import ModelError, check_neighbours
+from .check_rows import EXAMPLES, Part, Scan, scan
+from .check_sets import check_sets
+from .findings import LEVELS, Finding
+from .parallel import Engine
+from .schema import CONFIGS
+
+# Co-augmentation is for training only (MOON2.0, section 5), and the benchmark has the test split only.
+SPLITS = {"triplets": ("train", "validation"), "corpus": ("test",), "queries": ("test",), "qrels": ("test",)}
+
+
+class CheckError(ValueError):
+    """The data set cannot be checked at all; the message says why."""
+
+
+@dataclass
+class CheckReport:
+    """What `check_dataset` found; `as_dict()` can be written as JSON.
+
+    Attributes:
+        rows: config -> split -> rows.
+        pictures: how many were decoded, and how many different ones there are.
+        counts: what was counted -> value -> how often, e.g. "modality of triplets/train".
+    """
+
+    dataset: str
+    rows: dict[str, dict[str, int]] = field(default_factory=dict)
+    pictures: dict[str, int] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    counts: dict[str, dict[str | int | float, int]] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> bool:
+        return any(finding.level == "error" for finding in self.findings)
+
+    def of_level(self, level: str) -> list[Finding]:
+        return [finding for finding in self.findings if finding.level == level]
+
+    def lines(self) -> list[str]:
+        """The report for a terminal: rows, shares, lengths, then the findings, worst first."""
+        lines = [
+            f"{config:<9}" + ", ".join(f"{split} {rows:,} rows" for split, rows in splits.items())
+            for config, splits in self.rows.items()
+        ]
+        lines.append(f"pictures {self.pictures['decoded']:,} decoded, {self.pictures['different']:,} different")
+        for name, counter in self.counts.items():
+            if name.startswith(("modality of", "enriched titles", "kept,", "dropped,", "why ")):
+                lines.append(f"{name}: {shares(counter)}")
+            elif name.startswith("characters of "):
+                least, middle, most = spread(counter)
+                lines.append(f"{name}: {least} to {most}, median {middle}")
+        for level in LEVELS:
+            lines += [f"{level}: {finding.sentence()}" for finding in self.of_level(level)]
+        numbers = ", ".join(f"{len(self.of_level(level))} {level}" for level in LEVELS)
+        return [*lines, f"checked {self.dataset}: {numbers}"]
+
+    def as_dict(self) -> dict:
+        return json.loads(json.dumps(asdict(self)))
+
+
+def shares(counter: dict) -> str:
+    """`text 33.3 %, image 66.7 %`."""
+    total = sum(counter.values())
+    return ", ".join(f"{name} {100 * number / total:.1f} %" for name, number in counter.items())
+
+
+def spread(counter: dict[int, int]) -> tuple[int, int, int]:
+    """Minimum, (lower) median and maximum of counted numbers."""
+    values = sorted(counter)
+    places = np.cumsum([counter[value] for value in values])
+    return values[0], values[int(np.searchsorted(places, (places[-1] + 1) // 2))], values[-1]
+
+
+def check_dataset(
+    dataset: str | Path,
+    revision: str | None = None,
+    model: str | None = None,
+    num_proc: int = 1,
+    token: str | None = None,
+    name: str | None = None,
+) -> CheckReport:
+    """Read a whole MBE2.0-format data set and say what is wrong with it.
+
+    Pictures are read row group by row group; of each, 37 bytes are kept, and of each row its ids.
+
+    Args:
+        dataset: a folder, or an id on the Hub, which is downloaded to the cache.
+        revision: of the Hub data set.
+        model: a sentence-transformers model (a Moon2 checkpoint is one); products of different splits whose vectors are
+            near are reported. Code inside the checkpoint is run (`trust_remote_code`).
+        num_proc: processes that decode pictures.
+        name: what the report calls the data set; by default `dataset`.
+
+    Raises:
+        CheckError: there is no such data set or model.
+    """
+    folder = local_folder(dataset, revision, token)
+    report = CheckReport(str(name or dataset))
+    if not (folder / "README.md").is_file():
+        report.findings.append(_finding("error", "files", "README.md: load_dataset finds no configs without it"))
+    parts = _parts(folder, report)
+    is_whole = not report.failed
+    scans = []
+    with tqdm(total=sum(_rows_of(part) for part in parts), desc="check", unit="row") as bar:
+        for found in Engine("processes", num_proc).map(scan, parts):
+            scans.append(found)
+            bar.update(found.rows)
+    scans.sort(key=lambda found: (found.part.file, found.part.row_group))
+    _merge(scans, report)
+    if is_whole:
+        report.findings += check_sets(scans, parts)
+    else:
+        report.findings.append(_finding("info", "files", "so ids, qrels and leakage were not looked at"))
+    if model is not None and is_whole:
+        try:
+            report.findings += check_neighbours(parts, model)
+        except ModelError as error:
+            raise CheckError(str(error)) from error
+    report.findings.sort(key=lambda finding: LEVELS.index(finding.level))
+    return report
+
+
+def local_folder(dataset: str | Path, revision: str | None = None, token: str | None = None) -> Path:
+    """The folder itself, or the files of a data set on the Hub in the cache.
+
+    Raises:
+        CheckError: there is no such data set.
+    """
+    folder = Path(dataset)
+    if folder.is_dir():
+        return folder
+    if str(dataset).count("/") != 1 or str(dataset).startswith((".", "/", "~")):
+        raise CheckError(f"There is no data set folder {dataset}; give a folder, or user/name for one on the Hub.")
+    wanted = ["README.md", *(f"{config}/*.parquet" for config in CONFIGS)]
+    try:
+        return Path(
+            snapshot_download(str(dataset), repo_type="dataset", revision=revision, token=token, allow_patterns=wanted)
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckError(f"{dataset} is neither a folder nor to be had from the Hub: {reason}") from error
+
+
+def _finding(level: str, check: str, what: str) -> Finding:
+    return Finding(level, check, "files are missing or not right", "data set", 1, (what,))
+
+
+def _parts(folder: Path, report: CheckReport) -> list[Part]:
+    """The row groups of all files whose columns are right; what is wrong with the others goes into the report."""
+    parts, files = [], 0
+    for config, features in CONFIGS.items():
+        paths = sorted((folder / config).glob("*.parquet"))
+        if not paths:
+            report.findings.append(_finding("error", "files", f"{config}/ has no Parquet file"))
+        for split, shards in groupby(paths, key=lambda path: path.name.split("-")[0]):
+            if split not in SPLITS[config]:
+                reason = "augmented rows are for training only" if config == "triplets" else "the benchmark is test"
+                report.findings.append(_finding("error", "split", f"{config} has a split {split!r}: {reason}"))
+            shards = list(shards)
+            _check_names(shards, config, split, report)
+            for path in shards:
+                files += 1
+                parts += _row_groups(path, files, config, split, features, report)
+    return parts
+
+
+def _check_names(shards: list[Path], config: str, split: str, report: CheckReport):
+    """A shard that is missing shows in the names of the others."""
+    expected = [f"{split}-{number:05d}-of-{len(shards):05d}.parquet" for number in range(len(shards))]
+    if [path.name for path in shards] != expected:
+        names = ", ".join(path.name for path in shards[:EXAMPLES])
+        report.findings.append(
+            _finding("error", "files", f"{config}/{split} is not whole or has foreign files: {names}")
+        )
+
+
+def _row_groups(
+    path: Path, number: int, config: str, split: str, features: Features, report: CheckReport
+) -> list[Part]:
+    where = f"{config}/{path.name}"
+    try:
+        file = pq.ParquetFile(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        report.findings.append(_finding("error", "files", f"{where} cannot be read: {str(error).splitlines()[0]}"))
+        return []
+    known, expected = file.schema_arrow, features.arrow_schema
+    wrong = [f"{field.name} is missing" for field in expected if field.name not in known.names]
+    for column in known:
+        if column.name not in expected.names:
+            extra = f"{where} has the column {column.name}, which the format does not know"
+            report.findings.append(_finding("warning", "schema", extra))
+        elif not column.type.equals(expected.field(column.name).type):
+            wrong.append(f"{column.name} is {column.type} and not {expected.field(column.name).type}")
+    if wrong:
+        what = tuple(f"{where}: {reason}" for reason in wrong[:EXAMPLES])
+        report.findings.append(
+            Finding("error", "schema", "columns are not those of the format", f"{config}/{split}", len(wrong), what)
+        )
+        return []
+    firsts = np.cumsum([0, *(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))])
+    report.rows.setdefault(config, {}).setdefault(split, 0)
+    report.rows[config][split] += file.metadata.num_rows
+    return [Part(path, number, config, split, group, int(firsts[group])) for group in range(file.num_row_groups)]
+
+
+def _rows_of(part: Part) -> int:
+    return pq.read_metadata(part.path).row_group(part.row_group).num_rows
+
+
+def _merge(scans: list[Scan], report: CheckReport):
+    problems: dict[tuple[str, ...], list] = {}
+    counts: dict[str, Counter] = {}
+    for found in scans:
+        for (level, check, message), (number, examples) in found.problems.items():
+            entry = problems.setdefault((level, check, message, found.part.where), [0, []])
+            entry[0] += number
+            entry[1] += examples[: EXAMPLES - len(entry[1])]
+        for name, counter in found.counts.items():
+            counts.setdefault(name, Counter()).update(counter)
+    report.findings += [Finding(*key, number, tuple(examples)) for key, (number, examples) in problems.items()]
+    report.counts = {name: dict(sorted(counter.items())) for name, counter in sorted(counts.items())}
+    shas = [found.pictures["sha"] for found in scans]
+    seen = np.concatenate(shas) if shas else np.empty(0, "u8")
+    report.pictures = {"decoded": len(seen), "different": len(np.unique(seen))}

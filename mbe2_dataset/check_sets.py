@@ -1,0 +1,239 @@
+"""Checks that need the whole data set: ids, qrels, duplicates, and what splits share."""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from itertools import combinations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import Image
+
+from .check_rows import EXAMPLES, PICTURES, Part, Scan
+from .findings import Finding
+from .pictures import Picture, decode
+
+# Catalogue photos look alike, so a near hash only proposes a pair and thumbnails decide: between 2,000 test and 6,000
+# train photos of different fashion products, the least difference of thumbnails among pairs with near hashes was 2.9.
+HASH_DISTANCE = 6
+THUMBNAIL = 16
+THUMBNAIL_DIFFERENCE = 2.5
+# Bounds of the search for near duplicates; where one cuts it short, the report says so.
+COMPARISONS = 4_000_000_000
+CANDIDATES = 50_000
+
+
+def check_sets(scans: list[Scan], parts: list[Part]) -> Iterator[Finding]:
+    """All findings about the data set as a whole.
+
+    Args:
+        scans: one for each part, in the order of the files.
+        parts: to find a picture again.
+    """
+    columns = {}
+    for scan in scans:
+        for name, values in scan.columns.items():
+            columns.setdefault((scan.part.config, scan.part.split, name), []).append(values)
+    columns = {key: pa.chunked_array(values) for key, values in columns.items()}
+    pictures = {}
+    for scan in scans:
+        pictures.setdefault((scan.part.config, scan.part.split), []).append(scan.pictures)
+    pictures = {key: np.concatenate(values) for key, values in pictures.items()}
+    yield from _unique(columns)
+    yield from _qrels(columns)
+    yield from _shared_names(columns)
+    finder = _Finder(parts)
+    yield from _shared_pictures(pictures, finder)
+    yield from _duplicates(columns, pictures, finder)
+    yield from _near(pictures, finder)
+
+
+def _found(level: str, check: str, message: str, where: str, values: pa.Array) -> Iterator[Finding]:
+    if len(values):
+        yield Finding(level, check, message, where, len(values), tuple(values[:EXAMPLES].to_pylist()))
+
+
+def _repeated(values: pa.ChunkedArray) -> pa.Array:
+    """The values that occur more than once."""
+    counts = pc.value_counts(values.drop_null())
+    return counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+
+
+def _column(columns: dict, config: str, name: str) -> pa.ChunkedArray:
+    """A column over all splits of a config."""
+    chunks = [chunk for (c, _, n), values in columns.items() if (c, n) == (config, name) for chunk in values.chunks]
+    return pa.chunked_array(chunks, pa.string())
+
+
+def _unique(columns: dict) -> Iterator[Finding]:
+    for config, name in (("triplets", "query_id"), ("corpus", "id"), ("queries", "id")):
+        repeated = _repeated(_column(columns, config, name))
+        yield from _found("error", "ids", f"values of {name} occur more than once", config, repeated)
+
+
+def _qrels(columns: dict) -> Iterator[Finding]:
+    queries, corpus = _column(columns, "queries", "id"), _column(columns, "corpus", "id")
+    judged, relevant = _column(columns, "qrels", "query-id"), _column(columns, "qrels", "corpus-id")
+
+    def absent(values: pa.ChunkedArray, known: pa.ChunkedArray) -> pa.Array:
+        values = pc.unique(values)
+        return values.filter(pc.invert(pc.is_in(values, known.combine_chunks())))
+
+    yield from _found("error", "qrels", "queries have no qrel, so no right answer", "queries", absent(queries, judged))
+    yield from _found("error", "qrels", "query ids are of no query", "qrels", absent(judged, queries))
+    yield from _found("error", "qrels", "corpus ids are of no listing of the corpus", "qrels", absent(relevant, corpus))
+    pairs = pc.binary_join_element_wise(judged, relevant, " -> ")
+    yield from _found("error", "qrels", "pairs occur more than once", "qrels", _repeated(pairs))
+    yield from _found("info", "qrels", "listings are right for no query", "corpus", absent(corpus, relevant))
+
+
+def _shared_names(columns: dict) -> Iterator[Finding]:
+    """Leakage by the id of a product or group."""
+    ids, groups = {}, {}
+    for (config, split, name), values in columns.items():
+        if name in ("positive_id", "negative_id") or (config, name) == ("corpus", "id"):
+            ids.setdefault(split, []).extend(values.chunks)
+        elif name.endswith("group_id"):
+            groups.setdefault(split, []).extend(values.chunks)
+    for kind, found in (("products", ids), ("groups", groups)):
+        known = {split: pc.unique(pa.chunked_array(chunks)) for split, chunks in found.items()}
+        for first, second in combinations(sorted(known), 2):
+            shared = known[first].filter(pc.is_in(known[first], known[second]))
+            yield from _found("error", "leakage", f"{kind} are in both splits", f"{first} and {second}", shared)
+
+
+class _Finder:
+    """Finds pictures again by what check_rows.PICTURE says of them."""
+
+    def __init__(self, parts: list[Part]):
+        self._files = {}
+        for part in parts:
+            self._files.setdefault(part.file, []).append(part)
+        # Neighbours among candidates are often in the same row group, which takes long to read.
+        self._column = lru_cache(maxsize=32)(self._read)
+        self.thumbnail = lru_cache(maxsize=4096)(self._thumbnail)
+
+    def name(self, entry: np.void) -> str:
+        part, _ = self._part(int(entry["file"]), int(entry["row"]))
+        column = list(PICTURES[part.config])[entry["column"]]
+        return f"{column} in row {entry['row']} of {part.config}/{part.path.name}"
+
+    def _part(self, file: int, row: int) -> tuple[Part, int]:
+        part = [part for part in self._files[file] if part.first <= row][-1]
+        return part, row - part.first
+
+    def _read(self, part: Part, column: str) -> pa.ChunkedArray:
+        return pq.ParquetFile(part.path).read_row_group(part.row_group, columns=[column]).column(column)
+
+    def _thumbnail(self, file: int, row: int, column: int) -> np.ndarray:
+        part, place = self._part(file, row)
+        record = self._column(part, list(PICTURES[part.config])[column])[place].as_py()
+        image = decode(Picture(**record)).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+        return np.asarray(image).astype(np.int16)
+
+    def difference(self, first: np.void, second: np.void) -> float:
+        """Mean absolute difference of two pictures' thumbnails, of 255."""
+        one, other = (
+            self.thumbnail(int(entry["file"]), int(entry["row"]), int(entry["column"])) for entry in (first, second)
+        )
+        return float(np.abs(one - other).mean())
+
+
+def _by_split(pictures: dict, chosen: Callable[[np.ndarray], np.ndarray]) -> dict[str, np.ndarray]:
+    """The pictures of each split, every one once."""
+    splits = {}
+    for (_, split), found in pictures.items():
+        splits.setdefault(split, []).append(chosen(found))
+    return {split: _once(np.concatenate(found)) for split, found in sorted(splits.items())}
+
+
+def _once(found: np.ndarray) -> np.ndarray:
+    return found[np.unique(found["sha"], return_index=True)[1]]
+
+
+def _shared_pictures(pictures: dict, finder: _Finder) -> Iterator[Finding]:
+    splits = _by_split(pictures, lambda found: found)
+    for first, second in combinations(splits, 2):
+        _, here, there = np.intersect1d(splits[first]["sha"], splits[second]["sha"], return_indices=True)
+        names = [
+            f"{finder.name(splits[first][i])} is {finder.name(splits[second][j])}"
+            for i, j in zip(here[:EXAMPLES], there, strict=False)
+        ]
+        if len(here):
+            where = f"{first} and {second}"
+            yield Finding(
+                "error", "leakage", "pictures are in both splits, byte for byte", where, len(here), tuple(names)
+            )
+
+
+def _duplicates(columns: dict, pictures: dict, finder: _Finder) -> Iterator[Finding]:
+    texts = _repeated(_column(columns, "corpus", "text"))
+    yield from _found("warning", "duplicates", "texts are those of more than one listing", "corpus", texts)
+    # Queries are left out: the image and the mixed query of a group share their picture.
+    for found in (found for (config, _), found in pictures.items() if config == "corpus"):
+        _, first, counts = np.unique(found["sha"], return_index=True, return_counts=True)
+        repeated = first[counts > 1]
+        names = [finder.name(found[place]) for place in repeated[:EXAMPLES]]
+        if len(repeated):
+            message = "pictures are those of more than one listing"
+            yield Finding("warning", "duplicates", message, "corpus", len(repeated), tuple(names))
+    for (config, split), found in pictures.items():
+        if config in ("triplets", "corpus"):
+            pairs = np.unique(found[found["group"] != 0][["sha", "group"]])
+            shas, counts = np.unique(pairs["sha"], return_counts=True)
+            shared = shas[counts > 1]
+            names = [finder.name(found[found["sha"] == sha][0]) for sha in shared[:EXAMPLES]]
+            if len(shared):
+                yield Finding(
+                    "warning", "duplicates", "pictures are shown by products of different groups, which may be false "
+                    "negatives of each other", f"{config}/{split}", len(shared), tuple(names),
+                )  # fmt: skip
+
+
+def _near(pictures: dict, finder: _Finder) -> Iterator[Finding]:
+    """Leakage by pictures that look the same: perceptual hashes propose, thumbnails decide."""
+    splits = _by_split(pictures, lambda found: found[found["phash"] != 0])
+    for first, second in combinations(splits, 2):
+        small, large = sorted((splits[first], splits[second]), key=len)
+        where = f"{first} and {second}"
+        most = COMPARISONS // max(1, len(large))
+        if len(small) > most:
+            # A stride instead of the first ones: files are often sorted.
+            kept = small[:: -(-len(small) // most)]
+            yield Finding(
+                "info", "leakage", "pictures of the smaller split were not compared for near duplicates: there are too "
+                "many", where, len(small) - len(kept),
+            )  # fmt: skip
+            small = kept
+        pairs = _candidates(small, large)
+        if len(pairs) > CANDIDATES:
+            yield Finding(
+                "info", "leakage", "pairs with like hashes were not compared closely: there are too many", where,
+                len(pairs) - CANDIDATES,
+            )  # fmt: skip
+        near = []
+        for _, i, j in pairs[:CANDIDATES]:
+            difference = finder.difference(small[i], large[j])
+            if difference <= THUMBNAIL_DIFFERENCE:
+                near.append((difference, i, j))
+        near.sort()
+        names = [
+            f"{finder.name(small[i])} and {finder.name(large[j])} (difference {difference:.1f} of 255)"
+            for difference, i, j in near[:EXAMPLES]
+        ]
+        if near:
+            yield Finding("warning", "leakage", "pairs of pictures look the same", where, len(near), tuple(names))
+
+
+def _candidates(small: np.ndarray, large: np.ndarray) -> list[tuple[int, int, int]]:
+    """Distance and places of pairs with like hashes and other bytes, nearest first."""
+    pairs = []
+    block = max(1, 20_000_000 // max(1, len(large)))
+    for start in range(0, len(small), block):
+        distances = np.bitwise_count(small["phash"][start : start + block, None] ^ large["phash"])
+        for i, j in zip(*np.nonzero(distances <= HASH_DISTANCE), strict=True):
+            if small["sha"][start + i] != large["sha"][j]:
+                pairs.append((int(distances[i, j]), start + int(i), int(j)))
+    pairs.sort()
+    return pairs

@@ -1,0 +1,54 @@
+"""Subject extraction with the networks of the rembg package."""
+
+import hashlib
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .optional import optional_package
+from .subject import Subject, checked_subject
+
+
+class RembgExtractor:
+    """Any model of rembg by its name (`u2net`, `isnet-general-use`, `birefnet-general` ...), or a U2-Net ONNX file.
+
+    Named models are downloaded by rembg at first use. `revision` is the version of rembg, or the start of the file's
+    SHA-256.
+    """
+
+    prompt_version = ""
+
+    def __init__(self, model: str = "u2net"):
+        self._file = Path(model) if model.endswith(".onnx") else None
+        if self._file and not self._file.is_file():
+            raise ValueError(f"There is no model file {model}: give an ONNX file, or the name of a model of rembg.")
+        optional_package("rembg", "Subject extraction with rembg")
+        self.model = f"rembg/{self._file.name if self._file else model}"
+        self.revision = hashlib.sha256(self._file.read_bytes()).hexdigest()[:16] if self._file else version("rembg")
+
+    def __getstate__(self) -> dict:
+        """Without the session, which another process opens for itself."""
+        return {name: value for name, value in self.__dict__.items() if name != "_session"}
+
+    def __call__(self, image: Image.Image) -> Subject:
+        from rembg import remove
+
+        mask = remove(image, session=self._session, only_mask=True).convert("L")
+        alpha = np.asarray(mask, dtype=np.float32) / 255
+        inside = alpha > 0.5
+        # Where the network is sure that there is a subject, its mask is near 1.
+        return checked_subject(mask, float(alpha[inside].mean()) if inside.any() else 0.0)
+
+    @cached_property
+    def _session(self):
+        from rembg import new_session
+
+        if self._file:
+            return new_session("u2net_custom", model_path=str(self._file))
+        session = new_session(self.model.removeprefix("rembg/"))
+        if not session.is_local():
+            raise ValueError(f"The model {self.model} sends pictures to a service: choose one that runs here.")
+        return session

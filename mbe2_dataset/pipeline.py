@@ -1,0 +1,186 @@
+"""From options to a finished data set: source, catalogue, search log, build; and what it would take."""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from .build import Built, build_dataset
+from .card import Origin
+from .catalogue import Catalogue, CatalogueError
+from .enrichment import EndpointWriter, estimate, learn_gazetteer
+from .ingest import IngestOptions, ingest
+from .makers import makers_for
+from .options import Options, SourceArguments
+from .parallel import Engine
+from .sources import (
+    Fashion200K,
+    HubTables,
+    LocalTables,
+    LoggedQuery,
+    M5Product,
+    ProductSource,
+    Source,
+    Tables,
+    TripletSource,
+    join_log,
+    log_events,
+    parse_columns,
+    read_columns,
+)
+from .sources.search_log import LOG_QUARANTINE
+from .synthetic import SyntheticSource
+
+
+def open_source(told: SourceArguments, seed: int, num_proc: int) -> Source:
+    """The source that the options name.
+
+    Raises:
+        CatalogueError: there is none, or it is laid out otherwise.
+    """
+    if told.synthetic:
+        return SyntheticSource(seed, **told.sizes, num_proc=num_proc)
+    if told.format == "fashion200k":
+        return Fashion200K(told.catalogue)
+    columns = (read_columns(told.columns_file) if told.columns_file else {}) | parse_columns(told.columns)
+    if told.format == "m5product":
+        return M5Product(told.catalogue, told.pictures, columns, told.encoding)
+    only = {name: value[0] for name, value in parse_columns(told.only).items() if value}
+    kind = TripletSource if told.format == "triplets" else ProductSource
+    return kind(_tables(told), columns, told.pictures, only)
+
+
+def _tables(told: SourceArguments) -> Tables:
+    named = told.catalogue
+    on_hub = not Path(named).exists() and named.count("/") == 1 and not named.startswith((".", "/"))
+    if on_hub or told.hub_config or told.hub_split or told.hub_revision:
+        return HubTables(named, told.hub_config, told.hub_split, told.hub_revision)
+    return LocalTables(named, told.encoding)
+
+
+def open_catalogue(told: SourceArguments, folder: Path, seed: int, num_proc: int) -> tuple[Source, Catalogue]:
+    """The source, and its catalogue, stored in `folder`.
+
+    Raises:
+        CatalogueError: it cannot be read, or has no row to train or to test with.
+    """
+    source = open_source(told, seed, num_proc)
+    options = IngestOptions(
+        seed=seed,
+        shares=told.shares,
+        assign_splits=told.assign_splits,
+        max_pixels=told.max_pixels,
+        allow_urls=told.allow_urls,
+        limit=told.limit,
+    )
+    catalogue = ingest(source, folder, options, num_proc, overwrite=True)
+    for split, wanted in (("train", "triplets need"), ("test", "the benchmark needs")):
+        if not catalogue.summary["rows"][split]:
+            raise CatalogueError(
+                f"The catalogue {told.catalogue} has no row in the split '{split}', which {wanted}: give rows that "
+                f"split, or let splits be made (--assign_splits true --split_shares 0.8,0.1,0.1)."
+            )
+    return source, catalogue
+
+
+def open_log(told: SourceArguments, source: Source, catalogue: Catalogue, work: Path) -> Sequence[LoggedQuery]:
+    """The queries of shoppers: of the search log, or of a source of triplets; none otherwise."""
+    if told.search_log is not None:
+        only = {name: value[0] for name, value in parse_columns(told.log_only).items() if value}
+        tables = LocalTables(told.search_log, told.encoding)
+        events, pictures = log_events(tables, parse_columns(told.log_columns), only), tables.folder
+    elif isinstance(source, TripletSource):
+        events, pictures = source.events(), source.folder
+    else:
+        return ()
+    items = {row.id for row in catalogue.rows}
+    log = join_log(events, items, work / "log", pictures, told.allow_urls, told.min_exposures)
+    print("search log: " + ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in log.counts.items()))
+    if not log.queries:
+        reasons = work / "log" / LOG_QUARANTINE
+        raise CatalogueError(f"No query of the search log has a right item in the catalogue; see {reasons}.")
+    return log.queries
+
+
+def run(options: Options) -> tuple[Built, Catalogue]:
+    """Everything; a second run of the same does nothing but look."""
+    output = Path(options.output.output).absolute()
+    work = Path(options.output.work or f"{output}.work").absolute()
+    num_proc, seed = options.output.num_proc or os.cpu_count() or 1, options.output.seed
+    engine = Engine(options.output.engine, num_proc)
+    makers = makers_for(options)
+    source, catalogue = open_catalogue(options.source, work / "catalogue", seed, num_proc)
+    logged = open_log(options.source, source, catalogue, work)
+    told = options.output
+    origin = Origin(
+        catalogue=source.name,
+        synthetic=options.source.synthetic,
+        command=options.command(source.name),
+        seed=seed,
+    )
+    built = build_dataset(
+        catalogue.rows,
+        output,
+        origin,
+        options.build_options(),
+        makers,
+        logged,
+        work,
+        told.overwrite,
+        engine,
+        told.terms(),
+    )
+    return built, catalogue
+
+
+def dry_run(options: Options) -> str:
+    """What a build would take, from carrying it out for a few products in a temporary folder."""
+    num_proc, seed = options.output.num_proc or os.cpu_count() or 1, options.output.seed
+    folder = Path(tempfile.mkdtemp(prefix="mbe2-dry-run-"))
+    few = options.output.dry_run_rows
+    try:
+        lines = []
+        start = time.perf_counter()
+        source = open_source(options.source, seed, num_proc)
+        total = options.source.limit or sum(1 for _ in source)
+        shares = IngestOptions(seed, options.source.shares, True, options.source.max_pixels, False, limit=few)
+        catalogue = ingest(source, folder / "catalogue", shares, num_proc)
+        lines.append(f"{total:,} rows in the source; {min(few, total):,} of them tried")
+        aside = catalogue.summary["counts"]["rows_quarantined"]
+        lines += [f"set aside: {aside} of those tried, the first because {problem['reason']}" for problem in
+                  [next(catalogue.quarantine(), None)] if problem]  # fmt: skip
+        makers = makers_for(options)
+        if isinstance(makers.writer, EndpointWriter):
+            sample = catalogue.rows
+            expected = estimate(sample, total, learn_gazetteer(sample), makers.writer)
+            lines.append(
+                f"titles: about {expected.calls:,} requests to {makers.writer.model}, {expected.input_tokens:,} tokens "
+                f"read, {expected.output_tokens:,} written, cost {expected.cost:,.2f} (no retries; nothing was sent)"
+            )
+        if options.pictures.editor == "endpoint":
+            edits = total * options.pictures.augmented_images
+            cost = edits * options.pictures.editor_price
+            lines.append(f"pictures: about {edits:,} edits, cost {cost:,.2f} (nothing was sent)")
+        offline = makers.without_services()
+        origin = Origin(source.name, options.source.synthetic, "", seed)
+        build_dataset(catalogue.rows, folder / "mbe2", origin, options.build_options(), offline, work=folder / "work",
+                      engine=Engine("processes", num_proc))  # fmt: skip
+        taken = time.perf_counter() - start
+        size = sum(path.stat().st_size for path in (folder / "mbe2").rglob("*.parquet"))
+        scale = total / max(1, min(few, total))
+        lines.append(
+            f"time: about {_duration(taken * scale)} with {num_proc} processes, without waiting for servers "
+            f"({taken:.1f} s for those tried, starting included)"
+        )
+        lines.append(f"disk: about {size * scale / 1e6:,.0f} MB of Parquet, and as much for the work folder")
+        return "\n".join(lines)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,36 @@
+"""Fields from a YAML file and the command line: what train_moon2.py and `python -m mbe2_dataset build` read."""
+
+from pathlib import Path
+
+import yaml
+from transformers import HfArgumentParser
+
+
+def read_fields(parser: HfArgumentParser, argv: list[str], file: str | None) -> frozenset[str]:
+    """Makes the fields of a YAML file the parser's defaults, so that the command line wins over the file.
+
+    Args:
+        file: its path; None: there is none.
+
+    Returns:
+        The names of the fields in the file or on the command line.
+
+    Raises:
+        ValueError: it cannot be read, or has fields that nobody knows; the message names them.
+    """
+    given = {word.partition("=")[0].removeprefix("--") for word in argv if word.startswith("--")}
+    if file is None:
+        return frozenset(given)
+    try:
+        fields = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"The recipe {file} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"The recipe {file} is not YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"The recipe {file} is not a list of 'field: value' lines.")
+    unknown = sorted(map(str, set(fields) - {action.dest for action in parser._actions}))
+    if unknown:
+        raise ValueError(f"The recipe {file} has unknown fields: {', '.join(unknown)}.")
+    parser.set_defaults(**fields)
+    return frozenset(given | set(fields))
