@@ -26,11 +26,11 @@ class EnrichTitles:
     """
 
     name = TITLE
-    batch = 1
 
     def __init__(self, writer: TitleWriter, gazetteer: Gazetteer, place: str = "processes"):
         self.writer, self.gazetteer, self.place = writer, gazetteer, place
         self.threads = writer.concurrency
+        self.batch = 32 if place == "processes" else 1
 
     def identity(self) -> dict:
         identity = identity_of(self.writer)

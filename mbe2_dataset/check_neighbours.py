@@ -9,15 +9,12 @@ from tqdm import tqdm
 
 from .check_rows import EXAMPLES, Part
 from .findings import Finding
+from .models import ModelError
 from .pictures import Picture, decode
 
 # Cosine similarity from which two products count as neighbours (our choice).
 SIMILARITY = 0.98
 BATCH = 64
-
-
-class ModelError(ValueError):
-    """The model cannot be loaded; the message says why."""
 
 
 def check_neighbours(parts: list[Part], name: str) -> list[Finding]:

@@ -14,6 +14,7 @@ from .check import CheckError, check_dataset, local_folder
 from .enrichment import WriterError
 from .expansion import EditorUnavailable
 from .leakage import LeakageError
+from .models import ModelError
 from .options import OptionError, build_parser, read_options
 from .parallel import EngineError
 from .pipeline import dry_run
@@ -21,8 +22,8 @@ from .pipeline import run as run_build
 from .publish import PublishError, push_dataset
 from .report import write_report
 
-MENDABLE = (CatalogueError, CheckError, EditorUnavailable, EngineError, HfHubHTTPError, LeakageError, OptionError,
-            OSError, OutputError, PublishError, WriterError)  # fmt: skip
+MENDABLE = (CatalogueError, CheckError, EditorUnavailable, EngineError, HfHubHTTPError, LeakageError, ModelError,
+            ModuleNotFoundError, OptionError, OSError, OutputError, PublishError, WriterError)  # fmt: skip
 
 
 def run(command: str, argv: list[str]) -> int:

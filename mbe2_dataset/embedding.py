@@ -8,6 +8,7 @@ import numpy as np
 
 from .catalogue import Row
 from .journal import Result
+from .models import ModelError
 from .pictures import decode
 from .provenance import identity_of
 
@@ -40,7 +41,14 @@ class SentenceTransformerEmbedder:
     def _encoder(self):
         from sentence_transformers import SentenceTransformer
 
-        return SentenceTransformer(self.model, revision=self.revision or None, trust_remote_code=True)
+        try:
+            encoder = SentenceTransformer(self.model, revision=self.revision or None, trust_remote_code=True)
+        except (OSError, ValueError, ImportError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ModelError(f"{self.model} cannot be loaded as a sentence-transformers model: {reason}") from error
+        if not {"text", "image"} <= set(encoder.modalities):
+            raise ModelError(f"The model {self.model} does not embed text and pictures: choose a multimodal one.")
+        return encoder
 
     def embed(self, rows: Sequence[Row]) -> np.ndarray:
         products = [{"text": row.title, "image": decode(row.images[0])} for row in rows]

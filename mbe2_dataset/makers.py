@@ -16,6 +16,7 @@ from .expansion import (
     SegmentationExtractor,
     SubjectExtractor,
 )
+from .models import ModelError
 from .options import ConsistencyArguments, OptionError, Options, PictureArguments, TitleArguments
 
 
@@ -116,7 +117,8 @@ def _scorer(told: ConsistencyArguments) -> ConsistencyScorer | None:
         try:
             kind = AutoConfig.from_pretrained(model, revision=revision or None, trust_remote_code=True).model_type
         except (OSError, ValueError) as error:
-            raise OptionError(f"The consistency model {model!r} cannot be read: {error}") from error
+            reason = str(error).strip().splitlines()[0]
+            raise ModelError(f"The consistency model {model!r} cannot be read: {reason}") from error
         if kind.startswith(("clip", "siglip", "chinese_clip")):
             return ClipScorer(model, revision)
     return SentenceTransformerScorer(model, revision, trust_remote_code=True)

@@ -45,9 +45,19 @@ class Engine:
 
 def _processes(function: Callable[[Item], Result], items: Sequence[Item], num_proc: int) -> Iterator[Result]:
     # spawn, because a caller may already run threads (torch), which do not survive a fork
-    with get_context("spawn").Pool(min(num_proc, len(items))) as pool:
+    with get_context("spawn").Pool(min(num_proc, len(items)), _hold, (function,)) as pool:
         for start in range(0, len(items), WINDOW):
-            yield from pool.imap_unordered(function, items[start : start + WINDOW])
+            yield from pool.imap_unordered(_held, items[start : start + WINDOW])
+
+
+def _hold(function: Callable) -> None:
+    """Keeps the function in a process, since what it holds may be much larger than an item."""
+    global _function
+    _function = function
+
+
+def _held(item: Item) -> Result:
+    return _function(item)
 
 
 def _ray(function: Callable[[Item], Result], items: Sequence[Item], num_proc: int) -> Iterator[Result]:

@@ -7,6 +7,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from ..models import ModelError
+
 
 class ConsistencyScorer(Protocol):
     """Scores pairs; says what it is, so that a record can name it."""
@@ -19,7 +21,7 @@ class ConsistencyScorer(Protocol):
         """The cosine similarity of each text and RGB picture; NaN where the model gives a vector that is not finite.
 
         Raises:
-            ValueError: the model cannot be loaded, or takes no texts or no pictures.
+            ModelError: the model cannot be loaded, or takes no texts or no pictures.
         """
 
 
@@ -74,9 +76,9 @@ class SentenceTransformerScorer:
                 device=self.device,
             )
         except (OSError, ValueError) as error:
-            raise ValueError(f"{self.model} cannot be loaded as a sentence-transformers model: {error}") from error
+            raise ModelError(f"{self.model} cannot be loaded as a sentence-transformers model: {error}") from error
         if missing := [modality for modality in ("text", "image") if not loaded.supports(modality)]:
-            raise ValueError(f"The model {self.model} embeds no {' and no '.join(missing)}: choose a multimodal one.")
+            raise ModelError(f"The model {self.model} embeds no {' and no '.join(missing)}: choose a multimodal one.")
         return loaded
 
 
@@ -135,9 +137,9 @@ class ClipScorer:
             # With the "pil" backend pixels do not depend on whether torchvision is installed.
             image_processor = AutoImageProcessor.from_pretrained(self.model, revision=revision, backend="pil")
         except (OSError, ValueError) as error:
-            raise ValueError(f"{self.model} cannot be loaded as a CLIP or SigLIP: {error}") from error
+            raise ModelError(f"{self.model} cannot be loaded as a CLIP or SigLIP: {error}") from error
         if not (hasattr(model, "get_text_features") and hasattr(model, "get_image_features")):
-            raise ValueError(f"{self.model} is a {model.config.model_type}, not a CLIP or SigLIP with two towers.")
+            raise ModelError(f"{self.model} is a {model.config.model_type}, not a CLIP or SigLIP with two towers.")
         return model, tokenizer, image_processor
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..models import ModelError
 from .optional import optional_package
 from .subject import Subject, checked_subject
 
@@ -24,7 +25,7 @@ class RembgExtractor:
     def __init__(self, model: str = "u2net"):
         self._file = Path(model) if model.endswith(".onnx") else None
         if self._file and not self._file.is_file():
-            raise ValueError(f"There is no model file {model}: give an ONNX file, or the name of a model of rembg.")
+            raise ModelError(f"There is no model file {model}: give an ONNX file, or the name of a model of rembg.")
         optional_package("rembg", "Subject extraction with rembg")
         self.model = f"rembg/{self._file.name if self._file else model}"
         self.revision = hashlib.sha256(self._file.read_bytes()).hexdigest()[:16] if self._file else version("rembg")
@@ -50,5 +51,5 @@ class RembgExtractor:
             return new_session("u2net_custom", model_path=str(self._file))
         session = new_session(self.model.removeprefix("rembg/"))
         if not session.is_local():
-            raise ValueError(f"The model {self.model} sends pictures to a service: choose one that runs here.")
+            raise ModelError(f"The model {self.model} sends pictures to a service: choose one that runs here.")
         return session

@@ -5,6 +5,7 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
+from ..models import ModelError
 from .subject import Subject, checked_subject, no_subject
 
 
@@ -48,10 +49,10 @@ class SegmentationExtractor:
                 "image-segmentation", self.model, revision=self.revision or None, device=self.device, use_fast=False
             )
         except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"{self.model} cannot be loaded as a segmentation model: {error}") from error
+            raise ModelError(f"{self.model} cannot be loaded as a segmentation model: {error}") from error
         known = set(loaded.model.config.id2label.values())
         if missing := [label for label in self.labels if label not in known]:
-            raise ValueError(
+            raise ModelError(
                 f"The model {self.model} has no label {', '.join(map(repr, missing))}; it has: "
                 f"{', '.join(sorted(known))}."
             )
