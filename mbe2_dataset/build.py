@@ -29,6 +29,7 @@ from .parallel import Engine
 from .provenance import identity_of
 from .shards import FIELDS, MODALITY, NEGATIVE, NOISE, ORIGIN, plan_shards, write_shards
 from .sources.search_log import LoggedQuery
+from .stopwatch import Stopwatch
 from .triplets import Negatives, Plan, plan_logged_triplets, plan_triplets
 
 # Of what is written; another number makes everything anew.
@@ -121,6 +122,7 @@ def build_dataset(
     overwrite: bool = False,
     engine: Engine | None = None,
     terms: Terms | None = None,
+    watch: Stopwatch | None = None,
 ) -> Built:
     """Write the data set to the folder `output`, which afterwards is complete, or else as it was before.
 
@@ -132,6 +134,7 @@ def build_dataset(
         logged: queries of a search log (`sources.join_log`).
         overwrite: another data set of this format may be replaced.
         terms: licence and languages, for the card.
+        watch: gets the seconds of each stage.
 
     Raises:
         OutputError: the folder is in use.
@@ -140,6 +143,7 @@ def build_dataset(
         CheckError: `check_dataset` finds errors in what was written.
     """
     options, makers, engine = options or BuildOptions(), makers or Makers(), engine or Engine()
+    watch = watch or Stopwatch()
     output = Path(output).absolute()
     work = output.with_name(f"{output.name}.work") if work is None else Path(work).absolute()
     fingerprint = _fingerprint(rows, (origin, terms), options, makers, logged)
@@ -155,19 +159,23 @@ def build_dataset(
         plans = {}
         for split in ("train", "validation"):
             if splits[split]:
-                plans[split] = _plans(splits[split], split, options, makers, logged, journal, engine)
+                with watch("plan"):
+                    plans[split] = _plans(splits[split], split, options, makers, logged, journal, engine)
         products = {row.id: row for part in plans.values() for plan in part for row in plan.products()}
-        made, facts = _make(list(products.values()), splits["train"], makers, options.seed, journal, engine)
+        made, facts = _make(list(products.values()), splits["train"], makers, options.seed, journal, engine, watch)
     finally:
         journal.close()
     benchmark = plan_benchmark(splits["test"], options.seed, logged, options.made_queries)
     staging = output.with_name(f".{output.name}.incomplete")
     _begin(staging, fingerprint)
-    counts = write_shards(plan_shards(staging, plans, benchmark, made, options.rows_per_shard), options.seed, engine)
+    with watch("write"):
+        shards = plan_shards(staging, plans, benchmark, made, options.rows_per_shard)
+        counts = write_shards(shards, options.seed, engine)
     built = _summary(counts, facts)
     readme = staging / "README.md"
     readme.write_text(card(origin, built, terms), encoding="utf-8")
-    report = check_dataset(staging, num_proc=engine.num_proc, name=output.name)
+    with watch("check"):
+        report = check_dataset(staging, num_proc=engine.num_proc, name=output.name)
     if report.failed:
         first = report.of_level("error")[0].sentence()
         raise CheckError(f"What was built has errors, so it is not published to {output} (look at {staging}): {first}")
@@ -251,24 +259,33 @@ def _plans(
 
 
 def _make(
-    products: list[Row], train: list[Row], makers: Makers, seed: int, journal: Journal, engine: Engine
+    products: list[Row],
+    train: list[Row],
+    makers: Makers,
+    seed: int,
+    journal: Journal,
+    engine: Engine,
+    watch: Stopwatch,
 ) -> tuple[Made, dict]:
     """Carries out the co-augmentation; what reads its results, and facts about it for the report."""
     keys: dict[str, dict[str, str]] = {}
     ids = [row.id for row in products]
     if makers.writer is not None:
-        operation = EnrichTitles(makers.writer, learn_gazetteer(train), makers.writer_place)
-        keys[TITLE] = dict(zip(ids, carry_out(operation, products, journal, engine), strict=True))
+        with watch("titles"):
+            operation = EnrichTitles(makers.writer, learn_gazetteer(train), makers.writer_place)
+            keys[TITLE] = dict(zip(ids, carry_out(operation, products, journal, engine), strict=True))
     if makers.views:
         how = (makers.picture_place, makers.picture_threads)
         operation = ExpandPictures(makers.extractor, makers.editor, makers.views, seed, *how)
-        keys[VIEWS] = dict(zip(ids, carry_out(operation, products, journal, engine), strict=True))
+        with watch("pictures"):
+            keys[VIEWS] = dict(zip(ids, carry_out(operation, products, journal, engine), strict=True))
     made = Made(journal.path, keys)
     unfinished = len(products) * len(keys) - sum(len(journal.known(of.values())) for of in keys.values())
     facts: dict = {"unfinished": unfinished}
     if makers.scorer is not None:
-        operation = ScoreConsistency(makers.scorer, made)
-        keys[SCORES] = dict(zip(ids, carry_out(operation, products, journal, engine), strict=True))
+        with watch("scores"):
+            operation = ScoreConsistency(makers.scorer, made)
+            keys[SCORES] = dict(zip(ids, carry_out(operation, products, journal, engine), strict=True))
         scores = [made.scores(row) for row in products]
         found = {
             "title": [score.title for score in scores if score.title is not None],

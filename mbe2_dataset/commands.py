@@ -21,6 +21,7 @@ from .pipeline import dry_run
 from .pipeline import run as run_build
 from .publish import PublishError, push_dataset
 from .report import write_report
+from .stopwatch import Stopwatch
 
 MENDABLE = (CatalogueError, CheckError, EditorUnavailable, EngineError, HfHubHTTPError, LeakageError, ModelError,
             ModuleNotFoundError, OptionError, OSError, OutputError, PublishError, WriterError)  # fmt: skip
@@ -45,7 +46,8 @@ def build(argv: list[str]) -> int:
     if options.output.dry_run:
         print(dry_run(options))
         return 0
-    built, catalogue = run_build(options)
+    watch = Stopwatch()
+    built, catalogue = run_build(options, watch)
     counts = catalogue.summary["counts"]
     print(
         f"rows in {counts['rows_in']:,} = used {counts['rows_out']:,} + set aside {counts['rows_quarantined']:,}; "
@@ -58,6 +60,7 @@ def build(argv: list[str]) -> int:
     for kind, count in sorted(built.counts["augmented field"].items()):
         print(f"{kind}: {count:,}")
     output = Path(options.output.output)
+    print(f"took: {watch}")
     print(f"written to {output}" if built.is_new else f"{output} is up to date: nothing was written")
     print(f'load with  load_dataset("{output}")')
     return 0

@@ -31,6 +31,7 @@ from .sources import (
     read_columns,
 )
 from .sources.search_log import LOG_QUARANTINE
+from .stopwatch import Stopwatch
 from .synthetic import SyntheticSource
 
 
@@ -104,15 +105,16 @@ def open_log(told: SourceArguments, source: Source, catalogue: Catalogue, work: 
     return log.queries
 
 
-def run(options: Options) -> tuple[Built, Catalogue]:
+def run(options: Options, watch: Stopwatch) -> tuple[Built, Catalogue]:
     """Everything; a second run of the same does nothing but look."""
     output = Path(options.output.output).absolute()
     work = Path(options.output.work or f"{output}.work").absolute()
     num_proc, seed = options.output.num_proc or os.cpu_count() or 1, options.output.seed
     engine = Engine(options.output.engine, num_proc)
     makers = makers_for(options)
-    source, catalogue = open_catalogue(options.source, work / "catalogue", seed, num_proc)
-    logged = open_log(options.source, source, catalogue, work)
+    with watch("read"):
+        source, catalogue = open_catalogue(options.source, work / "catalogue", seed, num_proc)
+        logged = open_log(options.source, source, catalogue, work)
     told = options.output
     origin = Origin(
         catalogue=source.name,
@@ -126,11 +128,12 @@ def run(options: Options) -> tuple[Built, Catalogue]:
         origin,
         options.build_options(),
         makers,
-        logged,
-        work,
-        told.overwrite,
-        engine,
-        told.terms(),
+        logged=logged,
+        work=work,
+        overwrite=told.overwrite,
+        engine=engine,
+        terms=told.terms(),
+        watch=watch,
     )
     return built, catalogue
 
