@@ -40,6 +40,7 @@ bench: $(INSTALLED)
 	$(RUN) -m benchmarks.moe_block
 	$(RUN) -m benchmarks.embed_catalogue
 	$(RUN) -m benchmarks.training
+	$(RUN) -m benchmarks.build_dataset
 
 format: $(INSTALLED)
 	$(VENV)/bin/ruff check --fix .

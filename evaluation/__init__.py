@@ -1,1 +1,1 @@
-"""Scores a Moon2 checkpoint on an MBE2.0-format data set: `python -m evaluation --help`."""
+"""Scores encoders of products on MBE2.0-format benchmarks, searches whole catalogues, and draws what a model sees."""

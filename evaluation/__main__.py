@@ -1,20 +1,38 @@
-"""The command line: `python -m evaluation` scores a checkpoint, `python -m evaluation heatmap` shows its attention,
-`python -m evaluation curves` how its training went."""
+"""The command line: `python -m evaluation` scores models, `python -m evaluation compare` tests how two runs differ,
+`python -m evaluation heatmap` shows a model's attention, `python -m evaluation curves` how its training went."""
 
 import argparse
 import sys
+from importlib import import_module
 from pathlib import Path
 
-# What only the evaluation needs: module -> package.
-OPTIONAL = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
+from evaluation.errors import EvaluationError
+
+# command -> the module with its `add_<command>`
+COMMANDS = {
+    "run": "evaluation.__main__",
+    "compare": "evaluation.compare",
+    "heatmap": "evaluation.heatmap_command",
+    "curves": "evaluation.__main__",
+    "embed": "evaluation.bulk",
+    "search": "evaluation.hits",
+    "store": "evaluation.stores",
+}
+
+# What only the evaluation needs: module -> package that brings it.
+OPTIONAL = {"scipy": "scikit-learn", "sklearn": "scikit-learn", "matplotlib": "matplotlib"}
 
 EPILOG = """examples:
   python -m evaluation --model moon2 --dataset mbe2 --output results
+  python -m evaluation --model moon2 --model openai/clip-vit-base-patch32 --model bm25 --dataset mbe2 --output results
+  python -m evaluation --model moon2 --dataset mbe2 --output results --gallery hard --by_group
+  python -m evaluation --model moon2 --dataset mbe2 --output results --dims 128,64 --precisions float32,int8,binary
+  python -m evaluation compare results-a results-b
   python -m evaluation heatmap --model moon2 --image p.jpg --text "polo-neck knitted cardigan" --output heatmap.png
   python -m evaluation heatmap --model moon2 --dataset mbe2 --product p000001-2 --output heatmap.png
   python -m evaluation curves moon2 --output curves.png
 
-`run` is meant where no command is given; `run --help`, `heatmap --help` and `curves --help` list the options.
+`run` is meant where no command is given; `run --help` and the like list the options of each command.
 The code inside a checkpoint is run: use checkpoints that you trust.
 """
 
@@ -22,52 +40,89 @@ The code inside a checkpoint is run: use checkpoints that you trust.
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0, or 2 with a sentence on stderr if the user can put it right."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] not in ("run", "heatmap", "curves", "-h", "--help"):
+    asks_for_help = not argv or argv[0] in ("-h", "--help")
+    if not asks_for_help and argv[0] not in COMMANDS:
         argv = ["run", *argv]
-    options = _parser().parse_args(argv)
-
-    # Imported late, so that --help and a mistyped option answer at once.
-    from evaluation.errors import EvaluationError
-
     try:
+        options = _parser(None if asks_for_help else argv[0]).parse_args(argv)
         options.command(options)
     except EvaluationError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        if error.name not in OPTIONAL:
+        missing = str(error.name).split(".")[0]
+        if missing not in OPTIONAL:
             raise
-        print(f"error: {error.name} is not installed: pip install {' '.join(OPTIONAL.values())}", file=sys.stderr)
+        packages = " ".join(dict.fromkeys(OPTIONAL.values()))
+        print(f"error: {missing} is not installed: pip install {packages}", file=sys.stderr)
         return 2
     return 0
 
 
 def _run(options: argparse.Namespace) -> None:
     from evaluation.benchmark import load_benchmark
-    from evaluation.checkpoint import load_checkpoint
-    from evaluation.evaluate import evaluate
-    from evaluation.report import run_facts, summary, write_report
+    from evaluation.cache import DEFAULT_FOLDER
+    from evaluation.evaluate import Options
+    from evaluation.gallery import train_products, with_gallery
+    from evaluation.report import side_by_side, summary, write_text
 
     _refuse_file(options.output)
+    folders = _folders(options.model, options.output)
+    if options.model_revision is not None and len(options.model) > 1:
+        raise EvaluationError("--model_revision only means something with a single --model.")
     benchmark = load_benchmark(options.dataset, options.dataset_revision)
-    checkpoint = load_checkpoint(options.model, options.model_revision)
-    facts = run_facts(checkpoint, benchmark, vars(options))
-    results = evaluate(checkpoint.model, checkpoint.processor, benchmark, options.batch_size, options.workers)
-    write_report(options.output, facts, results)
-    print(summary(options.model, results))
-    print(f"\nAll figures: {options.output / 'results.json'}; the tables: {options.output / 'results.md'}")
+    benchmark = with_gallery(benchmark, options.gallery, options.dataset, options.dataset_revision)
+    what = Options(
+        batch_size=options.batch_size,
+        workers=options.workers,
+        by_group=options.by_group,
+        seed=options.seed,
+        dims=options.dims,
+        precisions=options.precisions,
+        train=train_products(options.dataset, options.dataset_revision) if options.probe else None,
+    )
+    cache = options.cache or DEFAULT_FOLDER
+    runs = [_score(name, folder, benchmark, what, cache, options) for name, folder in folders.items()]
+    if len(runs) == 1 and not options.paper_rows:
+        facts, evaluation = runs[0]
+        print(summary(facts["model"]["name"], evaluation.results, evaluation.note))
+    else:
+        text = side_by_side(runs, options.paper_rows)
+        write_text(options.output / ("results.md" if len(runs) > 1 else "side_by_side.md"), text + "\n")
+        print(text)
+    written = ", ".join(str(folder / "results.json") for folder in folders.values())
+    print(f"\nAll figures: {written}; the tables: results.md beside")
 
 
-def _heatmap(options: argparse.Namespace) -> None:
-    from evaluation.checkpoint import load_checkpoint
-    from evaluation.drawing import draw
-    from evaluation.heatmap import attention_map
+def _score(name: str, folder: Path, benchmark, what, cache: Path, options: argparse.Namespace) -> tuple:
+    """One model: facts and evaluation, which are written into its folder."""
+    from evaluation.cache import VectorCache
+    from evaluation.compression import check_compression
+    from evaluation.encoders import load_encoder
+    from evaluation.evaluate import evaluate, evaluate_words
+    from evaluation.lexical import NAME
+    from evaluation.report import run_facts, write_report
 
-    photo, title = _photo_and_title(options)
-    checkpoint = load_checkpoint(options.model, options.model_revision, attn_implementation="eager")
-    attention = attention_map(checkpoint.model, checkpoint.processor, photo, title, options.layers)
-    draw(photo, attention, options.output)
-    print(f"The heat-map is in {options.output}")
+    vectors = VectorCache(cache)
+    if name == NAME:
+        encoder, evaluation = None, evaluate_words(benchmark, what)
+    else:
+        encoder = load_encoder(name, options.model_revision)
+        check_compression(what.dims, what.precisions, encoder.dimension, name)
+        evaluation = evaluate(encoder, benchmark, vectors, what)
+    facts = run_facts(encoder, benchmark, vars(options), evaluation.note, vectors)
+    write_report(folder, facts, evaluation)
+    return facts, evaluation
+
+
+def _folders(names: list[str], output: Path) -> dict[str, Path]:
+    """Where each model's results go: the output folder, or folders in it if there are several models."""
+    if len(names) == 1:
+        return {names[0]: output}
+    folders = {name: output / Path(name.rstrip("/")).name for name in names}
+    if len(set(folders.values())) < len(names):
+        raise EvaluationError(f"Two of the models have the same last name ({', '.join(names)}): rename a folder.")
+    return folders
 
 
 def _curves(options: argparse.Namespace) -> None:
@@ -77,40 +132,14 @@ def _curves(options: argparse.Namespace) -> None:
     print(f"The curves are in {options.output}")
 
 
-def _photo_and_title(options: argparse.Namespace) -> tuple:
-    """What --image and --text give, or a product of --dataset: its photo (a PIL image) and its title."""
-    from evaluation.benchmark import load_benchmark
-    from evaluation.errors import EvaluationError
-    from evaluation.heatmap import read_photo
-
-    if options.dataset is None:
-        if options.product is not None or options.dataset_revision is not None:
-            raise EvaluationError("--product and --dataset_revision only mean something with --dataset.")
-        if options.image is None or options.text is None:
-            raise EvaluationError("Give --image and --text, or --dataset.")
-        return read_photo(options.image), options.text
-    if options.image is not None or options.text is not None:
-        raise EvaluationError("Give either --image and --text, or --dataset: not both.")
-    corpus = load_benchmark(options.dataset, options.dataset_revision).corpus
-    rows = corpus.rows("mm")
-    if options.product is not None:
-        rows = [row for row in rows if corpus.ids[row] == options.product]
-    if not rows:
-        wanted = "product" if options.product is None else f"product {options.product!r}"
-        raise EvaluationError(f"The corpus of {options.dataset} has no {wanted} with title and picture.")
-    product = corpus.product(rows[0], "mm")
-    return read_photo(product["image"]), product["text"]
-
-
 def _refuse_file(output: Path) -> None:
     """An hour of embedding must not end at a folder that cannot be made."""
-    from evaluation.errors import EvaluationError
-
     if output.exists() and not output.is_dir():
         raise EvaluationError(f"--output {output} is a file; give a folder.")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(command: str | None) -> argparse.ArgumentParser:
+    """The parser of one command, or of all: what a command imports is not paid for by the others."""
     parser = argparse.ArgumentParser(
         prog="python -m evaluation",
         description=__doc__,
@@ -118,18 +147,27 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True)
+    for name, module in COMMANDS.items():
+        if command in (None, name):
+            getattr(import_module(module), f"add_{name}")(commands)
+    return parser
 
-    model = argparse.ArgumentParser(add_help=False)
-    model.add_argument("--model", required=True, help="folder or Hub id of a Moon2 checkpoint; its code is run")
-    model.add_argument("--model_revision", help="branch, tag or commit of a --model on the Hub")
 
+def add_run(commands: argparse._SubParsersAction) -> None:
     run = commands.add_parser(
         "run",
-        parents=[model],
-        help="score a checkpoint (the default)",
-        description="Scores a checkpoint zero-shot: retrieval in five directions, classification, attribute "
-        "prediction. Prints a summary and writes results.json and results.md.",
+        help="score models (the default)",
+        description="Scores models zero-shot: retrieval in five directions, classification, attribute prediction. "
+        "Prints a summary and writes results.json, results.md and scores.parquet.",
     )
+    run.add_argument(
+        "--model",
+        required=True,
+        action="append",
+        help="folder or Hub id of a Moon2 checkpoint, a sentence-transformers model, or a CLIP or SigLIP of "
+        "transformers; its code is run. Or bm25, which matches words. Give it several times for a table side by side",
+    )
+    run.add_argument("--model_revision", help="branch, tag or commit of a --model on the Hub")
     dataset_help = "folder or Hub id of an MBE2.0-format data set (configurations corpus, queries, qrels)"
     run.add_argument("--dataset", required=True, help=dataset_help)
     run.add_argument("--dataset_revision", help="branch, tag or commit of a --dataset on the Hub")
@@ -143,26 +181,32 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         help="processes that read large pictures while the model is at work (default: %(default)s)",
     )
+    run.add_argument(
+        "--gallery",
+        default="easy",
+        help="what the products are to be found among: easy (the corpus), hard (the corpus and all products of the "
+        "data set's triplets), or folder or Hub id of another data set whose corpus is added (default: %(default)s)",
+    )
+    run.add_argument("--by_group", action="store_true", help="listings of one group count as one product in retrieval")
+    run.add_argument("--dims", type=_counts, default=[], help="dimensions to cut the vectors to as well, as 256,128,64")
+    run.add_argument(
+        "--precisions",
+        type=lambda text: text.split(","),
+        default=[],
+        help="precisions to store them in as well: float32,int8,binary",
+    )
+    run.add_argument(
+        "--probe", action="store_true", help="also train a linear classifier of categories on the train triplets"
+    )
+    run.add_argument("--seed", type=natural_int, default=0, help="of the bootstrap (default: %(default)s)")
+    run.add_argument("--paper_rows", action="store_true", help="quote the paper's own figures below the table")
+    run.add_argument(
+        "--cache", type=Path, help="folder for vectors (default: moon2/embeddings in Hugging Face's cache)"
+    )
     run.set_defaults(command=_run)
 
-    heatmap = commands.add_parser(
-        "heatmap",
-        parents=[model],
-        help="draw what one product's title and photo attend to",
-        description="Draws one product: the photo, the photo with the attention that its patches get from the title, "
-        "and the title's words with the attention they get.",
-    )
-    heatmap.add_argument("--image", type=Path, help="the product's photo")
-    heatmap.add_argument("--text", help="the product's title")
-    heatmap.add_argument("--dataset", help="instead: folder or Hub id of a data set to take the product from")
-    heatmap.add_argument("--dataset_revision", help="branch, tag or commit of a --dataset on the Hub")
-    heatmap.add_argument("--product", metavar="ID", help="which product of the --dataset's corpus (default: the first)")
-    heatmap.add_argument("--output", required=True, type=Path, help="the PNG file to write")
-    heatmap.add_argument(
-        "--layers", type=positive_int, default=2, help="how many of the last layers to average (default: %(default)s)"
-    )
-    heatmap.set_defaults(command=_heatmap)
 
+def add_curves(commands: argparse._SubParsersAction) -> None:
     curves = commands.add_parser(
         "curves",
         help="draw how a training run went",
@@ -174,7 +218,11 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=Path("curves.png"), help="the PNG file to write (default: %(default)s)"
     )
     curves.set_defaults(command=_curves)
-    return parser
+
+
+def _counts(text: str) -> list[int]:
+    # as "256,128"
+    return [positive_int(part) for part in text.split(",")]
 
 
 def natural_int(text: str) -> int:

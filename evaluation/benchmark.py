@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.compute as pc
-from datasets import Dataset, Image, load_dataset
-from datasets.exceptions import DatasetsError
+from datasets import Dataset, Image
 
 from evaluation.errors import EvaluationError
-from evaluation.source import local_folder
+from evaluation.source import load_tables
 
 COLUMNS = {
     "corpus": ("id", "text", "image", "category", "attributes"),
@@ -23,7 +21,13 @@ QUERY_VIEWS = {"text": "t", "image": "i", "mixed": "mm"}
 
 
 class Products:
-    """The rows of one configuration as products. Pictures stay encoded until they are asked for."""
+    """The rows of a table as products. Pictures stay encoded until they are asked for.
+
+    Attributes:
+        ids, texts: of each row; a text is `None` where there is none.
+        pictures: for each row the SHA-256 of its picture, `None` where there is none.
+        groups: for each row its group, which is its id where the row has none; `None` if there is no such column.
+    """
 
     def __init__(self, name: str, dataset: Dataset):
         self.name = name
@@ -32,19 +36,21 @@ class Products:
         _check_ids(name, self.ids)
         # A blank text says as little as a missing one.
         self.texts = [text if text and text.strip() else None for text in dataset["text"]]
-        pictures = self.dataset.data.column("image")
-        parts = [pc.struct_field(pictures, part) for part in ("bytes", "path")]
-        self.has_picture = pc.or_(*map(pc.is_valid, parts)).to_numpy()
-        self.picture_sizes = pc.fill_null(pc.binary_length(parts[0]), 0).to_pylist()
+        batches = self.dataset.select_columns("image").with_format("arrow").iter(256)
+        self.pictures = [_digest(picture) for batch in batches for picture in batch.column("image").to_pylist()]
+        self.groups = None
+        if "group_id" in dataset.column_names:
+            self.groups = [group or own for group, own in zip(dataset["group_id"], self.ids, strict=True)]
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def rows(self, view: str) -> list[int]:
         """The rows that have all that a view ("t", "i" or "mm") shows."""
-        has_text = np.array([text is not None for text in self.texts])
-        shown = {"t": has_text, "i": self.has_picture, "mm": has_text & self.has_picture}[view]
-        return np.flatnonzero(shown).tolist()
+        has_text, has_picture = (
+            np.array([value is not None for value in column], bool) for column in (self.texts, self.pictures)
+        )
+        return np.flatnonzero({"t": has_text, "i": has_picture, "mm": has_text & has_picture}[view]).tolist()
 
     def product(self, row: int, view: str) -> dict:
         """The product dict of a row in a view; its picture is the `{"bytes", "path"}` that the processor reads."""
@@ -53,17 +59,29 @@ class Products:
 
 
 class ProductView(Sequence):
-    """Chosen rows in one view, as the sequence of products that `evaluation.embed.embed` takes."""
+    """Chosen rows in one view, as a sequence of products that encoders take.
+
+    Attributes:
+        text_lengths: the length of each item's text, known without reading pictures.
+        contents: what each item shows, the picture by its digest: items of equal contents have equal vectors.
+    """
 
     def __init__(self, products: Products, view: str, rows: list[int]):
         self.products, self.view, self.rows = products, view, rows
-        self.text_lengths = [0 if view == "i" else len(products.texts[row]) for row in rows]
+        self.contents = [
+            (None if view == "i" else products.texts[row], None if view == "t" else products.pictures[row])
+            for row in rows
+        ]
+        self.text_lengths = [len(text or "") for text, _ in self.contents]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict:
         return self.products.product(self.rows[index], self.view)
+
+    def take(self, indices: Sequence[int]) -> "ProductView":
+        return ProductView(self.products, self.view, [self.rows[index] for index in indices])
 
     def describe(self, index: int) -> str:
         """What an error calls the item."""
@@ -76,19 +94,28 @@ class Benchmark:
     """A checked benchmark.
 
     Attributes:
-        relevant: for each query row, the corpus rows that qrels give a score above zero.
+        relevant: for each query row, {corpus row: grade} for what qrels give a score above zero.
         categories: for each corpus row, its category path (general to specific), maybe empty.
         attributes: for each corpus row, its {attribute name: values in their order}.
-        fingerprint: SHA-256 over ids, texts, picture sizes, labels and judgements.
+        fingerprint: SHA-256 over ids, texts, pictures, labels, groups and judgements, and over the distractors.
+        distractors: further candidates, none of which is relevant; see `evaluation.gallery`.
+        gallery: what the candidates are.
     """
 
     corpus: Products
     queries: Products
     modalities: list[str]
-    relevant: list[set[int]]
+    relevant: list[dict[int, int]]
     categories: list[list[str]]
     attributes: list[dict[str, list[str]]]
     fingerprint: str
+    distractors: Products | None = None
+    gallery: str = "easy"
+
+    @property
+    def candidates(self) -> list[Products]:
+        """The tables that the candidates come from; candidate rows are counted through them."""
+        return [self.corpus] if self.distractors is None else [self.corpus, self.distractors]
 
 
 def load_benchmark(path: str, revision: str | None = None) -> Benchmark:
@@ -102,17 +129,14 @@ def load_benchmark(path: str, revision: str | None = None) -> Benchmark:
         EvaluationError: a configuration or column is missing, a table is empty, an id is null or occurs twice, a query
             lacks what its modality promises, or qrels name an unknown id. The message names the row or id.
     """
-    # datasets does not notice that a local Parquet file has changed and would serve the old rows from its cache.
-    mode = None if local_folder("dataset", path, revision) is None else "force_redownload"
-    tables = {config: _load(path, config, revision, mode) for config in COLUMNS}
+    tables = {config: _load(path, config, revision) for config in COLUMNS}
     corpus, queries = Products("corpus", tables["corpus"]), Products("queries", tables["queries"])
     modalities = list(tables["queries"]["modality"])
     _check_modalities(queries, modalities)
     categories = [list(category or []) for category in tables["corpus"]["category"]]
     attributes = [_grouped(row or []) for row in tables["corpus"]["attributes"]]
     judgements = list(zip(*(tables["qrels"][column] for column in COLUMNS["qrels"]), strict=True))
-    content = [[table.ids, table.texts, table.picture_sizes] for table in (corpus, queries)]
-    content += [modalities, categories, attributes, judgements]
+    content = [products_content(corpus), products_content(queries), modalities, categories, attributes, judgements]
     return Benchmark(
         corpus=corpus,
         queries=queries,
@@ -124,20 +148,28 @@ def load_benchmark(path: str, revision: str | None = None) -> Benchmark:
     )
 
 
-def _load(path: str, config: str, revision: str | None, mode: str | None) -> Dataset:
-    try:
-        dataset = load_dataset(path, config, split="test", revision=revision, download_mode=mode)
-    except (OSError, ValueError, DatasetsError) as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        if "corresponds to no data" in reason:  # how datasets refuses a split without rows
-            reason = "it is empty, so there is nothing to score."
-        what = f"Split 'test' of configuration {config!r} of {path}"
-        raise EvaluationError(f"{what} cannot be loaded: {reason}") from error
+def products_content(products: Products) -> list:
+    """All that tells products apart, for fingerprints."""
+    return [products.ids, products.texts, products.pictures, products.groups]
+
+
+def _load(path: str, config: str, revision: str | None) -> Dataset:
+    tables = load_tables(path, config, revision)
+    if "test" not in tables:
+        raise EvaluationError(f"Configuration {config!r} of {path} has no split 'test'; it has: {', '.join(tables)}.")
+    dataset = tables["test"]
     for column in COLUMNS[config]:
         if column not in dataset.column_names:
             found = ", ".join(dataset.column_names)
             raise EvaluationError(f"Configuration {config!r} of {path} has no column {column!r}; it has: {found}.")
     return dataset
+
+
+def _digest(picture: dict | None) -> str | None:
+    if picture is None or (picture["bytes"] is None and picture["path"] is None):
+        return None
+    content = f"path {picture['path']}".encode() if picture["bytes"] is None else picture["bytes"]
+    return hashlib.sha256(content).hexdigest()
 
 
 def _check_ids(name: str, ids: list) -> None:
@@ -157,7 +189,7 @@ def _check_modalities(queries: Products, modalities: list[str]) -> None:
             raise EvaluationError(f"{query} has the modality {modality!r}; known are {', '.join(QUERY_VIEWS)}.")
         if modality != "image" and queries.texts[row] is None:
             raise EvaluationError(f"{query} has the modality {modality!r} but no text.")
-        if modality != "text" and not queries.has_picture[row]:
+        if modality != "text" and queries.pictures[row] is None:
             raise EvaluationError(f"{query} has the modality {modality!r} but no image.")
 
 
@@ -171,15 +203,16 @@ def _grouped(attributes: list[dict]) -> dict[str, list[str]]:
     return values
 
 
-def _relevant(query_ids: list, corpus_ids: list, judgements: list[tuple]) -> list[set[int]]:
+def _relevant(query_ids: list, corpus_ids: list, judgements: list[tuple]) -> list[dict[int, int]]:
     query_rows = {identifier: row for row, identifier in enumerate(query_ids)}
     corpus_rows = {identifier: row for row, identifier in enumerate(corpus_ids)}
-    relevant: list[set[int]] = [set() for _ in query_ids]
+    relevant: list[dict[int, int]] = [{} for _ in query_ids]
     for row, (query, product, score) in enumerate(judgements):
         if query not in query_rows:
             raise EvaluationError(f"Row {row} of qrels refers to the query {query!r}, which is not among the queries.")
         if product not in corpus_rows:
             raise EvaluationError(f"Row {row} of qrels refers to the product {product!r}, which is not in the corpus.")
         if score > 0:
-            relevant[query_rows[query]].add(corpus_rows[product])
+            grades = relevant[query_rows[query]]
+            grades[corpus_rows[product]] = max(score, grades.get(corpus_rows[product], 0))
     return relevant

@@ -1,4 +1,4 @@
-"""Finds a Moon2 checkpoint in a folder or on the Hub, checks that it is one, and loads it."""
+"""Finds a checkpoint in a folder or on the Hub, tells its fingerprint, and loads it if it is a Moon2 one."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from evaluation.errors import EvaluationError
 from evaluation.source import local_folder
 
 # What decides the embeddings: weights, settings, tokenizer and the code shipped with them.
-FINGERPRINTED = (".safetensors", ".json", ".jinja", ".py")
+FINGERPRINTED = (".safetensors", ".bin", ".json", ".jinja", ".py", ".txt", ".model")
 
 
 class Checkpoint(NamedTuple):
@@ -39,13 +39,8 @@ def load_checkpoint(name: str, revision: str | None = None, attn_implementation:
     Raises:
         EvaluationError: there is no such checkpoint, it is not a Moon2 model, or its files are damaged.
     """
-    folder = _folder(name, revision)
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise EvaluationError(f"{name} is not a model: it has no config.json.") from None
-    except ValueError as error:
-        raise EvaluationError(f"{folder / 'config.json'} is not valid JSON: {error}.") from error
+    folder, commit = find_checkpoint(name, revision)
+    config = read_config(folder, name)
     if config.get("model_type") != "moon2":
         raise EvaluationError(f"{name} holds a {config.get('model_type')!r} model; the evaluation needs a 'moon2' one.")
     try:
@@ -54,26 +49,55 @@ def load_checkpoint(name: str, revision: str | None = None, attn_implementation:
     except (OSError, ValueError, SafetensorError) as error:
         raise EvaluationError(f"The model in {name} cannot be loaded: {error}") from error
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    # A folder below "snapshots" is the Hub's cache, where it is named after the commit.
-    return Checkpoint(model, processor, folder, folder.name if folder.parent.name == "snapshots" else None)
+    return Checkpoint(model, processor, folder, commit)
 
 
-def _folder(name: str, revision: str | None) -> Path:
+def find_checkpoint(name: str, revision: str | None) -> tuple[Path, str | None]:
+    """The folder that holds a model, and the commit if it came from the Hub.
+
+    Raises:
+        EvaluationError: it is neither a folder nor to be had from the Hub.
+    """
     folder = local_folder("model", name, revision)
-    if folder is not None:
-        return folder
+    if folder is None:
+        try:
+            folder = Path(snapshot_download(name, revision=revision))
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise EvaluationError(
+                f"The model {name} is neither a folder nor to be had from the Hub: {reason}"
+            ) from error
+    # A folder below "snapshots" is the Hub's cache, where it is named after the commit.
+    return folder, folder.name if folder.parent.name == "snapshots" else None
+
+
+def read_config(folder: Path, name: str) -> dict:
+    """The model's config.json.
+
+    Raises:
+        EvaluationError: it is missing or damaged.
+    """
     try:
-        return Path(snapshot_download(name, revision=revision))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise EvaluationError(f"The model {name} is neither a folder nor to be had from the Hub: {reason}") from error
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise EvaluationError(f"{name} is not a model: it has no config.json.") from None
+    except ValueError as error:
+        raise EvaluationError(f"{folder / 'config.json'} is not valid JSON: {error}.") from error
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over the names and contents of the files that decide the embeddings."""
+    """SHA-256 over the names and contents of the files that decide the embeddings.
+
+    A sentence-transformers model keeps some of them in folders of its modules.
+    """
+    places = {folder}
+    if (folder / "modules.json").exists():
+        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+        places |= {folder / module["path"] for module in modules if (folder / module["path"]).is_dir()}
     total = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
+    for path in sorted(path for place in places for path in place.iterdir()):
         if path.suffix in FINGERPRINTED:
             with path.open("rb") as file:
-                total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            total.update(f"{path.relative_to(folder)} {digest}\n".encode())
     return total.hexdigest()

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -12,7 +13,6 @@ from transformers import PreTrainedModel, ProcessorMixin
 from evaluation.errors import EvaluationError
 
 
-@torch.inference_mode()
 def embed(
     model: PreTrainedModel,
     processor: ProcessorMixin,
@@ -24,10 +24,33 @@ def embed(
     workers: int = 0,
     leave: bool = True,
 ) -> torch.Tensor:
+    """Embeds products with a Moon2 model in eval mode; see `embed_batches` for the rest."""
+
+    def forward(inputs: dict) -> torch.Tensor:
+        return model(**{name: value.to(model.device) for name, value in inputs.items()}).embeddings
+
+    prepare = partial(_moon2_inputs, processor)
+    return embed_batches(prepare, forward, products, lengths, describe, batch_size, description, workers, leave)
+
+
+@torch.inference_mode()
+def embed_batches(
+    prepare: Callable[[list[dict]], Any],
+    forward: Callable[[Any], torch.Tensor],
+    products: Sequence[dict],
+    lengths: Sequence[int],
+    describe: Callable[[int], str],
+    batch_size: int = 64,
+    description: str = "embed",
+    workers: int = 0,
+    leave: bool = True,
+) -> torch.Tensor:
     """Embeds products, similar lengths together to save padding, and restores their order.
 
     Args:
-        model: a Moon2 model in eval mode.
+        prepare: products -> what `forward` takes; raises a ValueError if one cannot be prepared. It runs in the
+            workers.
+        forward: that -> (B, D) L2-normalised.
         products: N product dicts; one is asked for only when its batch is due.
         lengths: N lengths (of any unit) to sort by.
         describe: index -> what an error calls that product.
@@ -44,14 +67,13 @@ def embed(
     # Longest first: if a batch does not fit into memory, that shows at once.
     order = sorted(range(len(products)), key=lambda index: -lengths[index])
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    loader = DataLoader(_Prepared(processor, products, batches), batch_size=None, num_workers=workers)
+    loader = DataLoader(_Prepared(prepare, products, batches), batch_size=None, num_workers=workers)
     vectors = torch.empty(0, 0)
     with _cores_left_for(workers), tqdm(total=len(products), desc=description, unit="item", leave=leave) as progress:
         for indices, inputs in zip(batches, loader, strict=True):
             if isinstance(inputs, _Unprepared):
                 raise EvaluationError(f"{describe(inputs.index)} cannot be prepared: {inputs.reason}")
-            inputs = {name: value.to(model.device) for name, value in inputs.items()}
-            batch = model(**inputs).embeddings.cpu()
+            batch = forward(inputs).float().cpu()
             if not batch.isfinite().all():
                 first = indices[int(batch.isfinite().all(1).int().argmin())]
                 raise EvaluationError(f"The model's vector of {describe(first)} is not finite: check its weights.")
@@ -60,6 +82,10 @@ def embed(
             vectors[indices] = batch
             progress.update(len(indices))
     return vectors
+
+
+def _moon2_inputs(processor: ProcessorMixin, products: list[dict]) -> dict[str, torch.Tensor]:
+    return dict(processor(products, return_tensors="pt"))
 
 
 @contextmanager
@@ -84,21 +110,21 @@ class _Prepared(Dataset):
     An exception would reach the user with a worker's traceback before it.
     """
 
-    def __init__(self, processor: ProcessorMixin, products: Sequence[dict], batches: list[list[int]]):
-        self.processor, self.products, self.batches = processor, products, batches
+    def __init__(self, prepare: Callable[[list[dict]], Any], products: Sequence[dict], batches: list[list[int]]):
+        self.prepare, self.products, self.batches = prepare, products, batches
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, position: int) -> dict[str, torch.Tensor] | _Unprepared:
+    def __getitem__(self, position: int) -> Any:
         products = [self.products[index] for index in self.batches[position]]
         try:
-            return dict(self.processor(products, return_tensors="pt"))
+            return self.prepare(products)
         except ValueError:
             # Alone, each product shows whether it is the one.
             for index, product in zip(self.batches[position], products, strict=True):
                 try:
-                    self.processor([product], return_tensors="pt")
+                    self.prepare([product])
                 except ValueError as error:
                     return _Unprepared(index, str(error).removeprefix("Item 0: "))
             raise

@@ -1,5 +1,6 @@
 """Attention inside one product, in both directions (MOON2.0, section 7; the details are our choice)."""
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
+from backbones_moon2 import family_of
 from configuration_moon2 import IMAGE, TEXT
 from evaluation.errors import EvaluationError
 from pictures_moon2 import load_picture
@@ -24,14 +26,20 @@ class AttentionMap(NamedTuple):
 
     Attributes:
         patches: (h, w), what each cell of the picture's grid gets from the title.
-        words: the title's words and their spans (start, end) in characters.
+        words: the title's words and their spans (start, end) in characters. Where words are written without spaces,
+            each character is one, or the several that the tokenizer takes for one.
         word_weights: what each word gets from the title's positions that can see it.
+        word_patches: (words, h, w), what each cell gets from one word; each word's mean is 1.
+        region: what part of the photo the grid covers: left, upper, right and lower edge, in shares of the photo's
+            width and height. It is smaller where pictures are cropped, and larger where they are padded.
     """
 
     title: str
     patches: np.ndarray
     words: list[tuple[int, int]]
     word_weights: np.ndarray
+    word_patches: np.ndarray
+    region: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
 
 
 def attention_map(
@@ -40,11 +48,12 @@ def attention_map(
     """Reads the attention of the last layers, heads averaged.
 
     Args:
-        model: a Moon2 model loaded with `attn_implementation="eager"` (the others do not keep the attention).
+        model: a Moon2 model of any backbone, loaded with `attn_implementation="eager"` (the others do not keep the
+            attention).
         layers: how many of the last decoder layers to average.
 
     Raises:
-        EvaluationError: the title is blank or too long, the model has fewer layers, or its pictures have no patch grid.
+        EvaluationError: the title is blank or too long, or the model has fewer layers.
     """
     if not title.strip():
         raise EvaluationError("The title is blank; a heat-map needs a word at least.")
@@ -59,14 +68,19 @@ def attention_map(
     text = np.flatnonzero(types == TEXT)
     # The image block also holds its start and end marker, which are no patches and often soak up attention.
     patches = np.flatnonzero((types == IMAGE) & (inputs["input_ids"][0].cpu() == processor.image_token_id))
-    words = [match.span() for match in WORD.finditer(title)]
+    grid = _grid(inputs, processor, len(patches))
+    patches = patches[len(patches) - grid[0] * grid[1] :]  # a CLIP tower's first token stands for the whole picture
     spans = _token_spans(processor, title)
-    weights = text_attention(attention[np.ix_(text, text)])
+    words, tokens = _words(title, spans)
+    weights = text_attention(attention[np.ix_(text, text)], family_of(model.config.vlm_config).causal)
+    shares = attention[np.ix_(text, patches)]
     return AttentionMap(
         title=title,
-        patches=patch_attention(attention[np.ix_(text, patches)], _grid(inputs, processor)),
+        patches=patch_attention(shares, grid),
         words=words,
-        word_weights=np.array([_mean_over(word, spans, weights) for word in words]),
+        word_weights=np.array([weights[own].mean() for own in tokens]),
+        word_patches=np.stack([patch_attention(shares[own], grid) for own in tokens]),
+        region=_region(inputs, processor, photo.size),
     )
 
 
@@ -83,32 +97,59 @@ def patch_attention(attention: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     return shares.mean(0).reshape(grid) * shares.shape[1]
 
 
-def text_attention(attention: np.ndarray) -> np.ndarray:
+def text_attention(attention: np.ndarray, causal: bool = True) -> np.ndarray:
     """What each title token gets, freed of the advantage that causal attention gives to early tokens.
 
-    Token i spreads its attention over the i + 1 tokens up to itself, so a plain mean favours the first ones, which more
-    tokens see and which share with fewer. Each row is therefore taken as a multiple of an even spread, and each token
-    averaged over the rows that see it: under even attention every token gets 1.
+    Under causal attention token i spreads its attention over the i + 1 tokens up to itself, so a plain mean favours the
+    first ones, which more tokens see and which share with fewer. Each row is therefore taken as a multiple of an even
+    spread, and each token averaged over the rows that see it: under even attention every token gets 1.
 
     Args:
-        attention: (tokens, tokens), query by key, zero above the diagonal.
+        attention: (tokens, tokens), query by key, zero above the diagonal if `causal`.
 
     Returns:
         (tokens,)
     """
     count = len(attention)
-    seen = np.arange(1, count + 1)
+    seen = np.arange(1, count + 1) if causal else np.full(count, count)
     lift = attention / attention.sum(1, keepdims=True) * seen[:, None]
-    return lift.sum(0) / seen[::-1]
+    return lift.sum(0) / (seen[::-1] if causal else count)
 
 
-def _grid(inputs, processor: ProcessorMixin) -> tuple[int, int]:
-    """Rows and columns of visual tokens. The picture is resized without cropping, so they tile the whole photo."""
-    if "image_grid_thw" not in inputs:
-        raise EvaluationError("Heat-maps need a backbone whose pictures come with image_grid_thw (the Qwen-VL family).")
-    merge_size = processor.image_processor.merge_size
-    _, height, width = inputs["image_grid_thw"][0].tolist()
-    return height // merge_size, width // merge_size
+def _grid(inputs, processor: ProcessorMixin, tokens: int) -> tuple[int, int]:
+    """Rows and columns of visual tokens; outside the Qwen-VL families they form a square."""
+    if "image_grid_thw" in inputs:
+        merge_size = processor.image_processor.merge_size
+        _, height, width = inputs["image_grid_thw"][0].tolist()
+        return height // merge_size, width // merge_size
+    return (math.isqrt(tokens),) * 2
+
+
+def _region(inputs, processor: ProcessorMixin, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """See `AttentionMap.region`; `size` is (width, height) of the photo."""
+    if getattr(processor.image_processor, "do_center_crop", False):
+        # The shorter side is scaled to the square's, and the longer one's ends are cut off.
+        width, height = (min(size) / side for side in size)
+        return (1 - width) / 2, (1 - height) / 2, (1 + width) / 2, (1 + height) / 2
+    if "pixel_attention_mask" in inputs:
+        seen = inputs["pixel_attention_mask"].flatten(0, -3)[0].bool().cpu()
+        return 0.0, 0.0, len(seen[0]) / int(seen.any(0).sum()), len(seen) / int(seen.any(1).sum())
+    return 0.0, 0.0, 1.0, 1.0
+
+
+def _words(title: str, spans: list[tuple[int, int]]) -> tuple[list[tuple[int, int]], list[list[int]]]:
+    """The words' spans, and for each the tokens that overlap it; neighbours of the very same tokens are one word."""
+    words: list[tuple[int, int]] = []
+    tokens: list[list[int]] = []
+    for match in WORD.finditer(title):
+        start, end = match.span()
+        own = [index for index, span in enumerate(spans) if span[0] < end and start < span[1]]
+        if tokens and own == tokens[-1] and words[-1][1] == start:
+            words[-1] = words[-1][0], end
+        else:
+            words.append((start, end))
+            tokens.append(own)
+    return words, tokens
 
 
 def _token_spans(processor: ProcessorMixin, title: str) -> list[tuple[int, int]]:
@@ -122,12 +163,6 @@ def _token_spans(processor: ProcessorMixin, title: str) -> list[tuple[int, int]]
             f"The title has {length} tokens, the model reads {processor.max_text_length}: shorten it."
         )
     return encoded["offset_mapping"]
-
-
-def _mean_over(word: tuple[int, int], spans: list[tuple[int, int]], weights: np.ndarray) -> float:
-    """Mean weight of the tokens that overlap a word; a token may span several Chinese characters, or part of one."""
-    overlaps = [start < word[1] and word[0] < end for start, end in spans]
-    return float(weights[overlaps].mean())
 
 
 def read_photo(source: Path | dict) -> Image.Image:

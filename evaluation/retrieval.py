@@ -1,16 +1,19 @@
-"""Exact search and its metrics, in the five directions of MOON2.0, section 6."""
+"""Exact search, in the five directions of MOON2.0, section 6."""
 
-from collections.abc import Sequence
-from statistics import fmean
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from evaluation.benchmark import Benchmark
+from evaluation.bootstrap import intervals
+from evaluation.errors import EvaluationError
+from evaluation.metrics import chance_metrics, means, query_metrics, retrieval_metrics
 
-CUTOFFS = (1, 5, 10)
+__all__ = ["DIRECTIONS", "Embedded", "evaluate_retrieval", "relevant_ranks", "retrieval_metrics", "similarity"]
+
 # direction: (modality of the queries, view of the corpus)
 DIRECTIONS = {
     "t2mm": ("text", "mm"),
@@ -19,13 +22,22 @@ DIRECTIONS = {
     "t2i": ("text", "i"),
     "i2t": ("image", "t"),
 }
+# Not one of the paper's: what the titles alone would give, which text-only encoders can be compared by.
+ALL_DIRECTIONS = DIRECTIONS | {"t2t": ("text", "t")}
 
 
 class Embedded(NamedTuple):
-    """Vectors (N, D) and the N rows of the table that they belong to."""
+    """Vectors (N, D), dense or sparse, and the N rows of the table (or tables) that they belong to."""
 
     rows: list[int]
-    vectors: torch.Tensor
+    vectors: Any
+
+
+class QueryValues(NamedTuple):
+    """What each query of a direction scored: Q query ids, and {metric: (Q,)}."""
+
+    ids: list[str]
+    values: dict[str, np.ndarray]
 
 
 def similarity(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -38,13 +50,15 @@ def similarity(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 
 def relevant_ranks(
-    queries: torch.Tensor,
-    candidates: torch.Tensor,
+    queries: Any,
+    candidates: Any,
     relevant: Sequence[Sequence[int]],
     tie_order: torch.Tensor,
     query_chunk: int = 128,
     candidate_chunk: int = 8192,
     description: str = "search",
+    groups: torch.Tensor | None = None,
+    scores_of: Callable[[Any, Any], torch.Tensor] = similarity,
 ) -> list[np.ndarray]:
     """The rank (from 1) of every relevant candidate among all candidates, by exact search.
 
@@ -54,18 +68,25 @@ def relevant_ranks(
         queries: (Q, D); candidates: (N, D), both L2-normalised.
         relevant: for each query, the indices of its relevant candidates.
         tie_order: (N,) integers, all different; of equally similar candidates the one with the lower value is first.
+        groups: (N,) the group 0..G-1 of each candidate. Then a group counts as one candidate, as similar as the most
+            similar of its members; `relevant` and `tie_order`, now (G,), are about groups.
+        scores_of: the similarities (A, B) of A queries and B candidates.
 
     Returns:
         For each query the ranks, in the order of `relevant`.
     """
     ranks = []
-    starts = tqdm(range(0, len(queries), query_chunk), desc=description, unit="chunk", leave=False)
+    total, size = queries.shape[0], candidates.shape[0]
+    starts = tqdm(range(0, total, query_chunk), desc=description, unit="chunk", leave=False)
     for start in starts:
         chunk = queries[start : start + query_chunk]
-        scores = torch.empty(len(chunk), len(candidates))
-        for column in range(0, len(candidates), candidate_chunk):
+        scores = torch.empty(chunk.shape[0], size)
+        for column in range(0, size, candidate_chunk):
             block = candidates[column : column + candidate_chunk]
-            scores[:, column : column + len(block)] = similarity(chunk, block)
+            scores[:, column : column + block.shape[0]] = scores_of(chunk, block)
+        if groups is not None:
+            lowest = torch.full((len(scores), len(tie_order)), -torch.inf)
+            scores = lowest.scatter_reduce_(1, groups.expand_as(scores), scores, "amax")
         for row, targets in zip(scores, relevant[start : start + query_chunk], strict=True):
             better = [
                 (row > row[target]).sum() + ((row == row[target]) & (tie_order < tie_order[target])).sum()
@@ -75,73 +96,97 @@ def relevant_ranks(
     return ranks
 
 
-def retrieval_metrics(ranks: Sequence[np.ndarray]) -> dict[str, float]:
-    """Means over queries: Recall@k = |relevant in the top k| / |relevant|, and MRR = 1 / rank of the first relevant."""
-    # fmean sums exactly, so the order of the queries does not show in the last digit.
-    metrics = {f"recall@{k}": fmean((row <= k).mean() for row in ranks) for k in CUTOFFS}
-    return metrics | {"mrr": fmean(1 / row.min() for row in ranks)}
-
-
-def chance_metrics(num_relevant: Sequence[int], num_candidates: int) -> dict[str, float]:
-    """What `retrieval_metrics` gives on average if the candidates stand in random order; exact, not simulated."""
-    metrics = {f"recall@{k}": min(k, num_candidates) / num_candidates for k in CUTOFFS}
-    reciprocal = {count: _chance_reciprocal_rank(count, num_candidates) for count in set(num_relevant)}
-    return metrics | {"mrr": fmean(reciprocal[count] for count in num_relevant)}
-
-
-def _chance_reciprocal_rank(relevant: int, candidates: int) -> float:
-    """E[1 / rank of the first of R relevant among N in random order] = sum over j of P(first = j) / j."""
-    ranks = np.arange(1, candidates - relevant + 2)
-    # P(first = j + 1) / P(first = j) = (N - j - R + 1) / (N - j), from P(first = 1) = R / N
-    steps = (candidates - ranks[:-1] - relevant + 1) / (candidates - ranks[:-1])
-    probabilities = relevant / candidates * np.concatenate([[1.0], np.cumprod(steps)])
-    return float((probabilities / ranks).sum())
-
-
 def evaluate_retrieval(
-    benchmark: Benchmark, queries: dict[str, Embedded], corpus: dict[str, Embedded]
-) -> dict[str, dict]:
-    """Scores the five directions.
+    benchmark: Benchmark,
+    queries: dict[str, Embedded],
+    corpus: dict[str, Embedded],
+    by_group: bool = False,
+    seed: int = 0,
+    scores_of: Callable[[Any, Any], torch.Tensor] = similarity,
+) -> tuple[dict[str, dict], dict[str, QueryValues]]:
+    """Scores the five directions, and t2t.
 
     A product that lacks the corpus view of a direction is no candidate there, and a query none of whose relevant
     products is a candidate is not scored; both are counted (our choice, where the paper is silent).
 
     Args:
-        queries: vectors by modality ("text", "image", "mixed"); corpus: vectors by view ("t", "i", "mm").
+        queries: vectors by modality ("text", "image", "mixed"); corpus: vectors by view ("t", "i", "mm"), its rows
+            counted through `benchmark.candidates`. A direction for which there is none is not scored.
+        by_group: listings of one group count as one candidate, and as one hit.
+        seed: of the bootstrap.
 
     Returns:
-        For each direction: metrics and `chance` (both `None` if there is nothing to score), and the counts `queries`,
-        `queries_left_out`, `candidates`, `candidates_left_out`, `judgements_left_out`.
-    """
-    ids = benchmark.corpus.ids
-    tie_order = torch.empty(len(ids), dtype=torch.long)
-    tie_order[sorted(range(len(ids)), key=ids.__getitem__)] = torch.arange(len(ids))
+        For each direction: metrics, their `intervals` and `chance` (all `None` if there is nothing to score), and the
+        counts `queries`, `queries_left_out`, `candidates`, `candidates_left_out`, `judgements_left_out`; `None` for a
+        direction without vectors. And, for the directions that have metrics, those of each query.
 
-    results = {}
-    for direction, (modality, view) in DIRECTIONS.items():
+    Raises:
+        EvaluationError: `by_group`, but the products have no groups.
+    """
+    keys = _candidate_keys(benchmark, by_group)
+    order = {key: place for place, key in enumerate(sorted(set(keys)))}
+
+    results: dict[str, dict | None] = {}
+    per_query = {}
+    for direction, (modality, view) in ALL_DIRECTIONS.items():
+        if modality not in queries or view not in corpus:
+            results[direction] = None
+            continue
         asked, candidates = queries[modality], corpus[view]
-        position = {row: index for index, row in enumerate(candidates.rows)}
-        judged = [sorted(benchmark.relevant[row]) for row in asked.rows]
-        relevant = [[position[row] for row in rows if row in position] for rows in judged]
-        scored = [index for index, targets in enumerate(relevant) if targets]
-        relevant_scored = [relevant[index] for index in scored]
+        shown = [keys[row] for row in candidates.rows]
+        position = {key: index for index, key in enumerate(dict.fromkeys(shown))}
+        present = set(candidates.rows)
+        judged = [benchmark.relevant[row] for row in asked.rows]
+        found = [{row: grade for row, grade in grades.items() if row in present} for grades in judged]
+        # By id, so that the bootstrap draws the same queries wherever they stand.
+        scored = [index for index, grades in enumerate(found) if grades]
+        scored.sort(key=lambda index: benchmark.queries.ids[asked.rows[index]])
+        graded = [_best_grades(found[index], keys, position) for index in scored]
         results[direction] = {
             "queries": len(scored),
             "queries_left_out": len(asked.rows) - len(scored),
-            "candidates": len(candidates.rows),
-            "candidates_left_out": len(ids) - len(candidates.rows),
-            "judgements_left_out": sum(map(len, judged)) - sum(map(len, relevant)),
+            "candidates": len(position),
+            "candidates_left_out": len(keys) - len(candidates.rows),
+            "judgements_left_out": sum(map(len, judged)) - sum(map(len, found)),
             "metrics": None,
+            "intervals": None,
             "chance": None,
         }
         if scored:
             ranks = relevant_ranks(
                 asked.vectors[scored],
                 candidates.vectors,
-                relevant_scored,
-                tie_order[candidates.rows],
+                [list(best) for best in graded],
+                torch.tensor([order[key] for key in position]),
                 description=f"search {direction}",
+                groups=torch.tensor([position[key] for key in shown]) if by_group else None,
+                scores_of=scores_of,
             )
-            results[direction]["metrics"] = retrieval_metrics(ranks)
-            results[direction]["chance"] = chance_metrics([len(row) for row in relevant_scored], len(candidates.rows))
-    return results
+            grades = [np.array(list(best.values()), dtype=np.float64) for best in graded]
+            values = query_metrics(ranks, grades)
+            per_query[direction] = QueryValues([benchmark.queries.ids[asked.rows[index]] for index in scored], values)
+            results[direction] |= {
+                "metrics": means(values),
+                "intervals": intervals(values, seed),
+                "chance": chance_metrics(grades, len(position)),
+            }
+    return results, per_query
+
+
+def _candidate_keys(benchmark: Benchmark, by_group: bool) -> list[str]:
+    """What each candidate row counts as: its group, or itself."""
+    if not by_group:
+        return [identifier for products in benchmark.candidates for identifier in products.ids]
+    for products in benchmark.candidates:
+        if products.groups is None:
+            raise EvaluationError(f"The table {products.name} has no column 'group_id', which --by_group needs.")
+    return [group for products in benchmark.candidates for group in products.groups]
+
+
+def _best_grades(found: dict[int, int], keys: list[str], position: dict[str, int]) -> dict[int, int]:
+    """{candidate: grade}; of a group's listings the best grade counts."""
+    best: dict[int, int] = {}
+    for row, grade in sorted(found.items()):
+        candidate = position[keys[row]]
+        best[candidate] = max(grade, best.get(candidate, 0))
+    return best

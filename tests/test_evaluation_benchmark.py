@@ -86,7 +86,7 @@ def test_a_benchmark_comes_back(tmp_path):
     rows["corpus"][3]["attributes"].append({"name": "colour", "value": "green"})
     benchmark = load_benchmark(str(write_benchmark(tmp_path / "mbe2", rows)))
     assert benchmark.corpus.ids == [f"p{index}" for index in range(12)]
-    assert benchmark.relevant[0] == {0, 7}  # a score of 0 is no relevance
+    assert benchmark.relevant[0] == {0: 1, 7: 2}  # a score of 0 is no relevance
     assert benchmark.categories[1] == ["goods", "shirt"]
     assert benchmark.attributes[3] == {"colour": ["blue", "green"], "number": ["3"]}
     product = benchmark.corpus.product(4, "mm")
@@ -151,6 +151,32 @@ def test_a_broken_benchmark_is_refused(tmp_path, case):
     folder = write_benchmark(tmp_path / "mbe2", rows)
     with pytest.raises(EvaluationError, match=message):
         load_benchmark(str(folder))
+
+
+def test_a_set_rebuilt_with_other_columns_and_rows_is_read_anew(tmp_path):
+    """datasets alone would expect the columns and the number of rows that its cache has."""
+    rows = benchmark_rows()
+    folder = write_benchmark(tmp_path / "mbe2", rows)
+    load_benchmark(str(folder))
+    without_column("corpus", "brand")(rows)
+    rows["corpus"].append(rows["corpus"][0] | {"id": "p12"})
+    write_benchmark(folder, rows)
+    assert len(load_benchmark(str(folder)).corpus) == 13
+    caches = tmp_path / "datasets-cache" / "evaluation"
+    assert len(list(caches.glob("*/*"))) == 1  # the copy of the earlier state is gone
+
+
+def test_the_fingerprint_sees_a_picture_of_the_same_size(tmp_path):
+    rows = benchmark_rows()
+    folder = write_benchmark(tmp_path / "mbe2", rows)
+    first = load_benchmark(str(folder))
+    content = bytearray(rows["corpus"][4]["image"]["bytes"])
+    content[-20] ^= 1
+    rows["corpus"][4]["image"]["bytes"] = bytes(content)
+    second = load_benchmark(str(write_benchmark(folder, rows)))
+    assert second.fingerprint != first.fingerprint
+    changed = [row for row in range(12) if first.corpus.pictures[row] != second.corpus.pictures[row]]
+    assert changed == [4]
 
 
 def test_a_damaged_parquet_file_is_refused(tmp_path):

