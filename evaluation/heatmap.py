@@ -13,11 +13,11 @@ from transformers import PreTrainedModel, ProcessorMixin
 from backbones_moon2 import family_of
 from configuration_moon2 import IMAGE, TEXT
 from evaluation.errors import EvaluationError
+from mbe2_dataset.text_units import UNSPACED
 from pictures_moon2 import load_picture
 
 # A word: a character of a script that is written without spaces, or a run of other characters between spaces. Combining
 # marks stay with their character.
-UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 WORD = regex.compile(rf"[{UNSPACED}]\p{{M}}*|[^\s{UNSPACED}]+")
 
 
