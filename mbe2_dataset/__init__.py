@@ -6,7 +6,7 @@
 from .build import BuildOptions, OutputError, build_dataset
 from .card import Origin
 from .catalogue import CatalogueError, Row, read_catalogue
-from .leakage import LeakageError
+from .checks import LeakageError
 from .pictures import Picture
 from .synthetic import IMAGE_ONLY, TEXT_ONLY, Product, synthetic_photo, synthetic_product, synthetic_rows
 

@@ -16,13 +16,12 @@ from .augment import SCORES, TITLE, VIEWS, EnrichTitles, ExpandPictures, Made, S
 from .benchmark import plan_benchmark
 from .card import SIGNATURE, Origin, Terms, card
 from .catalogue import SPLITS, Row
-from .check import CheckError, check_dataset
+from .checks import CheckError, catalogue_facts, check_dataset, check_leakage
 from .consistency import ConsistencyScorer, Threshold, apply_threshold, histogram
 from .embedding import Embedder, EmbedProducts
 from .enrichment import TemplateWriter, TitleWriter, learn_gazetteer
 from .expansion import ClassicalExtractor, ImageEditor, SubjectExtractor
 from .journal import Journal, key_for
-from .leakage import catalogue_facts, check_leakage
 from .negatives import CategoryNegatives, Hardness, MinedNegatives
 from .operations import carry_out
 from .parallel import Engine

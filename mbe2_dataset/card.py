@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import DatasetCardData
 
-from .findings import LEVELS
+from .checks import LEVELS
 
 if TYPE_CHECKING:  # build imports this module
     from .build import Built
-    from .check import CheckReport
+    from .checks import CheckReport
 
 # What a folder must say in its card for `--overwrite` to replace it.
 SIGNATURE = "MBE2.0-format"

@@ -10,17 +10,15 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from .build import OutputError
 from .catalogue import CatalogueError
-from .check import CheckError, check_dataset, local_folder
+from .checks import CheckError, LeakageError, check_dataset, local_folder, write_report
 from .enrichment import WriterError
 from .expansion import EditorUnavailable
-from .leakage import LeakageError
 from .models import ModelError
 from .options import OptionError, build_parser, read_options
 from .parallel import EngineError
 from .pipeline import dry_run
 from .pipeline import run as run_build
 from .publish import PublishError, push_dataset
-from .report import write_report
 from .stopwatch import Stopwatch
 
 MENDABLE = (CatalogueError, CheckError, EditorUnavailable, EngineError, HfHubHTTPError, LeakageError, ModelError,

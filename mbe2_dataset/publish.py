@@ -8,7 +8,7 @@ from huggingface_hub import HfApi, RepoFile
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import validate_repo_id
 
-from .check import check_dataset
+from .checks import check_dataset
 from .schema import CONFIGS
 
 SHOWN = 5

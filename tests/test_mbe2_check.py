@@ -19,8 +19,8 @@ from PIL import Image
 
 from conftest import change, cut_picture
 from mbe2_dataset.card import Origin, Terms, card
-from mbe2_dataset.check import CheckError, CheckReport, check_dataset, spread
-from mbe2_dataset.report import write_report
+from mbe2_dataset.checks import CheckError, CheckReport, check_dataset, write_report
+from mbe2_dataset.checks.check import spread
 
 ORIGIN = Origin("shop", False, "python -m mbe2_dataset build", 0)
 

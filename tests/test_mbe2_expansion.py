@@ -14,7 +14,7 @@ from mbe2_dataset.expansion import KINDS, ClassicalExtractor, apply_view, expand
 from mbe2_dataset.expansion.expand import kinds_for, source_image
 from mbe2_dataset.expansion.viewpoint import apply as apply_viewpoint
 from mbe2_dataset.pictures import Picture, decode, encode
-from mbe2_dataset.synthetic import _is_cluttered, synthetic_photo
+from mbe2_dataset.synthetic.catalogue import _is_cluttered, synthetic_photo
 
 EXTRACTOR = ClassicalExtractor()
 FASHION = Path(__file__).resolve().parents[2] / "shared/data/fashion/validation-00000-of-00001.parquet"

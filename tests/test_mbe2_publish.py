@@ -17,7 +17,7 @@ from conftest import change, cut_picture
 
 PUSH = """
 import json, sys
-from mbe2_dataset.check import CheckError
+from mbe2_dataset.checks import CheckError
 from mbe2_dataset.publish import PublishError, push_dataset
 if __name__ == "__main__":
     try:

@@ -7,9 +7,7 @@ import pytest
 from PIL import Image
 
 from mbe2_dataset.pictures import decode
-from mbe2_dataset.render import MARKS, PATTERNS, Look, Scene, Viewpoint, render_photo
-from mbe2_dataset.shapes import SHAPES
-from mbe2_dataset.synthetic import (
+from mbe2_dataset.synthetic.catalogue import (
     CLUTTER_SHARE,
     IMAGE_ONLY,
     TEXT_ONLY,
@@ -18,8 +16,10 @@ from mbe2_dataset.synthetic import (
     synthetic_product,
     synthetic_rows,
 )  # fmt: skip
+from mbe2_dataset.synthetic.render import MARKS, PATTERNS, Look, Scene, Viewpoint, render_photo
+from mbe2_dataset.synthetic.shapes import SHAPES
+from mbe2_dataset.synthetic.vocabulary import AUDIENCES, BRAND_MARKS, CATEGORIES, CHINESE, COLOURS
 from mbe2_dataset.text_units import is_unspaced, mentions
-from mbe2_dataset.vocabulary import AUDIENCES, BRAND_MARKS, CATEGORIES, CHINESE, COLOURS
 
 SIZES = {"num_products": 300, "num_validation": 16, "num_test": 32}
 STRAIGHT = Viewpoint(scale=0.85, shift=(0.0, 0.0), rotation=0.0, mirror=False, perspective=(0.0, 0.0))

@@ -12,14 +12,14 @@ from itertools import chain
 import numpy as np
 from PIL import Image
 
-from .catalogue import CatalogueError, Row
-from .parallel import in_order
-from .pictures import encode
+from ..catalogue import CatalogueError, Row
+from ..parallel import in_order
+from ..pictures import encode
+from ..schema import CATALOGUE, OPTIONAL
+from ..seeding import rng_for, seed_for
+from ..sources.records import Item
 from .render import PATTERNS, Look, Scene, Viewpoint, render_photo
-from .schema import CATALOGUE, OPTIONAL
-from .seeding import rng_for, seed_for
 from .shapes import SHAPES
-from .sources.records import Item
 from .vocabulary import AUDIENCES, BRAND_MARKS, CATEGORIES, CHINESE, COLOURS, FILLERS, TITLE_TEMPLATES
 
 IMAGE_ONLY = ("shape", "second_colour")

@@ -10,10 +10,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import regex
 
+from ..pictures import Picture, decode
 from .check import CheckReport, spread
-from .check_rows import ROLES, SCORE_BIN
 from .findings import LEVELS
-from .pictures import Picture, decode
+from .rows import ROLES, SCORE_BIN
 
 THUMBNAIL = 160
 BARS = 12

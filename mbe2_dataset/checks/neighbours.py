@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from .check_rows import EXAMPLES, Part
+from ..models import ModelError
+from ..pictures import Picture, decode
 from .findings import Finding
-from .models import ModelError
-from .pictures import Picture, decode
+from .rows import EXAMPLES, Part
 
 # Cosine similarity from which two products count as neighbours (our choice).
 SIMILARITY = 0.98

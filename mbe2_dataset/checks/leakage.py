@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from itertools import combinations
 
-from .catalogue import Row
+from ..catalogue import Row
 
 SHOWN = 5
 

@@ -13,12 +13,12 @@ from datasets import Features
 from huggingface_hub import snapshot_download
 from tqdm import tqdm
 
-from .check_neighbours import ModelError, check_neighbours
-from .check_rows import EXAMPLES, Part, Scan, scan
-from .check_sets import check_sets
+from ..parallel import Engine
+from ..schema import CONFIGS
 from .findings import LEVELS, Finding
-from .parallel import Engine
-from .schema import CONFIGS
+from .neighbours import ModelError, check_neighbours
+from .rows import EXAMPLES, Part, Scan, scan
+from .sets import check_sets
 
 # Co-augmentation is for training only (MOON2.0, section 5), and the benchmark has the test split only.
 SPLITS = {"triplets": ("train", "validation"), "corpus": ("test",), "queries": ("test",), "qrels": ("test",)}
