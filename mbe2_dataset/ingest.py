@@ -31,6 +31,7 @@ from .catalogue import (
     CatalogueError,
     part_records,
 )
+from .parallel import leave_interrupts_alone
 from .pictures import PICTURES_SCHEMA, Picture, decode, encode, perceptual_hash
 from .seeding import seed_for
 from .sources.contents import fetch_all, picture_name, picture_place, read_content
@@ -156,7 +157,7 @@ def _in_order(check, items: Iterator[Item | Problem], num_proc: int) -> Iterator
         yield from map(check, chunks)
         return
     # spawn, because a caller may already run threads (torch), which do not survive a fork
-    with ProcessPoolExecutor(num_proc, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(num_proc, get_context("spawn"), leave_interrupts_alone) as pool:
         waiting = deque(pool.submit(check, chunk) for chunk in islice(chunks, 3 * num_proc))
         while waiting:
             yield waiting.popleft().result()

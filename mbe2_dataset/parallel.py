@@ -1,6 +1,7 @@
 """Maps a function over items in processes, in threads, or on a Ray cluster; results come as they are ready."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -54,6 +55,12 @@ def _hold(function: Callable) -> None:
     """Keeps the function in a process, since what it holds may be much larger than an item."""
     global _function
     _function = function
+    leave_interrupts_alone()
+
+
+def leave_interrupts_alone() -> None:
+    """For the processes of a pool: Ctrl-C reaches them, too, but it is their parent who ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _held(item: Item) -> Result:
@@ -91,7 +98,7 @@ def in_order(function: Callable[[Item], Result], items: Sequence[Item], num_proc
     if num_proc == 1:
         yield from map(function, items)
         return
-    with get_context("spawn").Pool(num_proc) as pool:
+    with get_context("spawn").Pool(num_proc, leave_interrupts_alone) as pool:
         for start in range(0, len(items), WINDOW):
             yield from pool.imap(function, items[start : start + WINDOW], chunksize=16)
 
