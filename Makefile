@@ -4,18 +4,20 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow bench format clean
+.PHONY: demo test test-slow bench study format clean
 
 demo: $(INSTALLED)
 	$(RUN) -m mbe2_dataset build --catalogue synthetic --output mbe2 --overwrite
 	$(RUN) train_moon2.py recipes/tiny.yaml
 	$(RUN) -m evaluation --model moon2 --dataset mbe2 --output results
+	$(RUN) -m evaluation report results
 	$(RUN) -m evaluation heatmap --model moon2 --dataset mbe2 --output results/heatmap.png
 	@printf '%s\n' '' \
 	  'Made:' \
 	  '  mbe2/                data in MBE2.0 format: load_dataset("mbe2")' \
 	  '  moon2/               the model: AutoModel.from_pretrained("moon2", trust_remote_code=True)' \
 	  '  results/results.md   the tables above; results.json has every figure' \
+	  '  results/report.html  the same with plots, and what single queries were answered, with pictures' \
 	  '  results/heatmap.png  what the title and the photo of one product attend to' \
 	  '' \
 	  'Try next:' \
@@ -41,6 +43,12 @@ bench: $(INSTALLED)
 	$(RUN) -m benchmarks.embed_catalogue
 	$(RUN) -m benchmarks.training
 	$(RUN) -m benchmarks.build_dataset
+
+# Hours, on the products in ../shared/data; it may be stopped at any time and goes on. For four hours: MINUTES=240.
+study: $(INSTALLED)
+	$(RUN) -m study run $(if $(MINUTES),--minutes $(MINUTES))
+	$(RUN) -m study table --output study/results.md
+	$(RUN) -m study plot --output study/fig2.png
 
 format: $(INSTALLED)
 	$(VENV)/bin/ruff check --fix .

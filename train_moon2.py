@@ -22,6 +22,7 @@ from training.checkpoints import (
     writing,
 )
 from training.collator import TripletCollator
+from training.hub import PUSHING, push_final
 from training.models import ADAPTER, build_model
 from training.recipe import Recipe, read_recipe
 from training.report import report
@@ -34,6 +35,8 @@ def main(argv: list[str]) -> int:
     """Trains and saves; returns the exit code: 0, 2 after an error, 128 + the number of a signal that stopped it."""
     try:
         recipe = read_recipe(argv)
+        if recipe.run.dry_run:
+            recipe.training.push_to_hub = False
         if recipe.training.should_save:
             check_writable(Path(recipe.training.output_dir))
         trainer = build_trainer(recipe)
@@ -54,6 +57,9 @@ def main(argv: list[str]) -> int:
         if recipe.run.dump_filtered:
             output, main_process = Path(recipe.training.output_dir), recipe.training.process_index == 0
             tell(recipe.training, trainer.filter.dump(output, recipe.training.world_size, main_process))
+        if recipe.training.push_to_hub and recipe.training.process_index == 0:
+            pushed = push_final(Path(recipe.training.output_dir), recipe.training, trainer.hub_model_id)
+            tell(recipe.training, pushed.sentence())
     except (TripletError, TrainingError, CheckpointError, EvaluationError, ValueError, OSError) as error:
         # A worker process puts its traceback before the sentence.
         sentence = str(error).strip().splitlines()[-1].removeprefix("training.triplets.TripletError: ")
@@ -127,7 +133,8 @@ def prepare_output(trainer: Moon2Trainer, recipe: Recipe) -> str | None:
 
 def _prepare_output(trainer: Moon2Trainer, recipe: Recipe) -> str | None:
     training, output = recipe.training, Path(recipe.training.output_dir)
-    shutil.rmtree(output / STAGING, ignore_errors=True)  # of a run that was killed while it saved
+    for name in (STAGING, PUSHING):  # of a run that was killed while it saved or pushed
+        shutil.rmtree(output / name, ignore_errors=True)
     asked = training.resume_from_checkpoint
     if asked in (None, "false", "False", False):
         if checkpoints(output):
@@ -182,13 +189,13 @@ def save(trainer: Moon2Trainer, recipe: Recipe):
     lora = recipe.model.lora_rank is not None
     with writing(staged, remove=training.should_save):
         if lora:
-            trainer.save_model(str(staged / ADAPTER))
+            trainer.save_model(str(staged / ADAPTER), _internal_call=True)
             merged = not trainer.is_fsdp_enabled and not trainer.is_deepspeed_enabled
             if merged and training.should_save:
                 trainer.accelerator.unwrap_model(trainer.model).merge_and_unload().save_pretrained(staged)
                 trainer.processing_class.save_pretrained(staged)
         else:
-            trainer.save_model(str(staged))
+            trainer.save_model(str(staged), _internal_call=True)  # main pushes it, once it is whole
         trainer.accelerator.wait_for_everyone()
         if training.should_save:
             trainer.save_state()

@@ -17,10 +17,26 @@ COMMANDS = {
     "embed": "evaluation.bulk",
     "search": "evaluation.hits",
     "store": "evaluation.stores",
+    "push": "evaluation.push",
+    "report": "evaluation.report_command",
+    "push_metric": "evaluation.metric_spaces",
+}
+# What `--help` says of each, here too, because the modules take seconds to import.
+SUMMARIES = {
+    "run": "score models (the default)",
+    "compare": "test the difference between two runs",
+    "heatmap": "draw what a product's title and photo attend to",
+    "curves": "draw how a training run went",
+    "embed": "write the vectors of a whole catalogue",
+    "search": "find the nearest neighbours of many vectors among many",
+    "store": "hand vectors to LanceDB or Qdrant",
+    "push": "put a model on the Hub",
+    "report": "write a page with a run's tables, plots and answers",
+    "push_metric": "put a metric module for evaluate on the Hub",
 }
 
 # What only the evaluation needs: module -> package that brings it.
-OPTIONAL = {"scipy": "scikit-learn", "sklearn": "scikit-learn", "matplotlib": "matplotlib"}
+OPTIONAL = {"scipy": "scikit-learn", "sklearn": "scikit-learn", "matplotlib": "matplotlib", "jinja2": "jinja2"}
 
 EPILOG = """examples:
   python -m evaluation --model moon2 --dataset mbe2 --output results
@@ -28,6 +44,7 @@ EPILOG = """examples:
   python -m evaluation --model moon2 --dataset mbe2 --output results --gallery hard --by_group
   python -m evaluation --model moon2 --dataset mbe2 --output results --dims 128,64 --precisions float32,int8,binary
   python -m evaluation compare results-a results-b
+  python -m evaluation report results
   python -m evaluation heatmap --model moon2 --image p.jpg --text "polo-neck knitted cardigan" --output heatmap.png
   python -m evaluation heatmap --model moon2 --dataset mbe2 --product p000001-2 --output heatmap.png
   python -m evaluation curves moon2 --output curves.png
@@ -139,7 +156,7 @@ def _refuse_file(output: Path) -> None:
 
 
 def _parser(command: str | None) -> argparse.ArgumentParser:
-    """The parser of one command, or of all: what a command imports is not paid for by the others."""
+    """The parser of one command, or, for the list of them, of none: what a command imports only it pays for."""
     parser = argparse.ArgumentParser(
         prog="python -m evaluation",
         description=__doc__,
@@ -147,9 +164,11 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True)
-    for name, module in COMMANDS.items():
-        if command in (None, name):
-            getattr(import_module(module), f"add_{name}")(commands)
+    if command is None:
+        for name, summary in SUMMARIES.items():
+            commands.add_parser(name, help=summary)
+    else:
+        getattr(import_module(COMMANDS[command]), f"add_{command}")(commands)
     return parser
 
 

@@ -3,6 +3,8 @@
 A shard is embedded by one process and is whole or not there, so that a run that was killed goes on where it was, and
 ends with the same bytes as one that was not. Processes share nothing: on a processor, where a small model keeps one
 core busy, they scale with the cores; with several GPUs each has its own.
+
+torch and the models are imported where they are used: `python -m evaluation --help` should not wait for them.
 """
 
 import argparse
@@ -14,13 +16,11 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import transformers
 from tqdm.auto import tqdm
 
-from evaluation.encoders import Encoder, load_encoder
 from evaluation.errors import EvaluationError
 from evaluation.items import VIEWS, Columns, Items, Shown, open_items
 from evaluation.vectors import (
@@ -34,6 +34,9 @@ from evaluation.vectors import (
     write_json,
     write_shard,
 )
+
+if TYPE_CHECKING:
+    from evaluation.encoders import Encoder
 
 RUN, SKIPPED = "run.json", "skipped.jsonl"
 SHARD_SIZE = 4096
@@ -70,6 +73,8 @@ def embed_catalogue(items: Items, work: Work, num_proc: int = 1) -> dict:
         EvaluationError: an item cannot be embedded (its id is named) and `on_error` is "raise", or none can, or the
             folder holds vectors of something else.
     """
+    from evaluation.encoders import load_encoder
+
     output = Path(work.output)
     encoder = load_encoder(work.model, work.revision)
     if work.view != "own" and work.view not in encoder.views:
@@ -99,8 +104,11 @@ def embed_catalogue(items: Items, work: Work, num_proc: int = 1) -> dict:
     return manifest
 
 
-def _settings(items: Items, work: Work, encoder: Encoder) -> dict:
+def _settings(items: Items, work: Work, encoder: "Encoder") -> dict:
     """All that decides the vectors."""
+    import torch
+    import transformers
+
     options = {name: value for name, value in asdict(work).items() if name not in ("output", "workers", "revision")}
     return options | {
         "revision": encoder.revision,
@@ -133,14 +141,16 @@ def _claim(output: Path, settings: dict) -> None:
         write_json(path, settings)
 
 
-def _in_turn(items: Items, work: Work, encoder: Encoder, numbers: list[int], num_proc: int) -> Iterator[int]:
+def _in_turn(items: Items, work: Work, encoder: "Encoder", numbers: list[int], num_proc: int) -> Iterator[int]:
     for number in numbers:
         _embed_shard(items, work, encoder, number)
         yield number
 
 
-def _in_processes(items: Items, work: Work, encoder: Encoder, numbers: list[int], num_proc: int) -> Iterator[int]:
+def _in_processes(items: Items, work: Work, encoder: "Encoder", numbers: list[int], num_proc: int) -> Iterator[int]:
     """Runs shards in processes, a few ahead, so that an error does not wait for all."""
+    import torch
+
     context = multiprocessing.get_context("spawn")  # threads and CUDA do not survive a fork
     count = context.Value("i", 0)
     threads = max(1, torch.get_num_threads() // num_proc)
@@ -170,6 +180,10 @@ def _in_processes(items: Items, work: Work, encoder: Encoder, numbers: list[int]
 
 def _start(items: Items, work: Work, threads: int, count) -> None:
     """Makes a process ready: its share of the cores, its GPU, its copy of the model."""
+    import torch
+
+    from evaluation.encoders import load_encoder
+
     global _own
     with count.get_lock():
         rank, count.value = count.value, count.value + 1
@@ -184,7 +198,7 @@ def _embed_own(number: int) -> int:
     return number
 
 
-def _embed_shard(items: Items, work: Work, encoder: Encoder, number: int) -> None:
+def _embed_shard(items: Items, work: Work, encoder: "Encoder", number: int) -> None:
     start = number * work.shard_size
     rows = list(range(start, min(start + work.shard_size, len(items))))
     shown, lacking = Shown(items, work.view, rows), []
@@ -207,7 +221,7 @@ def _embed_shard(items: Items, work: Work, encoder: Encoder, number: int) -> Non
     write_shard(path, [items.ids[row] for row in kept], as_stored(vectors, work.dtype))
 
 
-def _encode(shown: Shown, work: Work, encoder: Encoder) -> tuple[list[int], np.ndarray, list[tuple[int, str]]]:
+def _encode(shown: Shown, work: Work, encoder: "Encoder") -> tuple[list[int], np.ndarray, list[tuple[int, str]]]:
     """The rows that can be embedded, their vectors, and the others with the reason."""
     if not len(shown):
         return [], np.empty((0, encoder.dimension), np.float32), []

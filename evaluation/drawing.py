@@ -58,9 +58,9 @@ def draw_sheet(drawn: Sequence[Image.Image], output: Path, columns: int = 2) -> 
 
 def render(photo: Image.Image, attention: AttentionMap, words: int = 0, name: str = "Photo") -> Image.Image:
     """What `draw` writes; `name` stands above the photo."""
-    style = {"font.family": _fonts_for(attention.title + name), "text.parse_math": False}
+    style = {"font.family": fonts_for(attention.title + name), "text.parse_math": False}
     with matplotlib.rc_context(style), warnings.catch_warnings():
-        # _fonts_for has said once what matplotlib would say for each character, twice.
+        # fonts_for has said once what matplotlib would say for each character, twice.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(WIDTH, WIDTH), dpi=DPI, facecolor="white")
         canvas = FigureCanvasAgg(figure)
@@ -214,7 +214,7 @@ def _lines(figure: Figure, attention: AttentionMap) -> list[list[tuple[int, floa
     return lines
 
 
-def _fonts_for(text: str) -> list[str]:
+def fonts_for(text: str) -> list[str]:
     """matplotlib's own font, then installed ones until every character has a glyph; says so if one has none."""
     own = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
     families = [own.family_name]

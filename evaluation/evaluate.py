@@ -1,6 +1,6 @@
 """One evaluation: embed every view once, then retrieval, classification and attribute prediction."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -65,30 +65,8 @@ def evaluate(encoder: Encoder, benchmark: Benchmark, cache: VectorCache, options
         EvaluationError: a product cannot be prepared (an unreadable picture, say), or its vector is not finite.
     """
     titles_only = encoder.views == {"t"}
-
-    def embed(items, view: str, role: str, what: str) -> torch.Tensor:
-        description = f"embed {what}"
-        return cache.embed(encoder, items, view, role, options.batch_size, options.workers, description)
-
-    def embed_candidates(view: str) -> Embedded:
-        shown = "t" if titles_only else view
-        rows, vectors, start = [], [], 0
-        for products in benchmark.candidates:
-            chosen = products.rows(view)
-            rows += [start + row for row in chosen]
-            vectors.append(embed(ProductView(products, shown, chosen), shown, "document", f"{products.name} ({view})"))
-            start += len(products)
-        return Embedded(rows, torch.cat([part for part in vectors if len(part)] or vectors[:1]))
-
-    queries, corpus = {}, {}
-    for modality, view in QUERY_VIEWS.items():
-        if view in encoder.views:
-            rows = [row for row, found in enumerate(benchmark.modalities) if found == modality]
-            items = ProductView(benchmark.queries, view, rows)
-            queries[modality] = Embedded(rows, embed(items, view, "query", f"queries ({modality})"))
-    for view in ("t", "i", "mm"):
-        if view in encoder.views or (titles_only and view == "mm"):
-            corpus[view] = embed_candidates(view)
+    embed = _embedding(encoder, cache, options)
+    queries, corpus = embed_benchmark(encoder, benchmark, cache, options)
 
     retrieval, per_query = evaluate_retrieval(benchmark, queries, corpus, options.by_group, options.seed)
     results = {"retrieval": retrieval, "classification": None, "attributes": None}
@@ -124,6 +102,49 @@ def evaluate(encoder: Encoder, benchmark: Benchmark, cache: VectorCache, options
             benchmark, queries, corpus, dims, precisions, options.by_group, options.seed
         )
     return Evaluation(results, per_query, products, TITLE_NOTE if titles_only else encoder.note)
+
+
+def embed_benchmark(
+    encoder: Encoder, benchmark: Benchmark, cache: VectorCache, options: Options
+) -> tuple[dict[str, Embedded], dict[str, Embedded]]:
+    """The vectors of all queries by modality, and of all candidates by view, of what the encoder can embed.
+
+    Raises:
+        EvaluationError: as `evaluate`.
+    """
+    titles_only = encoder.views == {"t"}
+    embed = _embedding(encoder, cache, options)
+
+    def embed_candidates(view: str) -> Embedded:
+        shown = "t" if titles_only else view
+        rows, vectors, start = [], [], 0
+        for products in benchmark.candidates:
+            chosen = products.rows(view)
+            rows += [start + row for row in chosen]
+            vectors.append(embed(ProductView(products, shown, chosen), shown, "document", f"{products.name} ({view})"))
+            start += len(products)
+        return Embedded(rows, torch.cat([part for part in vectors if len(part)] or vectors[:1]))
+
+    queries, corpus = {}, {}
+    for modality, view in QUERY_VIEWS.items():
+        if view in encoder.views:
+            rows = [row for row, found in enumerate(benchmark.modalities) if found == modality]
+            items = ProductView(benchmark.queries, view, rows)
+            queries[modality] = Embedded(rows, embed(items, view, "query", f"queries ({modality})"))
+    for view in ("t", "i", "mm"):
+        if view in encoder.views or (titles_only and view == "mm"):
+            corpus[view] = embed_candidates(view)
+    return queries, corpus
+
+
+def _embedding(encoder: Encoder, cache: VectorCache, options: Options) -> Callable[..., torch.Tensor]:
+    """(items, view, role, what the progress bar says) -> (N, D)."""
+
+    def embed(items, view: str, role: str, what: str) -> torch.Tensor:
+        description = f"embed {what}"
+        return cache.embed(encoder, items, view, role, options.batch_size, options.workers, description)
+
+    return embed
 
 
 def evaluate_words(benchmark: Benchmark, options: Options) -> Evaluation:

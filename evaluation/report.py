@@ -112,15 +112,18 @@ def write_report(folder: Path, facts: dict, evaluation: Evaluation) -> None:
     parts = [
         f"# Evaluation of {facts['model']['name']} on {facts['dataset']['name']}",
         summary(facts["model"]["name"], results, evaluation.note),
-        "## Intervals\n\n95 %, from resampled queries. Per cent.\n\n" + _interval_table(results["retrieval"]),
+        "## Intervals\n\n95 %, from resampled queries. Per cent.\n\n" + table(*interval_rows(results["retrieval"])),
     ]
     if "compression" in results:
         parts.append(
-            "## Fewer dimensions and bits\n\nRecall@10, per cent.\n\n" + _compression_table(results["compression"])
+            "## Fewer dimensions and bits\n\nRecall@10, per cent.\n\n"
+            + table(*compression_rows(results["compression"]))
         )
     if results["attributes"] is not None:
-        parts.append("## Attributes, one by one\n\n" + _attribute_table(results["attributes"]))
-    parts.append("## Run\n\n" + _run_list(facts))
+        header, rows = attribute_rows(results["attributes"])
+        shown = table(header, rows) if rows else "No attribute has enough support."
+        parts.append("## Attributes, one by one\n\n" + shown)
+    parts.append("## Run\n\n" + "\n".join(f"- {line}" for line in run_lines(facts)))
     write_text(folder / "results.md", "\n\n".join(parts) + "\n")
     staged = folder / f"{SCORES}.part"
     pq.write_table(_scores(evaluation), staged)
@@ -158,7 +161,6 @@ def _scores(evaluation: Evaluation) -> pa.Table:
 
 def summary(name: str, results: dict, note: str = "") -> str:
     """The headline table, the retrieval table and the label table, as Markdown; all figures in per cent."""
-    classification, attributes = results["classification"], results["attributes"]
     parts = [
         "Recall@10 for the five directions, then accuracy (attributes: mean over predictions). Per cent.",
         table(HEADER, [headline(name, results), headline("chance", results, chance=True)]),
@@ -168,8 +170,20 @@ def summary(name: str, results: dict, note: str = "") -> str:
     parts += [
         "## Retrieval\n\nModel / chance, per cent. Chance is the expected value of a random ranking.",
         _retrieval_table(results["retrieval"]),
-        _left_out(results),
+        left_out(results),
     ]
+    header, rows = label_rows(results)
+    if rows:
+        parts += [
+            "## Labels\n\nNearest label text to the multimodal view, which contains the title. Per cent.",
+            table(header, rows),
+        ]
+    return "\n\n".join(parts)
+
+
+def label_rows(results: dict) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of classification and attribute prediction; no rows if the model has neither."""
+    classification, attributes = results["classification"], results["attributes"]
     rows = []
     if classification is not None:
         rows.append(["category", *_counts(classification), *_cells(classification["metrics"])])
@@ -179,12 +193,7 @@ def summary(name: str, results: dict, note: str = "") -> str:
         counts = _attribute_counts(attributes)
         rows.append(["attributes, mean over predictions", *counts, *_cells(attributes["micro"])])
         rows.append(["attributes, mean over attributes", *counts, *_cells(attributes["macro"])])
-    if rows:
-        parts += [
-            "## Labels\n\nNearest label text to the multimodal view, which contains the title. Per cent.",
-            table(LABEL_HEADER, rows),
-        ]
-    return "\n\n".join(parts)
+    return LABEL_HEADER, rows
 
 
 def headline(name: str, results: dict, chance: bool = False) -> list[str]:
@@ -263,15 +272,17 @@ def _retrieval_table(directions: dict) -> str:
     return table(["", "queries", "candidates", *METRIC_NAMES.values()], rows)
 
 
-def _interval_table(directions: dict) -> str:
+def interval_rows(directions: dict) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of every metric with its interval."""
     rows = [
         [ARROWS[direction], *(_with_interval(row, metric) for metric in METRICS)]
         for direction, row in directions.items()
     ]
-    return table(["", *METRIC_NAMES.values()], rows)
+    return ["", *METRIC_NAMES.values()], rows
 
 
-def _compression_table(rows: list[dict]) -> str:
+def compression_rows(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of Recall@10 by dimension and precision."""
     cells = [
         [
             str(row["dimension"]),
@@ -281,7 +292,7 @@ def _compression_table(rows: list[dict]) -> str:
         ]
         for row in rows
     ]
-    return table(["dims", "precision", "bytes", *(ARROWS[direction] for direction in DIRECTIONS)], cells)
+    return ["dims", "precision", "bytes", *(ARROWS[direction] for direction in DIRECTIONS)], cells
 
 
 def _with_interval(row: dict | None, metric: str) -> str:
@@ -291,7 +302,7 @@ def _with_interval(row: dict | None, metric: str) -> str:
     return f"{_percent(row['metrics'], metric)} [{100 * low:.2f}, {100 * high:.2f}]"
 
 
-def _left_out(results: dict) -> str:
+def left_out(results: dict) -> str:
     """One sentence for each thing that took no part, so that nothing goes missing unseen."""
     notes = [
         f"- {ARROWS[direction]}: {row['queries_left_out']} queries without a relevant candidate, "
@@ -310,21 +321,23 @@ def _left_out(results: dict) -> str:
     return "Left out:\n" + "\n".join(notes) if notes else "Nothing was left out."
 
 
-def _attribute_table(attributes: dict) -> str:
+def attribute_rows(attributes: dict) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of each attribute; no rows if none has enough support."""
     rows = [
         [name, str(row["products"]), str(row["values"]), *_cells(row)] for name, row in attributes["attributes"].items()
     ]
-    return table(LABEL_HEADER, rows) if rows else "No attribute has enough support."
+    return LABEL_HEADER, rows
 
 
-def _run_list(facts: dict) -> str:
+def run_lines(facts: dict) -> list[str]:
+    """What one needs to know of a run, in lines."""
     model, data, hardware = facts["model"], facts["dataset"], facts["hardware"]
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     device = hardware["gpu"] or f"{hardware['cpu']}, {hardware['cores']} cores"
     origin = _origin(model)
     if model["kind"] != NAME:
         origin += f", {model['parameters']:,} parameters, {model['dtype']}, fingerprint {model['fingerprint'][:16]}"
-    lines = [
+    return [
         f"model: {origin}",
         f"data: {_origin(data)}, {data['corpus']:,} products, {data['queries']:,} queries, "
         f"{data['judgements']:,} judgements, fingerprint {data['fingerprint'][:16]}",
@@ -336,7 +349,6 @@ def _run_list(facts: dict) -> str:
         f"date: {facts['date']}",
         f"command: `{facts['command']}`",
     ]
-    return "\n".join(f"- {line}" for line in lines)
 
 
 def _origin(source: dict) -> str:

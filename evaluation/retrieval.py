@@ -123,7 +123,7 @@ def evaluate_retrieval(
     Raises:
         EvaluationError: `by_group`, but the products have no groups.
     """
-    keys = _candidate_keys(benchmark, by_group)
+    keys = candidate_keys(benchmark, by_group)
     order = {key: place for place, key in enumerate(sorted(set(keys)))}
 
     results: dict[str, dict | None] = {}
@@ -173,7 +173,7 @@ def evaluate_retrieval(
     return results, per_query
 
 
-def _candidate_keys(benchmark: Benchmark, by_group: bool) -> list[str]:
+def candidate_keys(benchmark: Benchmark, by_group: bool) -> list[str]:
     """What each candidate row counts as: its group, or itself."""
     if not by_group:
         return [identifier for products in benchmark.candidates for identifier in products.ids]

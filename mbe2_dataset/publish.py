@@ -1,12 +1,11 @@
 """Puts a built data set on the Hub, so that it can be loaded by its name and pinned to a tag."""
 
-import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-from huggingface_hub import HfApi, RepoFile
-from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub import HfApi
+
+from hub_moon2 import digests, refusal, remote_digests
 
 from .checks import check_dataset
 from .schema import CONFIGS
@@ -58,11 +57,9 @@ def push_dataset(
     """
     folder = Path(folder)
     try:
-        validate_repo_id(repo_id)
+        check_repo_id(repo_id, "data set")
     except ValueError as error:
-        raise PublishError(f"{repo_id!r} cannot be the name of a data set on the Hub: {_first_line(error)}") from error
-    if repo_id.count("/") != 1:
-        raise PublishError(f"Name the data set as user/name, not {repo_id!r}.")
+        raise PublishError(str(error)) from error
     if not folder.is_dir():
         raise PublishError(f"There is no data set folder {folder}; build one with 'python -m mbe2_dataset build'.")
     if not force:
@@ -77,8 +74,8 @@ def push_dataset(
                 f"{repo_id} has a tag {tag!r} with other files already: choose another tag, or remove that one with "
                 f"HfApi().delete_tag({repo_id!r}, tag={tag!r}, repo_type='dataset') and push again."
             )
-        remote = _remote_files(api, repo_id, "main")
-        changed = [path for path, digests in local.items() if remote.get(path) not in digests]
+        remote = remote_digests(api, repo_id, "main", "dataset")
+        changed = [path for path, known in local.items() if remote.get(path) not in known]
         stale = [path for path in remote if _is_own(path) and path not in local]
         if changed or stale:
             commit = api.upload_folder(
@@ -97,7 +94,7 @@ def push_dataset(
         raise
     # The client lets many kinds of errors through: those of its HTTP library, of the system, and RuntimeError.
     except Exception as error:
-        raise PublishError(_refusal(repo_id, error)) from error
+        raise PublishError(refusal(repo_id, error, token)) from error
     return Published(str(url), commit, len(changed), len(stale))
 
 
@@ -118,45 +115,16 @@ def _local_files(folder: Path) -> dict[str, tuple[str, str]]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         if path.is_file() and not any(part.startswith(".") for part in name.parts):
-            sha256, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % path.stat().st_size)
-            with open(path, "rb") as file:
-                while block := file.read(1 << 20):
-                    sha256.update(block)
-                    git.update(block)
-            files[name.as_posix()] = (sha256.hexdigest(), git.hexdigest())
+            files[name.as_posix()] = digests(path)
     return files
-
-
-def _remote_files(api: HfApi, repo_id: str, revision: str) -> dict[str, str]:
-    """Path -> digest of its content, as the Hub tells it."""
-    entries = api.list_repo_tree(repo_id, recursive=True, revision=revision, repo_type="dataset")
-    return {
-        entry.path: entry.lfs.sha256 if entry.lfs else entry.blob_id for entry in entries if isinstance(entry, RepoFile)
-    }
 
 
 def _is_at(api: HfApi, repo_id: str, tag: str, local: dict[str, tuple[str, str]]) -> bool:
     """Whether a tag has just these files of the data set."""
-    remote = _remote_files(api, repo_id, tag)
-    same = all(remote.get(path) in digests for path, digests in local.items())
+    remote = remote_digests(api, repo_id, tag, "dataset")
+    same = all(remote.get(path) in known for path, known in local.items())
     return same and all(path in local for path in remote if _is_own(path))
 
 
 def _is_own(path: str) -> bool:
     return path.endswith(".parquet") and path.split("/")[0] in CONFIGS
-
-
-def _refusal(repo_id: str, error: Exception) -> str:
-    """A sentence for what the Hub's client raised."""
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
-    if status == 401:
-        return f"The Hub does not know who wants to write to {repo_id}: sign in with 'hf auth login' or set HF_TOKEN."
-    if status == 403:
-        return f"The token may not write to {repo_id}: use one with write access to that account."
-    reason = _first_line(error.__cause__ or error)
-    return f"{repo_id} was not published completely: {reason} What has arrived is kept: push again to go on."
-
-
-def _first_line(error: BaseException) -> str:
-    text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()
-    return text if text.endswith((".", "!")) else f"{text}."

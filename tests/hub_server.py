@@ -1,8 +1,8 @@
 """A small Hub on loopback for tests: the endpoints that huggingface_hub, datasets and transformers use, in memory.
 
-It keeps models and data sets with commits, branches, tags and LFS files, asks for tokens, and breaks on demand. A test
-module that needs it imports the fixture (`from hub_server import hub as hub`). The test process itself is offline
-(conftest.py), so clients of the Hub run in processes of their own: `run_python`.
+It keeps models, data sets and Spaces with commits, branches, tags and LFS files, asks for tokens, and breaks on demand.
+A test module that needs it imports the fixture (`from hub_server import hub as hub`). The test process itself is
+offline (conftest.py), so clients of the Hub run in processes of their own: `run_python`.
 """
 
 import base64
@@ -83,7 +83,7 @@ class Commit:
 
 
 class Repository:
-    """A model or data set; starts with one commit on the branch main."""
+    """A model, data set or Space; starts with one commit on the branch main."""
 
     def __init__(self, private: bool, files: dict[str, str]):
         self.private = private
@@ -113,7 +113,7 @@ class HubServer(ThreadingHTTPServer):
     """The Hub; `url` is its HF_ENDPOINT.
 
     Attributes:
-        repositories: ("model" or "dataset", "user/name") -> Repository.
+        repositories: ("model", "dataset" or "space", "user/name") -> Repository.
         blobs: sha256 -> content, of LFS and other files alike.
         log: every request, in the order in which they were answered.
         page_size: entries of one page of a file listing.
@@ -292,7 +292,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise HubError(403, f"You don't have the rights to write to {repo_id}")
         return found
 
-    # Endpoints. `kind` is "model" or "dataset"; `id` is user/name.
+    # Endpoints. `kind` is "model", "dataset" or "space"; `id` is user/name.
 
     def whoami(self):
         name = self._signed_in()
@@ -305,7 +305,7 @@ class _Handler(BaseHTTPRequestHandler):
         if owner != self._signed_in():
             raise HubError(403, f"You don't have the rights to create a repository under the namespace {owner}")
         kind, repo_id = asked.get("type", "model"), f"{owner}/{asked['name']}"
-        url = f"{self.server.url}/{'datasets/' if kind == 'dataset' else ''}{repo_id}"
+        url = f"{self.server.url}/{'' if kind == 'model' else f'{kind}s/'}{repo_id}"
         if (kind, repo_id) in self.server.repositories:
             raise HubError(409, "You already created this repo", url=url)
         attributes = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES)
@@ -526,9 +526,9 @@ def _git_oid(content: bytes) -> str:
 
 
 def _route(method: str, pattern: str, endpoint: Callable) -> tuple[str, re.Pattern, Callable]:
-    """{kind} stands for model or dataset, {id} for user/name, {revision} for one part, the rest for more."""
+    """{kind} stands for model, dataset or space, {id} for user/name, {revision} for one part, the rest for more."""
     for name, expression in (
-        ("{kind}s", r"(?P<kind>model|dataset)s"),
+        ("{kind}s", r"(?P<kind>model|dataset|space)s"),
         ("{id}", r"(?P<id>[^/]+/[^/]+?)"),
         ("{revision}", r"(?P<revision>refs/[^/]+/[^/]+|[^/]+)"),
         ("{name}", r"(?P<name>.+)"),

@@ -132,7 +132,7 @@ def test_a_chinese_title_uses_an_installed_font(tmp_path, own_fonts, caplog, rec
     own_fonts("two", "马克杯")
     own_fonts("unneeded", "abc")
     title = "红色马克杯 mug"
-    assert drawing._fonts_for(title) == ["DejaVu Sans", "Squares one", "Squares two"]
+    assert drawing.fonts_for(title) == ["DejaVu Sans", "Squares one", "Squares two"]
     drawn(tmp_path, picture(60, 40), attention(title, np.ones((2, 3))))
     assert not caplog.records
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]

@@ -278,7 +278,8 @@ def test_the_best_checkpoint_is_kept_and_loaded(tiny_recipe, tmp_path):
     recalls = {entry["step"]: entry["eval_recall_mean"] for entry in log if "eval_recall_mean" in entry}
     best = max(recalls, key=recalls.get)
     kept = {path.name for path in folder.glob("checkpoint-*")}
-    assert len(recalls) == 4 and kept == {f"checkpoint-{best}", "checkpoint-16"}
+    assert len(recalls) == 4
+    assert kept == {f"checkpoint-{best}"}  # with a limit of one the Trainer gives the last one up for the best
     saved, checkpoint = (load_file(path / "model.safetensors") for path in (folder, folder / f"checkpoint-{best}"))
     assert all(torch.equal(saved[name], value) for name, value in checkpoint.items())
     state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))

@@ -180,7 +180,7 @@ class Recipe(NamedTuple):
     def fields(self) -> dict:
         """The fields, one dict for all; of the training arguments only those that were given."""
         training = self.training.to_dict()
-        names = sorted(self.given & training.keys() - {"resume_from_checkpoint"})
+        names = sorted(self.given & training.keys() - {"resume_from_checkpoint", "hub_token"})
         own = {name: value for part in self.parts() for name, value in asdict(part).items()}
         return own | {name: training[name] for name in names}
 

@@ -14,10 +14,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 from transformers import Trainer, TrainingArguments
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, rotate_checkpoints
+from transformers.utils import PushInProgress
 
 from configuration_moon2 import TEXT
+from hub_moon2 import refusal
 from loss_moon2 import LossOutput, Moon2Loss, Products, Role, View
 from modeling_moon2 import Moon2Output
 from training.batches import BatchArguments, TripletSampler
@@ -25,6 +27,7 @@ from training.callbacks import EpochSetter, Interruption, RefusedSteps, Training
 from training.checkpoints import STAGING, move, seal, writing
 from training.filtering import FilterRecord
 from training.gather import gather, gather_counts, largest
+from training.hub import push_checkpoint
 from training.triplets import ROLES, TripletDataset
 from training.validation import ValidationRetrieval
 
@@ -290,6 +293,30 @@ class Moon2Trainer(Trainer):
     def _get_output_dir(self, trial) -> str:
         return self._staging or super()._get_output_dir(trial)
 
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None):
+        """As in `Trainer`.
+
+        Raises:
+            ValueError: the Hub refuses; the message says why.
+        """
+        try:
+            super().init_hf_repo(token, private)
+        # The client lets many kinds of errors through: those of its HTTP library, of the system, and RuntimeError.
+        except Exception as error:
+            name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+            raise ValueError(refusal(name, error, token or self.args.hub_token)) from error
+
+    def _push_from_checkpoint(self, checkpoint_folder: str):
+        """As in `Trainer`, but only of a checkpoint that is complete, and of its files those that make up a model."""
+        if self._staging or not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        running = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        if running and not self.args.hub_always_push:
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        job = push_checkpoint(Path(checkpoint_folder), self.args, self.hub_model_id, self.state.global_step)
+        self.push_in_progress = PushInProgress([*(self.push_in_progress.jobs if running else []), job])
+
     def _save_checkpoint(self, model, trial):
         """As in `Trainer`, but the checkpoint appears under its name only when it is complete and on the disk.
 
@@ -311,8 +338,12 @@ class Moon2Trainer(Trainer):
                 self.state.best_model_checkpoint = str(best)
             if self.args.should_save:
                 self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
+                # A pickle that nobody reads, with hub_token in it.
+                (staged / TRAINING_ARGS_NAME).unlink(missing_ok=True)
                 seal(staged, self.run)
                 move(staged, run_dir / name)
+                if self.args.push_to_hub:
+                    self._push_from_checkpoint(str(run_dir / name))
                 rotate_checkpoints(
                     output_dir=str(run_dir),
                     save_total_limit=self.args.save_total_limit,

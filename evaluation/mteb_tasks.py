@@ -1,0 +1,179 @@
+"""An MBE2.0-format benchmark as mteb tasks, and checkpoints as encoders that mteb shows pictures to. Needs mteb.
+
+The figures are those of `evaluation.evaluate`, as far as mteb goes the same way: it rounds most figures to five digits,
+cuts a ranking after a thousand candidates (its `mrr_at_1000` gives nothing for a later one), and compares in float32.
+It also hands over decoded pictures, where the harness lets the JPEG decoder shrink one of at least twice the model's
+size while decoding: of such pictures the vectors, and so the figures, differ a little.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset, DatasetDict, Image
+from mteb.abstasks import AbsTask, AbsTaskRetrieval, AbsTaskZeroShotClassification
+from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
+from mteb.abstasks.task_metadata import TaskMetadata
+from mteb.models import SentenceTransformerEncoderWrapper
+from sentence_transformers import SentenceTransformer
+
+from evaluation.benchmark import QUERY_VIEWS, Benchmark, Products, load_benchmark
+from evaluation.checkpoint import find_checkpoint, fingerprint
+from evaluation.classification import CATEGORY_TEMPLATE, category_labels
+from evaluation.errors import EvaluationError
+from evaluation.retrieval import DIRECTIONS
+
+# view: mteb's letters for it, and the columns that hold it
+CATEGORIES = {"t": "t", "i": "i", "mm": "it"}
+COLUMNS = {"t": ["text"], "i": ["image"], "mm": ["text", "image"]}
+PREFIX = "MBE2Format"
+
+
+def mbe2_tasks(dataset: str, revision: str | None = None, languages: Sequence[str] = ("eng-Latn",)) -> list[AbsTask]:
+    """The five retrieval directions that have queries, and classification if there are categories, for `mteb.evaluate`.
+
+    Args:
+        dataset: folder or Hub id of a data set with the configurations corpus, queries and qrels.
+        revision: branch, tag or commit on the Hub. Without one, the tasks' revision is the data's fingerprint, so that
+            mteb's cache does not take one state of a folder for another.
+        languages: as mteb writes them.
+
+    Raises:
+        EvaluationError: as `load_benchmark`, or there is nothing to score.
+    """
+    benchmark = load_benchmark(dataset, revision)
+    facts = {"dataset": {"path": dataset, "revision": revision or benchmark.fingerprint}, "eval_langs": list(languages)}
+    tasks: list[AbsTask] = []
+    for direction, (modality, view) in DIRECTIONS.items():
+        if _judged(benchmark, modality, view):
+            task = _with_metadata(Mbe2Retrieval, _retrieval_metadata(direction, facts))
+            tasks.append(task(benchmark, direction))
+    if any(benchmark.categories[row] for row in benchmark.corpus.rows("mm")):
+        tasks.append(_with_metadata(Mbe2Classification, _classification_metadata(facts))(benchmark))
+    if not tasks:
+        raise EvaluationError(f"{dataset} has neither a query with a relevant product nor a category to score.")
+    return tasks
+
+
+def mteb_encoder(model: str, revision: str | None = None) -> SentenceTransformerEncoderWrapper:
+    """A Moon2 checkpoint, or another sentence-transformers model, for `mteb.evaluate`. Its code is run.
+
+    mteb takes a plain `SentenceTransformer` for a text encoder and drops pictures; this one says what it can embed. It
+    also has a name and a revision, by which mteb keeps the results of different models apart.
+
+    Args:
+        model: folder or Hub id.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        EvaluationError: there is no such model, or sentence-transformers cannot load it.
+    """
+    folder, commit = find_checkpoint(model, revision)
+    try:
+        encoder = SentenceTransformer(str(folder), trust_remote_code=True)
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"sentence-transformers cannot load {model}: {error}") from error
+    wrapper = SentenceTransformerEncoderWrapper(encoder)
+    facts = {
+        "name": f"local/{folder.name}" if commit is None else model,
+        "revision": commit or fingerprint(folder),
+        "modalities": [modality for modality in ("text", "image") if encoder.supports(modality)],
+    }
+    wrapper.mteb_model_meta = wrapper.mteb_model_meta.model_copy(update=facts)
+    return wrapper
+
+
+class Mbe2Retrieval(AbsTaskRetrieval):
+    """One direction: the queries of its modality against the products that have its corpus view."""
+
+    def __init__(self, benchmark: Benchmark, direction: str):
+        self.benchmark = benchmark
+        self.modality, self.view = DIRECTIONS[direction]
+        super().__init__()
+
+    def load_data(self, num_proc: int | None = None, **_: Any) -> None:
+        """From the benchmark, which is read and checked once for all tasks."""
+        corpus, queries = self.benchmark.corpus, self.benchmark.queries
+        judged = _judged(self.benchmark, self.modality, self.view)
+        data = RetrievalSplitData(
+            corpus=_table(corpus, self.view, corpus.rows(self.view)),
+            queries=_table(queries, QUERY_VIEWS[self.modality], list(judged)),
+            relevant_docs={
+                queries.ids[row]: {corpus.ids[candidate]: int(grade) for candidate, grade in grades.items()}
+                for row, grades in judged.items()
+            },
+            top_ranked=None,
+        )
+        self.dataset = {"default": {"test": data}}
+        self.data_loaded = True
+
+
+class Mbe2Classification(AbsTaskZeroShotClassification):
+    """The category of each product with text and picture: the nearest text among all category labels of the corpus."""
+
+    input_column_name = ("text", "image")
+
+    def __init__(self, benchmark: Benchmark):
+        self.benchmark = benchmark
+        self.names = category_labels(benchmark.categories)
+        self.labels = sorted(self.names.values())
+        super().__init__()
+
+    def load_data(self, num_proc: int | None = None, **_: Any) -> None:
+        """From the benchmark, which is read and checked once for all tasks."""
+        corpus, categories = self.benchmark.corpus, self.benchmark.categories
+        rows = [row for row in corpus.rows("mm") if categories[row]]
+        index = {label: position for position, label in enumerate(self.labels)}
+        truths = [index[self.names[tuple(categories[row])]] for row in rows]
+        self.dataset = DatasetDict({"test": _table(corpus, "mm", rows).add_column("label", truths)})
+        self.data_loaded = True
+
+    def get_candidate_labels(self) -> list[str]:
+        return [CATEGORY_TEMPLATE.format(label=label) for label in self.labels]
+
+
+def _with_metadata(base: type[AbsTask], metadata: TaskMetadata) -> type[AbsTask]:
+    """A class of its own: mteb looks for metadata in classes, and takes them off an object that it unloads."""
+    return type(metadata.name, (base,), {"metadata": metadata})
+
+
+def _retrieval_metadata(direction: str, facts: dict) -> TaskMetadata:
+    modality, view = DIRECTIONS[direction]
+    query_view = QUERY_VIEWS[modality]
+    return TaskMetadata(
+        name=f"{PREFIX}-{direction}",
+        description=f"Products (view {view}) for {modality} queries.",
+        type="Any2AnyRetrieval",
+        category=f"{CATEGORIES[query_view]}2{CATEGORIES[view]}",
+        modalities=sorted({*COLUMNS[query_view], *COLUMNS[view]}, reverse=True),
+        main_score="recall_at_10",
+        **facts,
+    )
+
+
+def _classification_metadata(facts: dict) -> TaskMetadata:
+    return TaskMetadata(
+        name=f"{PREFIX}-classification",
+        description="Category of a product by the nearest label text.",
+        type="ZeroShotClassification",
+        category="it2t",
+        modalities=["text", "image"],
+        main_score="accuracy",
+        **facts,
+    )
+
+
+def _judged(benchmark: Benchmark, modality: str, view: str) -> dict[int, dict[int, int]]:
+    """{query row: {corpus row: grade}} of the queries that have a relevant product among the candidates."""
+    present = set(benchmark.corpus.rows(view))
+    found = {
+        row: {candidate: grade for candidate, grade in grades.items() if candidate in present}
+        for row, grades in enumerate(benchmark.relevant)
+        if benchmark.modalities[row] == modality
+    }
+    return {row: grades for row, grades in found.items() if grades}
+
+
+def _table(products: Products, view: str, rows: list[int]) -> Dataset:
+    """Only the columns that the view shows: mteb would embed the others too, and refuses empty cells."""
+    table = products.dataset.select_columns(["id", *COLUMNS[view]]).select(rows)
+    return table.cast_column("image", Image()) if view != "t" else table

@@ -1,0 +1,124 @@
+"""Losses of single variants: other weights of the objectives, and fixed modality mixing."""
+
+from dataclasses import replace
+
+import torch
+
+from configuration_moon2 import INTER_OBJECTIVES
+from loss_moon2 import LossOutput, Moon2Loss, Products, Role, anchor_usage
+
+# How strongly `Prior` keeps omega even, and when and how fast `Late` and `Slow` let it move (our choice).
+PRIOR, UNIFORM_SHARE, W_RATE = 1.0, 1 / 3, 0.1
+
+
+class Reweighted(Moon2Loss):
+    """`Moon2Loss` with other weights: a subclass says which, and what they add to the loss."""
+
+    def weights(
+        self,
+        output: LossOutput,
+        query: Role,
+        products: Products,
+        dual_alignment: torch.Tensor,
+        objectives: list[str],
+        progress: float,
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor | float]:
+        """The weight of each objective, and a term that is added."""
+        raise NotImplementedError
+
+    def __call__(self, query, products, dual_alignment, objectives, aux_loss, progress):
+        output = super().__call__(query, products, dual_alignment, objectives, aux_loss, progress)
+        omega, extra = self.weights(output, query, products, dual_alignment, objectives, progress)
+        loss = sum(omega[name] * value for name, value in output.objective_losses.items()) + extra
+        loss = loss + self.aux_loss_weight * aux_loss + self.sparsity_loss_weight * output.sparsity
+        return replace(output, loss=loss, omega=omega)
+
+
+class OwnView(Reweighted):
+    """Fixed modality mixing: a query is seen in its own view only, and the shares of the batch weigh the objectives.
+
+    The inter-product objectives are one mean over the queries, whatever their modality; together they weigh what they
+    do with uniform weights.
+    """
+
+    def __call__(self, query, products, dual_alignment, objectives, aux_loss, progress):
+        text = query.t._replace(present=query.t.present & ~query.i.present)
+        image = query.i._replace(present=query.i.present & ~query.t.present)
+        query = query._replace(t=text, i=image)
+        return super().__call__(query, products, dual_alignment, objectives, aux_loss, progress)
+
+    def weights(self, output, query, products, dual_alignment, objectives, progress):
+        inter = [name for name in objectives if name in INTER_OBJECTIVES]
+        counts = dict(zip(INTER_OBJECTIVES, (view.present.sum() for view in (query.t, query.i, query.mm)), strict=True))
+        total = sum(counts[name] for name in inter)
+        even = torch.ones((), device=dual_alignment.device) / len(objectives)
+        return {
+            name: counts[name] / total.clamp(min=1) * len(inter) * even if name in inter else even
+            for name in objectives
+        }, 0.0
+
+
+class Renormalised(Reweighted):
+    """omega as written, scaled to sum to one."""
+
+    def weights(self, output, query, products, dual_alignment, objectives, progress):
+        total = sum(output.omega.values())
+        return {name: value / total for name, value in output.omega.items()}, 0.0
+
+
+class Prior(Renormalised):
+    """Scaled omega with a prior towards even weights: -mean log omega of the objectives that the batch has."""
+
+    def weights(self, output, query, products, dual_alignment, objectives, progress):
+        omega, _ = super().weights(output, query, products, dual_alignment, objectives, progress)
+        logs = torch.stack([omega[name].log() for name in output.objective_losses])
+        return omega, -PRIOR * logs.mean()
+
+
+class Late(Prior):
+    """As `Prior`, after a first part of the training with even weights."""
+
+    def weights(self, output, query, products, dual_alignment, objectives, progress):
+        if progress >= UNIFORM_SHARE:
+            return super().weights(output, query, products, dual_alignment, objectives, progress)
+        return {name: torch.full_like(value, 1 / len(objectives)) for name, value in output.omega.items()}, 0.0
+
+
+class Slow(Prior):
+    """As `Prior`, with W* at a tenth of the rate: Adam's steps do not depend on the scale of a gradient, so it is W*
+    itself that is scaled."""
+
+    def __call__(self, query, products, dual_alignment, objectives, aux_loss, progress):
+        return super().__call__(query, products, W_RATE * dual_alignment, objectives, aux_loss, progress)
+
+
+class Uncertainty(Reweighted):
+    """omega_m = exp(-s_m) / M and + s_m / M (Kendall et al., 2018), s_m the mean of W*_{z,m} over the experts used."""
+
+    def weights(self, output, query, products, dual_alignment, objectives, progress):
+        usage = anchor_usage(query, products)
+        present = {"t2mm": query.t.present, "i2mm": query.i.present, "mm2mm": query.mm.present}
+        products_present = torch.cat(
+            [side.i.present & side.t.present for side in (products.positive, products.negative)]
+        )
+        omega, extra = {}, 0.0
+        for column, name in enumerate(objectives):
+            if name not in output.objective_losses:
+                omega[name] = dual_alignment.new_zeros(())
+                continue
+            rows = usage[name][present.get(name, products_present)].float().mean(0)
+            log_variance = rows @ dual_alignment[:, column].float()
+            omega[name] = (-log_variance).exp() / len(objectives)
+            extra = extra + log_variance / len(objectives)
+        return omega, extra
+
+
+LOSSES = {
+    "moon2": Moon2Loss,
+    "own_view": OwnView,
+    "renormalised": Renormalised,
+    "prior": Prior,
+    "late": Late,
+    "slow": Slow,
+    "uncertainty": Uncertainty,
+}

@@ -1,0 +1,116 @@
+"""One run of the study: evaluation on both galleries and on the transfer set, and the small JSON that is kept."""
+
+import base64
+import json
+import os
+import platform
+import subprocess
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+import transformers
+
+from benchmarks.measure import machine
+from evaluation.benchmark import Benchmark, load_benchmark
+from evaluation.cache import VectorCache
+from evaluation.checkpoint import Checkpoint
+from evaluation.encoders import Moon2Encoder
+from evaluation.evaluate import Options, evaluate
+from evaluation.gallery import HARD, with_gallery
+from evaluation.retrieval import DIRECTIONS
+from modeling_moon2 import Moon2Model
+from processing_moon2 import Moon2Processor
+from study.two_towers import TwoTowers
+from study.variants import Variant
+
+# Scores of single queries are kept of this metric. With groups as candidates it is 0 or 1: one bit for each query.
+METRIC = "recall@10"
+EASY_SET, HARD_SET, TRANSFER_SET = "easy", "hard", "transfer"
+
+
+def score(variant: Variant, model: Path, dataset: Path, transfer: Path | None, vectors: Path) -> dict:
+    """All figures of a trained model, as shares in 0..1; vectors are embedded once and kept in `vectors`.
+
+    Raises:
+        EvaluationError: a product cannot be embedded.
+    """
+    kind = TwoTowers if variant.encoder == "two_towers" else Moon2Model
+    checkpoint = Checkpoint(kind.from_pretrained(model).eval(), Moon2Processor.from_pretrained(model), model, None)
+    encoder, cache = Moon2Encoder(checkpoint, variant.name), VectorCache(vectors)
+    start = time.perf_counter()
+    easy = load_benchmark(str(dataset))
+    sets = {EASY_SET: easy, HARD_SET: with_gallery(easy, HARD, str(dataset))}
+    if transfer is not None:
+        sets[TRANSFER_SET] = load_benchmark(str(transfer))
+    figures = {name: _figures(encoder, benchmark, cache) for name, benchmark in sets.items()}
+    return {"sets": figures, "evaluation_seconds": round(time.perf_counter() - start, 1)}
+
+
+def _figures(encoder: Moon2Encoder, benchmark: Benchmark, cache: VectorCache) -> dict:
+    evaluation = evaluate(encoder, benchmark, cache, Options(by_group=True))
+    retrieval = evaluation.results["retrieval"]
+    found = {
+        "fingerprint": benchmark.fingerprint,
+        "candidates": max(retrieval[direction]["candidates"] for direction in DIRECTIONS),
+        "retrieval": {
+            direction: {name: round(value, 6) for name, value in retrieval[direction]["metrics"].items()}
+            for direction in DIRECTIONS
+        },
+        "hits": {direction: pack(evaluation.queries[direction].values[METRIC]) for direction in DIRECTIONS},
+        "queries": {direction: len(evaluation.queries[direction].ids) for direction in DIRECTIONS},
+    }
+    # As in the paper's table: accuracy over products, and over all predictions of attributes.
+    for task, kind in (("classification", "metrics"), ("attributes", "micro")):
+        figures = (evaluation.results[task] or {}).get(kind)
+        found[task] = None if figures is None else round(figures["accuracy"], 6)
+    return found
+
+
+def pack(hits: np.ndarray) -> str:
+    """Zeros and ones (N,), in the order of the query ids, as a short text.
+
+    Raises:
+        ValueError: there is something between 0 and 1.
+    """
+    if not np.isin(hits, (0, 1)).all():
+        raise ValueError("A query has several right groups; its hits are not one bit.")
+    return base64.b64encode(np.packbits(hits.astype(bool)).tobytes()).decode()
+
+
+def unpack(text: str, count: int) -> np.ndarray:
+    """The inverse of `pack`."""
+    return np.unpackbits(np.frombuffer(base64.b64decode(text), dtype=np.uint8))[:count].astype(np.float64)
+
+
+def environment() -> dict:
+    """Where and with what a run was made. No path of the machine is in it."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return {
+        "commit": commit.stdout.strip() or None,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "datasets": datasets.__version__,
+            "numpy": np.__version__,
+        },
+        "hardware": machine(),
+        "load_average": [round(value, 2) for value in os.getloadavg()],
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def write(file: Path, content: dict):
+    """Whole or not at all."""
+    staged = file.with_name(f".{file.name}.{os.getpid()}.part")
+    with staged.open("w", encoding="utf-8") as handle:
+        handle.write(json.dumps(content, indent=1) + "\n")
+        handle.flush()
+        os.fsync(handle.fileno())
+    staged.replace(file)

@@ -1,0 +1,151 @@
+"""The results as Markdown: in the layout of the paper's Table 4, and as differences with intervals."""
+
+import json
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import t as student
+
+from evaluation.bootstrap import CONFIDENCE, paired_test
+from evaluation.paper import PAPER
+from evaluation.retrieval import DIRECTIONS
+from study.errors import StudyError
+from study.scoring import EASY_SET, HARD_SET, TRANSFER_SET, unpack
+from study.variants import Variant
+
+ARROWS = {"t2mm": "t→mm", "i2mm": "i→mm", "mm2mm": "mm→mm", "t2i": "t→i", "i2t": "i→t"}
+COLUMNS = (*DIRECTIONS, "classification", "attributes")
+HEADER = [*(ARROWS[direction] for direction in DIRECTIONS), "class", "attribute"]
+SETS = {
+    EASY_SET: "Easy gallery: the test products",
+    HARD_SET: "Hard gallery: the test products among all the others",
+    TRANSFER_SET: "Transfer: other products, several photos each, nothing trained on them",
+}
+
+
+class Runs(NamedTuple):
+    """The results of one variant by seed, of one form of it."""
+
+    variant: Variant
+    by_seed: dict[int, dict]
+
+
+def read_results(folder: Path, variants: dict[str, Variant]) -> dict[str, Runs]:
+    """The results that there are, in the order of the variants. Those of an earlier form of a variant are left out.
+
+    Raises:
+        StudyError: a file is none of the study's, or there is no result at all.
+    """
+    found: dict[str, Runs] = {}
+    files = {file.stem: file for file in folder.glob("*.json")}
+    for name, variant in variants.items():
+        by_seed = {}
+        for seed in range(variant.seeds):
+            if f"{name}-{seed}" not in files:
+                continue
+            try:
+                content = json.loads(files[f"{name}-{seed}"].read_text(encoding="utf-8"))
+                if content["key"] == variant.key():
+                    by_seed[seed] = content
+            except (ValueError, KeyError) as error:
+                raise StudyError(f"{files[f'{name}-{seed}'].name} is no result of the study: {error}.") from error
+        if by_seed:
+            found[name] = Runs(variant, by_seed)
+    if not found:
+        raise StudyError(f"{folder} has no results yet: python -m study run")
+    return found
+
+
+def report(folder: Path, variants: dict[str, Variant]) -> str:
+    """All tables. Shares are printed in per cent."""
+    found = read_results(folder, variants)
+    some = next(iter(next(iter(found.values())).by_seed.values()))
+    lines = [
+        f"Recall@10 in five directions, then accuracy, in per cent: mean over seeds ± half of the 95 % t interval of "
+        f"that mean (none with one seed). {some['steps']} steps of {some['batch']} triplets, unless the row says "
+        "otherwise; a group of listings counts as one product. The paper's rows are quoted from the paper: other data "
+        "and models, so that only the order of rows can be compared.",
+    ]
+    for name, title in SETS.items():
+        rows = [runs for runs in found.values() if any(name in run["sets"] for run in runs.by_seed.values())]
+        if not rows:
+            continue
+        sizes = next(run["sets"][name] for runs in rows for run in runs.by_seed.values() if name in run["sets"])
+        queries = ", ".join(f"{ARROWS[one]} {count:,}" for one, count in sizes["queries"].items())
+        lines += ["", f"## {title}", "", f"{sizes['candidates']:,} candidates; queries: {queries}.", ""]
+        lines += _markdown(["variant", "seeds", *HEADER], [_row(runs, name) for runs in rows])
+        differences = [
+            _difference_row(runs, found[runs.variant.against], name)
+            for runs in rows
+            if runs.variant.against in found and runs.variant.against != runs.variant.name
+        ]
+        differences = [row for row in differences if row is not None]
+        if differences:
+            lines += [
+                "",
+                "Differences in points of Recall@10, on the queries and seeds that both have, with the 95 % paired "
+                "bootstrap interval over queries; bold: it does not hold 0. They are not corrected for the number of "
+                "rows, and do not say how far another seed would fall.",
+                "",
+                *_markdown(["variant", "against", "seeds", *HEADER[: len(DIRECTIONS)]], differences),
+            ]
+    lines += ["", "## The paper's own rows (MBE2.0)", ""]
+    lines += _markdown(["variant", *HEADER], [[name, *(f"{x:.2f}" for x in row)] for name, row in PAPER.items()])
+    return "\n".join(lines)
+
+
+def _row(runs: Runs, name: str) -> list[str]:
+    sets = [run["sets"][name] for run in runs.by_seed.values() if name in run["sets"]]
+    label = runs.variant.changes if runs.variant.name != "full" else "full"
+    return [label, str(len(sets)), *(_mean([_figure(one, column) for one in sets]) for column in COLUMNS)]
+
+
+def _figure(figures: dict, column: str) -> float | None:
+    return figures["retrieval"][column]["recall@10"] if column in DIRECTIONS else figures[column]
+
+
+def _mean(values: list[float | None]) -> str:
+    if None in values:
+        return "-"
+    mean = f"{100 * np.mean(values):.1f}"
+    if len(values) == 1:
+        return mean
+    half = student.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
+    return f"{mean} ± {100 * half:.1f}"
+
+
+def _difference_row(runs: Runs, reference: Runs, name: str) -> list[str] | None:
+    pairs = [
+        (run["sets"][name], reference.by_seed[seed]["sets"][name])
+        for seed, run in runs.by_seed.items()
+        if seed in reference.by_seed and name in run["sets"] and name in reference.by_seed[seed]["sets"]
+    ]
+    if not pairs:
+        return None
+    row = [runs.variant.changes, reference.variant.name, str(len(pairs))]
+    return row + [_difference(pairs, direction) for direction in DIRECTIONS]
+
+
+def _difference(pairs: list[tuple[dict, dict]], direction: str) -> str:
+    """Of the means over seeds, query by query.
+
+    Raises:
+        StudyError: the two were not asked the same.
+    """
+    if len({figures["fingerprint"] for pair in pairs for figures in pair}) > 1:
+        raise StudyError("Results are on different data: remove those of the older data set, and run the study again.")
+    own, other = (
+        np.mean([unpack(pair[side]["hits"][direction], pair[side]["queries"][direction]) for pair in pairs], axis=0)
+        for side in (0, 1)
+    )
+    (test,) = paired_test(other[:, None], own[:, None], permutations=1)
+    low, high = test["interval"]
+    text = f"{100 * test['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return f"**{text}**" if low > 0 or high < 0 else text
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> list[str]:
+    cells = [header, ["---"] + ["--:"] * (len(header) - 1), *rows]
+    return ["| " + " | ".join(row) + " |" for row in cells]

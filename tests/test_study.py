@@ -1,0 +1,322 @@
+"""The study: its variants are what they claim, it goes on where it was, and its tables say what the results say."""
+
+import json
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from conftest import TEXTS, picture, tiny_processor
+from study.__main__ import main
+from study.errors import StudyError
+from study.losses import LOSSES
+from study.models import upcycled
+from study.plot import draw, sweep
+from study.schedule import BUSY, Place, locked, missing, run_all
+from study.scoring import pack, unpack
+from study.table import read_results, report
+from study.two_towers import TwoTowers
+from study.variants import SMOLLM2, choose, read_variants
+from test_loss_moon2 import OBJECTIVES, make_batch
+from training.recipe import read_recipe
+from training.scratch import scratch_model, train_tokenizer
+
+VARIANTS = read_variants()
+DIRECTIONS = ("t2mm", "i2mm", "mm2mm", "t2i", "i2t")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS, 300)
+
+
+@pytest.fixture(scope="module")
+def full_active(tokenizer, tmp_path_factory) -> int:
+    """What one token passes through in `full`."""
+    return build(VARIANTS["full"], tokenizer, tmp_path_factory.mktemp("full"))[0].num_active_parameters()
+
+
+def build(variant, tokenizer, tmp_path):
+    """The variant's model with a small vocabulary, and its recipe."""
+    start = {} if variant.start is None else {"model": "somewhere"}
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(variant.fields() | start | {"output_dir": str(tmp_path)}), encoding="utf-8")
+    recipe = read_recipe([str(file)])
+    architecture = recipe.model.architecture or VARIANTS["full"].fields()["architecture"]
+    return scratch_model(architecture, tokenizer, **recipe.model.experts()), recipe
+
+
+@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.start != SMOLLM2])
+def test_every_variant_is_a_recipe_and_a_model(name, tokenizer, full_active, tmp_path):
+    variant = VARIANTS[name]
+    model, recipe = build(variant, tokenizer, tmp_path)
+    LOSSES[variant.loss](**vars(recipe.loss))
+    if name != "upcycled_wide":  # routers and W* are some thousand numbers
+        assert model.num_active_parameters() == pytest.approx(full_active, rel=0.005)
+    else:
+        assert model.num_active_parameters() > 1.2 * full_active
+    together = recipe.training.max_steps * (2 if name == "dense_half" or variant.start else 1)
+    assert together == VARIANTS["full"].fields()["max_steps"], "all have the same budget"
+
+
+def test_smollm2_recipes_are_valid(tmp_path):
+    for name in ("smollm2_dense", "smollm2_moe"):
+        fields = VARIANTS[name].fields() | {"model": "somewhere", "output_dir": str(tmp_path)}
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(fields), encoding="utf-8")
+        assert read_recipe([str(tmp_path / "recipe.yaml")]).model.architecture is None
+
+
+def test_a_variant_that_is_not_known_is_named(tmp_path):
+    with pytest.raises(StudyError, match="no variant fulll"):
+        choose(VARIANTS, ["fulll"])
+    for entry, words in (
+        ({"name": "a", "tier": 1, "changes": "", "why": "", "lr": 1}, "unknown fields"),
+        ({"name": "a", "tier": 1, "changes": "", "why": "", "loss": "mse"}, "unknown loss"),
+        ({"name": "a", "tier": 1, "changes": "", "why": "", "start": "b"}, "not above it"),
+        ({"name": "a", "tier": 1, "changes": "", "why": ""}, "compared with full"),
+    ):
+        (tmp_path / "v.yaml").write_text(yaml.safe_dump([entry]), encoding="utf-8")
+        with pytest.raises(StudyError, match=words):
+            read_variants(tmp_path / "v.yaml")
+
+
+def loss_of(name, batch=None, progress=0.5, dual_alignment=None, objectives=OBJECTIVES, **options):
+    query, products, alignment = batch or make_batch()
+    alignment = alignment if dual_alignment is None else dual_alignment
+    options = {"filter_threshold": 0.0, "objective_weighting": "learned"} | options
+    loss = LOSSES[name](**options)
+    return loss(query, products, alignment, objectives, torch.tensor(1.0), progress)
+
+
+@pytest.mark.parametrize("name", ["renormalised", "prior", "late", "slow", "uncertainty", "own_view"])
+def test_the_parts_of_a_loss_add_up(name):
+    output = loss_of(name, aux_loss_weight=0.0, sparsity_loss_weight=0.0)
+    weighed = sum(output.omega[key] * value for key, value in output.objective_losses.items())
+    omega = torch.stack([output.omega[key] for key in output.objective_losses])
+    if name in ("renormalised", "prior", "late", "slow", "own_view"):
+        assert omega.sum() == pytest.approx(1, abs=1e-6)
+    if name in ("renormalised", "own_view"):
+        assert output.loss == pytest.approx(weighed.item(), abs=1e-6)
+    elif name != "uncertainty":
+        assert output.loss == pytest.approx((weighed - omega.log().mean()).item(), abs=1e-5)
+    else:
+        assert output.loss == pytest.approx((weighed - (5 * omega).log().mean()).item(), abs=1e-5)
+    full = loss_of(name, aux_loss_weight=0.5, sparsity_loss_weight=0.0)
+    assert full.loss - output.loss == pytest.approx(0.5, abs=1e-5), "L_aux counts as in the method's loss"
+
+
+def test_late_weights_are_even_at_first_and_slow_ones_nearly():
+    for name, progress in (("late", 0.1), ("slow", 0.5)):
+        omega = torch.stack(list(loss_of(name, progress=progress).omega.values()))
+        assert (omega - 0.2).abs().max() < (1e-6 if name == "late" else 0.05)
+    assert (torch.stack(list(loss_of("late").omega.values())) - 0.2).abs().max() > 0.01
+
+
+def test_fixed_mixing_is_one_mean_over_the_queries_each_in_its_own_view():
+    """Of the six queries one is text, two are pictures, three are both."""
+    batch = make_batch()
+    query = batch[0]
+    assert [int(view.present.sum()) for view in query[:3]] == [4, 4, 2]
+    output = loss_of("own_view", batch, objectives=["t2mm", "i2mm", "mm2mm"])
+    counts = {"t2mm": 2, "i2mm": 2, "mm2mm": 2}
+    for name, count in counts.items():
+        assert output.omega[name] == pytest.approx(count / 6)
+    with_all = loss_of("own_view", batch)
+    assert with_all.omega["t2mm"] == pytest.approx(3 / 5 * 2 / 6)
+    assert with_all.omega["i2t"] == pytest.approx(1 / 5)
+
+
+@pytest.fixture(scope="module")
+def small(tokenizer):
+    """A dense model: one expert in each layer."""
+    torch.manual_seed(0)
+    architecture = VARIANTS["full"].fields()["architecture"]
+    experts = dict(num_experts=1, num_experts_per_tok=1, moe_intermediate_size=512)
+    return scratch_model(architecture, tokenizer, **experts).eval()
+
+
+def inputs():
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(4, 200, (3, 6), generator=generator)
+    mask = torch.tensor([[1] * 6, [1] * 6, [1] * 4 + [0] * 2])
+    return {"input_ids": ids, "attention_mask": mask, "position_types": 2 * mask}
+
+
+@torch.no_grad()
+def test_upcycled_copies_compute_what_the_dense_model_does(small):
+    wide = upcycled(small, dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=512)).eval()
+    torch.testing.assert_close(wide(**inputs()).embeddings, small(**inputs()).embeddings, atol=1e-5, rtol=0)
+    narrow = upcycled(small, dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=256))
+    assert narrow.num_active_parameters() == pytest.approx(small.num_active_parameters(), rel=0.005)
+
+
+@torch.no_grad()
+def test_two_towers_meet_as_vectors_only(small):
+    processor = tiny_processor()
+    architecture = VARIANTS["full"].fields()["architecture"]
+    architecture["vision_config"] |= {"patch_size": 8, "temporal_patch_size": 2}  # as the tiny processor has it
+    torch.manual_seed(1)
+    experts = dict(num_experts=1, num_experts_per_tok=1)
+    towers = TwoTowers(scratch_model(architecture, processor.tokenizer, **experts).config).eval()
+    product = {"text": "red striped mug 350 ml", "image": picture(40, 30, seed=1)}
+    parts = [{"text": product["text"]}, {"image": product["image"]}, product]
+    output = towers(**processor(parts))
+    text, image, both = output.embeddings
+    torch.testing.assert_close(both, torch.nn.functional.normalize(text + image, dim=-1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(output.image_embeddings[2], image, atol=1e-5, rtol=0)
+    assert output.has_image.tolist() == [False, True, True]
+
+
+def result(variant, seed, key=None, hits=None):
+    hits = hits or {direction: np.ones(20) for direction in DIRECTIONS}
+    figures = {
+        "fingerprint": "f",
+        "candidates": 20,
+        "retrieval": {one: {"recall@10": float(values.mean())} for one, values in hits.items()},
+        "hits": {one: pack(values) for one, values in hits.items()},
+        "queries": {one: len(values) for one, values in hits.items()},
+        "classification": 0.5,
+        "attributes": None,
+    }
+    return {"variant": variant.name, "key": key or variant.key(), "seed": seed, "steps": 240, "batch": 64} | {
+        "sets": {"easy": figures, "hard": figures}
+    }
+
+
+def put(folder, name, seed, **options):
+    folder.mkdir(exist_ok=True)
+    content = result(VARIANTS[name], seed, **options)
+    (folder / f"{name}-{seed}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def names(runs):
+    return [(variant.name, seed) for variant, seed in runs]
+
+
+def test_what_is_missing_comes_in_order(tmp_path):
+    place = Place(tmp_path / "work", tmp_path / "results")
+    chosen = choose(VARIANTS, ["full", "dense", "omega_learned", "upcycled", "smollm2_dense"])
+    put(place.results, "full", 0)
+    put(place.results, "dense", 0, key="of an earlier form")
+    expected = [("dense", 0), ("full", 1), ("dense", 1), ("omega_learned", 0), ("omega_learned", 1)]
+    expected += [("dense_half", 0), ("upcycled", 0), ("dense_half", 1), ("upcycled", 1), ("smollm2_dense", 0)]
+    assert names(missing(chosen, VARIANTS, [0, 1], place)) == expected
+    # A result of what it starts from is not enough: its model has to be there.
+    put(place.results, "dense_half", 0)
+    assert ("dense_half", 0) in names(missing(chosen, VARIANTS, [0], place))
+    folder = place.folder(VARIANTS["dense_half"], 0)
+    folder.mkdir(parents=True)
+    (folder / "trained.json").write_text("{}")
+    assert ("dense_half", 0) not in names(missing(chosen, VARIANTS, [0], place))
+
+
+def test_a_result_cut_short_is_missing(tmp_path):
+    place = Place(tmp_path, tmp_path)
+    (tmp_path / "full-0.json").write_text('{"key": "')
+    assert names(missing([VARIANTS["full"]], VARIANTS, [0], place)) == [("full", 0)]
+
+
+def test_runs_go_on_after_a_stop(tmp_path, capsys):
+    place = Place(tmp_path / "work", tmp_path / "results")
+    chosen = choose(VARIANTS, ["full", "dense", "inter_only", "no_filter"])
+    codes = {"full": 0, "dense": 1, "inter_only": 128 + signal.SIGTERM, "no_filter": 0}
+    asked = []
+
+    def fake(variant, seed, end):
+        asked.append(variant.name)
+        if codes[variant.name] == 0:
+            put(place.results, variant.name, seed)
+        return codes[variant.name]
+
+    assert run_all(missing(chosen, VARIANTS, [0], place), fake, None) == ["dense-0"]
+    assert asked == ["full", "dense", "inter_only"], "nothing is begun after a stop"
+    codes |= {"dense": BUSY, "inter_only": 0}
+    assert run_all(missing(chosen, VARIANTS, [0], place), fake, None) == []
+    assert asked[3:] == ["dense", "inter_only", "no_filter"]
+    assert names(missing(chosen, VARIANTS, [0], place)) == [("dense", 0)]
+    assert run_all(missing(chosen, VARIANTS, [0], place), fake, time.monotonic()) == [] and len(asked) == 6
+    assert "time is up; 1 runs are left" in capsys.readouterr().out
+
+
+def test_a_run_is_done_by_one_process_only(tmp_path):
+    with locked(tmp_path / "lock") as first, locked(tmp_path / "lock") as second:
+        assert (first, second) == (True, False)
+    with locked(tmp_path / "lock") as again:
+        assert again
+
+
+def test_a_key_changes_with_what_decides_the_model_only(monkeypatch):
+    full, fields = VARIANTS["full"], VARIANTS["full"].fields()
+    assert len({variant.key() for variant in VARIANTS.values()}) == len(VARIANTS), "no two variants are the same"
+    assert full.key() != full.key(max_steps=4)
+    for change, same in (({"save_steps": 1, "logging_steps": 1}, True), ({"learning_rate": 1.0}, False)):
+        before = full.key()
+        with monkeypatch.context() as patch:
+            patch.setattr(type(full), "fields", lambda self, max_steps=None, change=change: fields | change)
+            assert (full.key() == before) is same
+
+
+def test_hits_are_kept_bit_by_bit():
+    hits = (np.random.default_rng(0).random(37) < 0.5).astype(float)
+    assert unpack(pack(hits), 37).tolist() == hits.tolist()
+    with pytest.raises(ValueError, match="not one bit"):
+        pack(np.array([0.5]))
+
+
+def test_the_table_by_hand(tmp_path):
+    def hits(count):
+        return {direction: (np.arange(20) < count).astype(float) for direction in DIRECTIONS}
+
+    put(tmp_path, "full", 0, hits=hits(10))
+    put(tmp_path, "full", 1, hits=hits(12))
+    put(tmp_path, "dense", 0, hits=hits(4))
+    put(tmp_path, "no_filter", 0, key="of an earlier form")
+    text = report(tmp_path, VARIANTS)
+    lines = text.splitlines()
+    # 50 and 60 per cent: mean 55, and 12.706 * 7.071 / sqrt(2) = 63.5.
+    assert any(line.startswith("| full | 2 | 55.0 ± 63.5 |") and "| 50.0 ± 0.0 | - |" in line for line in lines)
+    dense = next(line for line in lines if line.startswith("| w/o modality-driven MoE (") and "| full |" in line)
+    assert "**-30.0 [" in dense, "on the seed that both have"
+    assert "| MOON2.0 | 63.09 | 91.08 |" in text and "w/o dynamic filtering | 60.63" in text
+    assert "no_filter" not in read_results(tmp_path, VARIANTS), "results of an earlier form do not count"
+
+
+def test_results_on_different_data_are_not_compared(tmp_path):
+    put(tmp_path, "full", 0)
+    put(tmp_path, "dense", 0)
+    file = tmp_path / "dense-0.json"
+    file.write_text(file.read_text().replace('"fingerprint": "f"', '"fingerprint": "g"'))
+    with pytest.raises(StudyError, match="different data"):
+        report(tmp_path, VARIANTS)
+
+
+def test_the_sweep_is_drawn(tmp_path):
+    with pytest.raises(StudyError, match="no results yet"):
+        sweep(tmp_path, VARIANTS)
+    for name in ("full", "joint_moe_10_1_1", "joint_moe_1_10_1", "mixing_1_1_1"):
+        put(tmp_path, name, 0)
+    lines = sweep(tmp_path, VARIANTS)
+    assert list(lines["joint + MoE"]) == [(1, 10, 1), (1, 1, 1), (10, 1, 1)]
+    draw(tmp_path, VARIANTS, tmp_path / "fig2.png")
+    assert (tmp_path / "fig2.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_way_of_training_has_five_mixes():
+    mixes = {}
+    for variant in VARIANTS.values():
+        if variant.curve:
+            mixes.setdefault(variant.curve, set()).add(variant.query_mix)
+    assert len(mixes) == 3 and all(len(found) == 5 for found in mixes.values())
+
+
+def test_errors_are_sentences(tmp_path, capsys):
+    assert main(["table", "--results", str(tmp_path)]) == 2
+    assert main(["run", "--only", "nothing"]) == 2
+    assert main(["run", "--max_steps", "4"]) == 2
+    work = ["--work", str(tmp_path), "--results", str(tmp_path), "--catalogue", str(tmp_path / "none")]
+    assert main(["run", *work]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert [line.startswith("error: ") for line in errors] == [True] * 4

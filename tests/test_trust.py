@@ -1,0 +1,176 @@
+"""What is run when a checkpoint is loaded: the files that are shipped with it and libraries; no pickle, no secret."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hub_server import TOKEN, run_python
+from hub_server import hub as hub
+from transformers import AutoModel
+
+from conftest import tiny_model, tiny_processor
+from evaluation.errors import EvaluationError
+from evaluation.push_files import check_folder
+from evaluation.trust import SHIPPED_CODE, check_code, classes_asked_for
+
+ROOT = Path(__file__).parent.parent
+LIBRARIES = {"torch", "transformers", "numpy", "PIL", "huggingface_hub", "safetensors"}
+# Functions and modules that a file one trusts by reading it should not have at all.
+UNWANTED = {"eval", "exec", "compile", "__import__"}
+UNWANTED_MODULES = {"pickle", "subprocess", "ctypes", "marshal", "shelve", "importlib", "runpy", "multiprocessing"}
+GUIDES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+class Marked:
+    """A pickle that leaves a file behind when it is read."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("trust") / "moon2"
+    tiny_model().save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(folder, tmp_path) -> Path:
+    shutil.copytree(folder, tmp_path / "moon2")
+    return tmp_path / "moon2"
+
+
+def settings(folder: Path, name: str) -> dict | list:
+    return json.loads((folder / name).read_text(encoding="utf-8"))
+
+
+def test_a_checkpoint_holds_just_these_files_of_code(folder):
+    assert sorted(path.name for path in folder.rglob("*.py")) == sorted(SHIPPED_CODE)
+    for name in SHIPPED_CODE:
+        assert (folder / name).read_bytes() == (ROOT / name).read_bytes()
+    assert {path.suffix for path in folder.iterdir()} == {".py", ".json", ".jinja", ".safetensors"}
+
+
+def test_its_settings_point_to_them_and_to_libraries_only(folder):
+    named = {name: set(classes_asked_for(settings(folder, name))) for name in ("config.json", "processor_config.json")}
+    assert named["config.json"] == {"configuration_moon2.Moon2Config", "modeling_moon2.Moon2Model"}
+    assert named["processor_config.json"] == {"processing_moon2.Moon2Processor"}
+    assert set(classes_asked_for(settings(folder, "tokenizer_config.json"))) <= named["processor_config.json"]
+    assert [module["type"] for module in settings(folder, "modules.json")] == [
+        "sentence_transformers.base.modules.transformer.Transformer"
+    ]
+    check_code(folder)
+
+
+@pytest.mark.parametrize("name", SHIPPED_CODE)
+def test_shipped_code_imports_itself_the_standard_library_and_few_libraries(name):
+    tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module.split(".")[0])
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in UNWANTED, f"line {node.lineno}"
+    own = {file.removesuffix(".py") for file in SHIPPED_CODE}
+    assert imported <= own | LIBRARIES | sys.stdlib_module_names
+    assert not imported & UNWANTED_MODULES
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "sentence"),
+    [
+        ("config.json", {"auto_map": {"AutoModel": "other/repository--modeling_moon2.Moon2Model"}}, "have other/repo"),
+        ("config.json", {"vlm_config": {"auto_map": {"AutoConfig": "evil.Config"}}}, "would have evil.Config loaded"),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.Slow", None]}}, "would have evil.Slow loaded"),
+        ("modules.json", [{"type": "evil.Transformer", "path": ""}], "not of sentence-transformers"),
+    ],
+)
+def test_settings_that_name_other_code_are_refused(copy, file, change, sentence):
+    found = settings(copy, file)
+    (copy / file).write_text(json.dumps(change if isinstance(change, list) else found | change))
+    with pytest.raises(EvaluationError, match=sentence):
+        check_folder(copy)
+
+
+def test_a_checkpoint_without_its_code_is_refused(copy):
+    (copy / "modeling_moon2.py").unlink()
+    with pytest.raises(EvaluationError, match="has no modeling_moon2.py, which its config.json names"):
+        check_folder(copy)
+
+
+def test_a_pickle_is_never_run(copy, tmp_path):
+    """Beside safetensors it is not read. Alone it is read by torch with weights_only, which builds tensors and refuses
+    all else; `push` does not take it at all."""
+    mark = tmp_path / "was run"
+    torch.save({"weight": Marked(mark)}, copy / "pytorch_model.bin")
+    AutoModel.from_pretrained(copy, trust_remote_code=True)
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(Exception, match="(?i)weights_only|safetensors"):
+        AutoModel.from_pretrained(copy, trust_remote_code=True)
+    assert not mark.exists()
+    with pytest.raises(EvaluationError, match="only weights in safetensors can be pushed"):
+        check_folder(copy)
+    torch.load(copy / "pytorch_model.bin", weights_only=False)
+    assert mark.exists(), "the test's pickle does nothing"
+
+
+LOADED = """
+import json, sys
+import transformers
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModel, AutoProcessor
+pinned = dict(trust_remote_code=True, revision=sys.argv[1])
+AutoModel.from_pretrained("user/private", **pinned)
+AutoProcessor.from_pretrained("user/private", **pinned)
+SentenceTransformer("user/private", device="cpu", **pinned)
+files = {str(getattr(module, "__file__", None)) for module in list(sys.modules.values())}
+print("files:", json.dumps([file for file in files if "user" in file and "private" in file]))
+"""
+
+
+def test_loading_from_the_hub_runs_these_files_only_and_shows_no_token(hub, copy, tmp_path):
+    """At the most talkative settings; other files that lie in the repository are not even imported."""
+    mark = tmp_path / "was run"
+    for name in ("evil.py", "conftest.py", "setup.py", "sitecustomize.py", "handler.py", "__init__.py"):
+        (copy / name).write_text(f"import os\nos.makedirs({str(mark)!r}, exist_ok=True)\n")
+    torch.save({"weight": Marked(mark)}, copy / "pytorch_model.bin")
+    hub.add_folder("user/private", copy, private=True, kind="model")
+    (revision,) = hub.repositories["model", "user/private"].commits
+    talkative = {"HF_DEBUG": "1", "HF_HUB_VERBOSITY": "debug", "TRANSFORMERS_VERBOSITY": "debug"}
+    script = f"import os\nos.environ.update({talkative!r})\n{LOADED}"
+    done = run_python(["-c", script, revision], hub, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not mark.exists()
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("files: ")]
+    loaded = {Path(file).name for file in json.loads(line.removeprefix("files: "))}
+    assert loaded - {"__init__.py"} == set(SHIPPED_CODE)
+    assert "Request" in done.stderr, "the client says what it asks for"
+    assert TOKEN not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+def test_examples_pin_remote_code(guide):
+    """Where a snippet loads code from the Hub it names a revision; a folder has none."""
+    for snippet in re.findall(r"```(?:python|bash)\n(.*?)```", guide.read_text(encoding="utf-8"), re.DOTALL):
+        for call in re.findall(r"\w+\((?:[^()]|\([^()]*\))*trust_remote_code=True(?:[^()]|\([^()]*\))*\)", snippet):
+            if re.search(r'\(\s*"[\w.-]+/[\w.-]+"', call):
+                assert "revision=" in call, call
+
+
+def test_a_way_to_report_is_there():
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    for name in SHIPPED_CODE:
+        assert f"`{name}`" in text
