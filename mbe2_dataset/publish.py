@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from huggingface_hub import HfApi
 
-from hub_moon2 import digests, refusal, remote_digests
+from hub_moon2 import check_repo_id, digests, refusal, remote_digests
 
 from .checks import check_dataset
 from .schema import CONFIGS
