@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
-from accelerate.utils import DistributedType
+from accelerate.utils import DeepSpeedPlugin, DistributedType
 from datasets import Image, load_dataset
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -313,6 +313,13 @@ def test_every_recipe_can_be_read(name, tmp_path):
     fields = recipe.fields()
     for field in (written.keys() - {"output_dir", "bf16", "report_to"}) & fields.keys():
         assert str(fields[field]).lower() == str(written[field]).lower(), field
+
+
+def test_the_deepspeed_configuration_is_read_by_accelerate():
+    config = load_config_from_file(str(RECIPE.parent / "accelerate-deepspeed.yaml"))
+    assert config.distributed_type == DistributedType.DEEPSPEED and config.num_processes == 8
+    assert config.deepspeed_config["zero_stage"] == 2
+    assert config.deepspeed_config.keys() <= DeepSpeedPlugin.__dataclass_fields__.keys()
 
 
 def test_the_accelerate_configuration_is_read_by_accelerate():
