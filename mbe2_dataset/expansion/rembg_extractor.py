@@ -1,6 +1,7 @@
 """Subject extraction with the networks of the rembg package."""
 
 import hashlib
+import os
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -48,7 +49,15 @@ class RembgExtractor:
         from rembg import new_session
 
         if self._file:
-            return new_session("u2net_custom", model_path=str(self._file))
+            # rembg opens files of its own folder only, which this variable names.
+            before = os.environ.get("U2NET_HOME")
+            os.environ["U2NET_HOME"] = str(self._file.resolve().parent)
+            try:
+                return new_session("u2net_custom", model_path=str(self._file.resolve()))
+            finally:
+                del os.environ["U2NET_HOME"]
+                if before is not None:
+                    os.environ["U2NET_HOME"] = before
         session = new_session(self.model.removeprefix("rembg/"))
         if not session.is_local():
             raise ModelError(f"The model {self.model} sends pictures to a service: choose one that runs here.")
