@@ -354,7 +354,10 @@ def read_options(argv: list[str]) -> Options:
         read_fields(parser, argv, file)
     except ValueError as error:
         raise OptionError(str(error)) from error
-    return Options(*parser.parse_args_into_dataclasses(argv[file is not None :]))
+    *parts, unknown = parser.parse_args_into_dataclasses(argv[file is not None :], return_remaining_strings=True)
+    if unknown:
+        raise OptionError(f"There is no option {' '.join(unknown)}; `python -m mbe2_dataset build --help` lists them.")
+    return Options(*parts)
 
 
 def _numbers(name: str, text: str, count: int) -> tuple[float, ...]:
