@@ -1,8 +1,8 @@
 """Vectors of a whole catalogue, shard by shard: `python -m evaluation embed`.
 
 A shard is embedded by one process and is whole or not there, so that a run that was killed goes on where it was, and
-ends with the same bytes as one that was not. Processes share nothing, and each loads the model, which takes seconds: for
-few items one process is faster. With several GPUs each has its own.
+ends with the same bytes as one that was not. Processes share nothing, and each loads the model, which takes seconds:
+for few items one process is faster. With several GPUs each has its own.
 
 torch and the models are imported where they are used: `python -m evaluation --help` should not wait for them.
 """
