@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from conftest import same_bytes
 from evaluation import hits
 from evaluation.errors import EvaluationError
 from evaluation.hits import search_all
@@ -48,7 +49,7 @@ def test_a_search_goes_on_where_it_was(files, tmp_path, monkeypatch):
     monkeypatch.setattr(ExactSearch, "search", lambda *a: asked.append(a[3]) or search(*a))
     search_all(*files, 3, tmp_path / "cut.parquet", part=20)
     assert asked == [20, 40]
-    assert (tmp_path / "cut.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert same_bytes(tmp_path / "cut.parquet", tmp_path / "whole.parquet")
 
 
 def stop_after(function, count):

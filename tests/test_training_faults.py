@@ -19,6 +19,7 @@ import torch
 import yaml
 
 import train_moon2
+from conftest import same_bytes
 from training.checkpoints import MANIFEST, STAGING, checkpoints, damage, newest_complete
 from training.trainer import Moon2Trainer
 
@@ -95,15 +96,15 @@ def stopped_after(finished: Run, step: int, folder: Path) -> Path:
 
 def assert_same(folder: Path, other: Path):
     """The same weights, optimizer, schedule, random numbers and log, to the last bit."""
-    assert (folder / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+    assert same_bytes(folder / "model.safetensors", other / "model.safetensors")
     last, other_last = checkpoints(folder)[0], checkpoints(other)[0]
     assert last.name == other_last.name
     (weights,) = last.glob("*model.safetensors")
-    assert weights.read_bytes() == (other_last / weights.name).read_bytes()
+    assert same_bytes(weights, other_last / weights.name)
     for name in ("optimizer.pt", "scheduler.pt"):
         torch.testing.assert_close(load(last / name), load(other_last / name), rtol=0, atol=0)
     assert torch.equal(load(last / "rng_state.pth")["cpu"], load(other_last / "rng_state.pth")["cpu"])
-    assert (folder / "filter.jsonl").read_bytes() == (other / "filter.jsonl").read_bytes()
+    assert same_bytes(folder / "filter.jsonl", other / "filter.jsonl")
 
 
 def load(path: Path) -> dict:
@@ -221,7 +222,7 @@ def test_another_recipe_is_refused_unless_allowed(recipe, finished, tmp_path, ca
 def test_what_does_not_change_the_result_may_change(recipe, finished, tmp_path):
     folder = stopped_after(finished, 6, tmp_path / "run")
     untroubled(recipe, folder, *RESUME, "--logging_steps", "2", "--max_refused_steps", "9", "--save_steps", "5")
-    assert (folder / "model.safetensors").read_bytes() == (finished.folder / "model.safetensors").read_bytes()
+    assert same_bytes(folder / "model.safetensors", finished.folder / "model.safetensors")
 
 
 def test_another_data_set_is_refused_unless_allowed(recipe, finished, tmp_path, mbe2, capsys):

@@ -11,6 +11,8 @@ from hub_server import HubServer, run_python
 from hub_server import hub as hub
 from test_training_faults import recipe as recipe
 
+from conftest import same_bytes
+
 ROOT = Path(__file__).parent.parent
 STEPS = 4
 
@@ -66,9 +68,7 @@ def test_a_stream_from_the_hub_is_trained_on_and_resumed(hub, dataset, recipe, h
     assert code == 0, problems
     assert "Resuming from" in said
     assert losses(tmp_path / "again")[-1] == found[-1]
-    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (
-        tmp_path / "run" / "model.safetensors"
-    ).read_bytes()
+    assert same_bytes(tmp_path / "again" / "model.safetensors", tmp_path / "run" / "model.safetensors")
     assert not hub.requests("GET", "resolve/.*(corpus|queries|qrels)/")
 
 
