@@ -5,8 +5,24 @@ from pathlib import Path
 import yaml
 from transformers import HfArgumentParser
 
+from commands_moon2 import CommandParser, underscored
 
-def read_fields(parser: HfArgumentParser, argv: list[str], file: str | None) -> frozenset[str]:
+
+class FieldParser(CommandParser, HfArgumentParser):
+    """The fields of dataclasses as options, in the style of this project."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        # transformers adds the spelling with dashes, which `CommandParser` understands anyway; --help shows one.
+        for action in self._actions:
+            action.option_strings = [name for name in action.option_strings if "-" not in name[2:]]
+
+    def read(self, argv: list[str]) -> tuple:
+        """A dataclass for each kind of fields; no other file than the one that is named is looked at."""
+        return self.parse_args_into_dataclasses(argv, look_for_args_file=False)
+
+
+def read_fields(parser: FieldParser, argv: list[str], file: str | None) -> frozenset[str]:
     """Makes the fields of a YAML file the parser's defaults, so that the command line wins over the file.
 
     Args:
@@ -18,7 +34,9 @@ def read_fields(parser: HfArgumentParser, argv: list[str], file: str | None) -> 
     Raises:
         ValueError: it cannot be read, or has fields that nobody knows; the message names them.
     """
-    given = {word.partition("=")[0].removeprefix("--") for word in argv if word.startswith("--")}
+    field_of = {name: action.dest for action in parser._actions for name in action.option_strings}
+    words = {word.partition("=")[0] for word in underscored(argv)}
+    given = {field_of[word] for word in words & field_of.keys()}
     if file is None:
         return frozenset(given)
     try:

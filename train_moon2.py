@@ -1,4 +1,7 @@
-"""Trains a Moon2Model on MBE2.0-format triplets: `python train_moon2.py recipes/tiny.yaml [--max_steps 100 ...]`."""
+"""Trains a Moon2Model on MBE2.0-format triplets: `python train_moon2.py recipes/tiny.yaml [--max_steps 100 ...]`.
+
+Installed: `python -m train_moon2 tiny`; recipes that come along go by their names.
+"""
 
 import json
 import shutil
@@ -9,6 +12,7 @@ import yaml
 from accelerate.utils import broadcast_object_list
 from transformers import ProgressCallback, TrainingArguments, set_seed
 
+from commands_moon2 import exit_codes
 from evaluation.errors import EvaluationError
 from training.callbacks import REFUSED_LOG, Progress, TrainingError
 from training.checkpoints import (
@@ -31,6 +35,7 @@ from training.triplets import TripletDataset, TripletError, TripletStream, finge
 from training.validation import ValidationRetrieval
 
 
+@exit_codes()
 def main(argv: list[str]) -> int:
     """Trains and saves; returns the exit code: 0, 2 after an error, 128 + the number of a signal that stopped it."""
     try:

@@ -1,4 +1,4 @@
-"""Makes a Moon2 of a trained vision-language model: `python upcycle_moon2.py --model Qwen/Qwen3-VL-2B-Instruct ...`.
+"""Makes a Moon2 of a trained vision-language model: `python -m upcycle_moon2 --model Qwen/Qwen3-VL-2B-Instruct ...`.
 
 Its feed-forward layers become the experts (MOON2.0, section 2). With experts as wide as those layers the new model
 computes what the old one did, so it is a sound place for training to start from.
@@ -6,14 +6,23 @@ computes what the old one did, so it is a sound place for training to start from
 
 import sys
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import AutoModel, HfArgumentParser, PreTrainedConfig
+from transformers import AutoModel, PreTrainedConfig
 
+from commands_moon2 import answer, exit_codes
 from configuration_moon2 import Moon2Config
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
+from recipe_moon2 import FieldParser
+
+EXAMPLES = (
+    "python upcycle_moon2.py --model Qwen/Qwen3-VL-2B-Instruct --output_dir moon2-init --num_experts 4 --verify",
+    "python upcycle_moon2.py --model Qwen/Qwen3-VL-2B-Instruct --output_dir moon2-init --moe_layers 1 3 5",
+    "python -m upcycle_moon2 --model my-llava --output_dir moon2-init --moe_intermediate_size 512 --json",
+)
 
 
 @dataclass
@@ -44,7 +53,11 @@ class UpcycleArguments(ExpertArguments):
     """What to convert, and where to."""
 
     model: str = field(kw_only=True, metadata={"help": "A transformers vision-language model: Hub id or folder."})
-    output_dir: str = field(kw_only=True, metadata={"help": "The Moon2 folder to write."})
+    output_dir: str = field(
+        kw_only=True, metadata={"help": "The Moon2 folder to write (--output is the same).", "aliases": ["--output"]}
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Write into the folder although it is not empty."})
+    json: bool = field(default=False, metadata={"help": "Print the answer as JSON, and nothing else, on stdout."})
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit on the Hub."})
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
         default="auto", metadata={"help": "Of the weights; auto: as stored."}
@@ -106,32 +119,60 @@ def largest_difference(model: Moon2Model, processor: Moon2Processor, dense: str,
     return (ours - theirs).abs().max().item(), theirs.abs().max().item()
 
 
-def main(argv: list[str]) -> int:
+def build_parser() -> FieldParser:
+    return FieldParser(
+        UpcycleArguments,
+        prog="python -m upcycle_moon2",
+        usage="%(prog)s --model MODEL --output_dir FOLDER [--option value ...]",
+        description="Makes a Moon2 of a trained vision-language model. " + __doc__.split("\n\n")[1],
+        examples=EXAMPLES,
+    )
+
+
+@exit_codes(ValueError, OSError)
+def main(argv: list[str]) -> None:
     """Converts and saves; returns the exit code."""
-    parser = HfArgumentParser(UpcycleArguments, prog="upcycle_moon2.py", description=__doc__.split("\n\n")[1])
-    (arguments,) = parser.parse_args_into_dataclasses(argv)
+    (arguments,) = build_parser().read(argv)
+    answer(lambda: carry_out(arguments), arguments.json)
+
+
+def carry_out(arguments: UpcycleArguments) -> dict:
+    """Converts and saves.
+
+    Returns:
+        What became of it.
+
+    Raises:
+        ValueError, OSError: there is no such checkpoint, it cannot take experts, or the folder cannot be written.
+    """
+    output = Path(arguments.output_dir)
+    if output.is_file():
+        raise ValueError(f"--output_dir {output} is a file; give a folder.")
+    if not arguments.overwrite and output.is_dir() and any(output.iterdir()):
+        raise ValueError(f"The folder {output} is not empty: choose another one, or write into it with --overwrite.")
     names = ("revision", "dtype", "device_map")
     options = {name: value for name, value in asdict(arguments).items() if name in names and value is not None}
-    try:
-        model, processor = upcycle(arguments.model, arguments.max_pixels, **options, **arguments.experts())
-        if arguments.verify:
-            difference, size = largest_difference(model, processor, arguments.model, **options)
-            print(f"Largest difference of the last hidden states to the dense model: {difference:.1e} (states up to "
-                  f"{size:.1f}; {model.dtype})")  # fmt: skip
-        model.save_pretrained(arguments.output_dir)
-        processor.save_pretrained(arguments.output_dir)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    model, processor = upcycle(arguments.model, arguments.max_pixels, **options, **arguments.experts())
+    facts = {"output_dir": str(output), "model_type": model.config.vlm_config.model_type, "dtype": str(model.dtype)}
+    facts |= {"moe_layers": list(model.moe_layer_indices), "parameters": model.num_parameters()}
+    facts |= {"active_parameters": model.num_active_parameters()}
+    if arguments.verify:
+        difference, size = largest_difference(model, processor, arguments.model, **options)
+        facts |= {"largest_difference": difference, "largest_state": size}
+        print(f"Largest difference of the last hidden states to the dense model: {difference:.1e} (states up to "
+              f"{size:.1f}; {model.dtype})")  # fmt: skip
+    model.save_pretrained(output)
+    processor.save_pretrained(output)
     print(
-        f"In {arguments.output_dir}/: a {model.config.vlm_config.model_type} with experts in layers "
+        f"In {output}/: a {model.config.vlm_config.model_type} with experts in layers "
         f"{', '.join(map(str, model.moe_layer_indices))}; {model.num_parameters() / 1e6:,.1f} M parameters, "
         f"{model.num_active_parameters() / 1e6:,.1f} M active for a token, {model.dtype}."
     )
     width = model.config.moe_intermediate_size
-    if width is not None and width != model.config.get_text_config().intermediate_size:
+    facts["same_function"] = width in (None, model.config.get_text_config().intermediate_size)
+    if not facts["same_function"]:
         print("Its experts are narrower than the dense layers: train it before use, it does not compute what they did.")
-    return 0
+    return facts
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The command line: `python -m evaluation` scores models, `python -m evaluation compare` tests how two runs differ,
-`python -m evaluation heatmap` shows a model's attention, `python -m evaluation curves` how its training went."""
+"""The command line: `python -m evaluation COMMAND`; without a command, models are scored."""
 
 import argparse
 import sys
 from importlib import import_module
 from pathlib import Path
 
+from commands_moon2 import CommandParser, answer, command_of, exit_codes, whole, wholes
 from evaluation.errors import EvaluationError
 
 # command -> the module with its `add_<command>`
@@ -21,7 +21,7 @@ COMMANDS = {
     "report": "evaluation.report_command",
     "push_metric": "evaluation.metric_spaces",
 }
-# What `--help` says of each, here too, because the modules take seconds to import.
+# What `--help` says of each; here, because the modules take seconds to import.
 SUMMARIES = {
     "run": "score models (the default)",
     "compare": "test the difference between two runs",
@@ -35,48 +35,40 @@ SUMMARIES = {
     "push_metric": "put a metric module for evaluate on the Hub",
 }
 
-# What only the evaluation needs: module -> package that brings it.
-OPTIONAL = {"scipy": "scikit-learn", "sklearn": "scikit-learn", "matplotlib": "matplotlib", "jinja2": "jinja2"}
+PROG = "python -m evaluation"
+OPTIONAL = ("sklearn", "matplotlib", "jinja2")  # what the extra `eval` brings
 
-EPILOG = """examples:
-  python -m evaluation --model moon2 --dataset mbe2 --output results
-  python -m evaluation --model moon2 --model openai/clip-vit-base-patch32 --model bm25 --dataset mbe2 --output results
-  python -m evaluation --model moon2 --dataset mbe2 --output results --gallery hard --by_group
-  python -m evaluation --model moon2 --dataset mbe2 --output results --dims 128,64 --precisions float32,int8,binary
-  python -m evaluation compare results-a results-b
-  python -m evaluation report results
-  python -m evaluation heatmap --model moon2 --image p.jpg --text "polo-neck knitted cardigan" --output heatmap.png
-  python -m evaluation heatmap --model moon2 --dataset mbe2 --product p000001-2 --output heatmap.png
-  python -m evaluation curves moon2 --output curves.png
+SUMMARY = """Scores models and compares runs, embeds and searches catalogues, draws attention and training runs, and puts
+models on the Hub."""
+EXAMPLES = (
+    "python -m evaluation --model moon2 --dataset mbe2 --output results",
+    "python -m evaluation report results",
+    "python -m evaluation compare results-a results-b",
+    "python -m evaluation embed --model moon2 --dataset mbe2 --output vectors",
+    "python -m evaluation heatmap --model moon2 --image p.jpg --text 'knitted cardigan' --output heatmap.png",
+    "python -m evaluation run --help",
+)
+NOTES = """`run` is meant where no command is given. With --json every command prints its answer as JSON, and nothing
+else, on stdout. Options may be spelt with dashes as well (--batch-size). The code inside a checkpoint is run: use
+checkpoints that you trust."""
 
-`run` is meant where no command is given; `run --help` and the like list the options of each command.
-The code inside a checkpoint is run: use checkpoints that you trust.
-"""
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Runs one command; returns the exit code: 0, or 2 with a sentence on stderr if the user can put it right."""
+@exit_codes(EvaluationError, interrupted="interrupted; what was embedded is kept")
+def main(argv: list[str] | None = None) -> None:
+    """Runs one command; returns the exit code: 0, 2 with a sentence on stderr if the user can put it right, or 130."""
     argv = sys.argv[1:] if argv is None else argv
-    asks_for_help = not argv or argv[0] in ("-h", "--help")
-    if not asks_for_help and argv[0] not in COMMANDS:
-        argv = ["run", *argv]
+    command, words = command_of(argv, PROG, SUMMARIES, "run", description=SUMMARY, examples=EXAMPLES, epilog=NOTES)
     try:
-        options = _parser(None if asks_for_help else argv[0]).parse_args(argv)
-        options.command(options)
-    except EvaluationError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        options = parser_of(command).parse_args([command, *words])
+        answer(lambda: options.command(options), options.json)
     except ModuleNotFoundError as error:
         missing = str(error.name).split(".")[0]
         if missing not in OPTIONAL:
             raise
-        packages = " ".join(dict.fromkeys(OPTIONAL.values()))
-        print(f"error: {missing} is not installed: pip install {packages}", file=sys.stderr)
-        return 2
-    return 0
+        raise EvaluationError(f"{missing} is not installed: pip install 'moon2[eval]'.") from error
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> dict:
     from evaluation.benchmark import load_benchmark
     from evaluation.cache import DEFAULT_FOLDER
     from evaluation.evaluate import Options
@@ -109,6 +101,10 @@ def _run(options: argparse.Namespace) -> None:
         print(text)
     written = ", ".join(str(folder / "results.json") for folder in folders.values())
     print(f"\nAll figures: {written}; the tables: results.md beside")
+    outputs = folders.values()
+    return {
+        "models": [{"output": out, "run": facts, **it.results} for out, (facts, it) in zip(outputs, runs, strict=True)]
+    }
 
 
 def _score(name: str, folder: Path, benchmark, what, cache: Path, options: argparse.Namespace) -> tuple:
@@ -142,11 +138,12 @@ def _folders(names: list[str], output: Path) -> dict[str, Path]:
     return folders
 
 
-def _curves(options: argparse.Namespace) -> None:
+def _curves(options: argparse.Namespace) -> dict:
     from evaluation.curves import draw_curves
 
     draw_curves(options.run, options.output)
     print(f"The curves are in {options.output}")
+    return {"run": options.run, "output": options.output}
 
 
 def _refuse_file(output: Path) -> None:
@@ -155,27 +152,26 @@ def _refuse_file(output: Path) -> None:
         raise EvaluationError(f"--output {output} is a file; give a folder.")
 
 
-def _parser(command: str | None) -> argparse.ArgumentParser:
-    """The parser of one command, or, for the list of them, of none: what a command imports only it pays for."""
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation",
-        description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def parser_of(command: str) -> CommandParser:
+    """A parser that knows one command: what a command imports only it pays for."""
+    parser = CommandParser(prog=PROG)
     commands = parser.add_subparsers(required=True)
-    if command is None:
-        for name, summary in SUMMARIES.items():
-            commands.add_parser(name, help=summary)
-    else:
-        getattr(import_module(COMMANDS[command]), f"add_{command}")(commands)
+    getattr(import_module(COMMANDS[command]), f"add_{command}")(commands)
+    commands.choices[command].add_json()
     return parser
 
 
 def add_run(commands: argparse._SubParsersAction) -> None:
     run = commands.add_parser(
         "run",
-        help="score models (the default)",
+        examples=[
+            "python -m evaluation --model moon2 --dataset mbe2 --output results",
+            "python -m evaluation --model moon2 --model openai/clip-vit-base-patch32 --model bm25 --dataset mbe2 "
+            "--output results",
+            "python -m evaluation --model moon2 --dataset mbe2 --output results --gallery hard --by_group",
+            "python -m evaluation --model moon2 --dataset mbe2 --output results --dims 128,64 --precisions int8,binary",
+            "python -m evaluation --model moon2 --dataset mbe2 --output results --json > scores.json",
+        ],
         description="Scores models zero-shot: retrieval in five directions, classification, attribute prediction. "
         "Prints a summary and writes results.json, results.md and scores.parquet.",
     )
@@ -191,23 +187,21 @@ def add_run(commands: argparse._SubParsersAction) -> None:
     run.add_argument("--dataset", required=True, help=dataset_help)
     run.add_argument("--dataset_revision", help="branch, tag or commit of a --dataset on the Hub")
     run.add_argument("--output", required=True, type=Path, help="folder for the results, made if it is not there")
-    run.add_argument(
-        "--batch_size", type=positive_int, default=64, help="items embedded at a time (default: %(default)s)"
-    )
+    run.add_argument("--batch_size", type=whole(1), default=64, help="items embedded at a time")
     run.add_argument(
         "--workers",
-        type=natural_int,
+        type=whole(0),
         default=0,
-        help="processes that read large pictures while the model is at work (default: %(default)s)",
+        help="processes that read large pictures while the model is at work",
     )
     run.add_argument(
         "--gallery",
         default="easy",
         help="what the products are to be found among: easy (the corpus), hard (the corpus and all products of the "
-        "data set's triplets), or folder or Hub id of another data set whose corpus is added (default: %(default)s)",
+        "data set's triplets), or folder or Hub id of another data set whose corpus is added",
     )
     run.add_argument("--by_group", action="store_true", help="listings of one group count as one product in retrieval")
-    run.add_argument("--dims", type=_counts, default=[], help="dimensions to cut the vectors to as well, as 256,128,64")
+    run.add_argument("--dims", type=wholes, default=[], help="dimensions to cut the vectors to as well, as 256,128,64")
     run.add_argument(
         "--precisions",
         type=lambda text: text.split(","),
@@ -217,7 +211,7 @@ def add_run(commands: argparse._SubParsersAction) -> None:
     run.add_argument(
         "--probe", action="store_true", help="also train a linear classifier of categories on the train triplets"
     )
-    run.add_argument("--seed", type=natural_int, default=0, help="of the bootstrap (default: %(default)s)")
+    run.add_argument("--seed", type=whole(0), default=0, help="of the bootstrap")
     run.add_argument("--paper_rows", action="store_true", help="quote the paper's own figures below the table")
     run.add_argument(
         "--cache", type=Path, help="folder for vectors (default: moon2/embeddings in Hugging Face's cache)"
@@ -228,34 +222,16 @@ def add_run(commands: argparse._SubParsersAction) -> None:
 def add_curves(commands: argparse._SubParsersAction) -> None:
     curves = commands.add_parser(
         "curves",
-        help="draw how a training run went",
+        examples=[
+            "python -m evaluation curves moon2",
+            "python -m evaluation curves moon2-mine --output mine.png",
+        ],
         description="Draws what a training run logged, step by step: losses and their weights, experts, sample filter, "
         "similarities, validation, optimizer and throughput.",
     )
     curves.add_argument("run", type=Path, metavar="RUN", help="the run's output folder, which holds log.jsonl")
-    curves.add_argument(
-        "--output", type=Path, default=Path("curves.png"), help="the PNG file to write (default: %(default)s)"
-    )
+    curves.add_argument("--output", type=Path, default=Path("curves.png"), help="the PNG file to write")
     curves.set_defaults(command=_curves)
-
-
-def _counts(text: str) -> list[int]:
-    # as "256,128"
-    return [positive_int(part) for part in text.split(",")]
-
-
-def natural_int(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is less than 0")
-    return value
-
-
-def positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is less than 1")
-    return value
 
 
 if __name__ == "__main__":

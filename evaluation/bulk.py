@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm.auto import tqdm
 
+from commands_moon2 import whole
 from evaluation.errors import EvaluationError
 from evaluation.items import VIEWS, Columns, Items, Shown, open_items
 from evaluation.vectors import (
@@ -250,7 +251,12 @@ def add_embed(commands) -> None:
     """`python -m evaluation embed`."""
     parser = commands.add_parser(
         "embed",
-        help="write the vectors of a whole catalogue",
+        examples=[
+            "python -m evaluation embed --model moon2 --dataset mbe2 --output vectors",
+            "python -m evaluation embed --model moon2 --dataset shop.csv --text_column title --output vectors",
+            "python -m evaluation embed --model moon2 --dataset mbe2 --config queries --role query --output asked",
+            "python -m evaluation embed --model moon2 --dataset shop.csv --on_error skip --num_proc 4 --output vectors",
+        ],
         description="Embeds every item of a table and writes the vectors as Parquet shards and as .npy. A run that was "
         "interrupted goes on where it was when it is started again.",
     )
@@ -262,32 +268,25 @@ def add_embed(commands) -> None:
     parser.add_argument("--dataset_revision", help="branch, tag or commit of a --dataset on the Hub")
     parser.add_argument("--config", help="which configuration of the data set (default: corpus)")
     parser.add_argument("--split", help="which split (default: the only one)")
-    parser.add_argument("--id_column", default="id", help="(default: %(default)s)")
-    parser.add_argument("--text_column", default="text", help='"" for none (default: %(default)s)')
-    parser.add_argument("--image_column", default="image", help='"" for none (default: %(default)s)')
+    parser.add_argument("--id_column", default="id", help="with the ids of the items")
+    parser.add_argument("--text_column", default="text", help='with their texts; "" for none')
+    parser.add_argument("--image_column", default="image", help='with their pictures; "" for none')
     parser.add_argument("--output", required=True, type=Path, help="folder for the vectors")
     parser.add_argument("--view", choices=VIEWS, default="own", help="what to show: what an item has (own), its text "
-                        "(t), its picture (i), or both (mm) (default: %(default)s)")  # fmt: skip
+                        "(t), its picture (i), or both (mm)")  # fmt: skip
     parser.add_argument("--role", choices=("query", "document"), default="document", help="which prompt "
-                        "of the model, if it has any (default: %(default)s)")  # fmt: skip
-    parser.add_argument(
-        "--dtype", choices=DTYPES, default="float32", help="of the stored vectors (default: %(default)s)"
-    )
+                        "of the model, if it has any")  # fmt: skip
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the stored vectors")
     parser.add_argument("--on_error", choices=("raise", "skip"), default="raise", help="at an item that cannot be "
-                        "embedded: end with its id, or note it in skipped.jsonl (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--num_proc", type=int, default=1, help="processes, each with the model (default: %(default)s)")
-    parser.add_argument(
-        "--workers", type=int, default=0, help="of each process, to read pictures (default: %(default)s)"
-    )
-    parser.add_argument("--batch_size", type=int, default=64, help="items at a time (default: %(default)s)")
-    parser.add_argument("--shard_size", type=int, default=SHARD_SIZE, help="items of a shard (default: %(default)s)")
+                        "embedded: end with its id, or note it in skipped.jsonl")  # fmt: skip
+    parser.add_argument("--num_proc", type=whole(1), default=1, help="processes, each with the model")
+    parser.add_argument("--workers", type=whole(0), default=0, help="of each process, to read pictures")
+    parser.add_argument("--batch_size", type=whole(1), default=64, help="items at a time")
+    parser.add_argument("--shard_size", type=whole(1), default=SHARD_SIZE, help="items of a shard")
     parser.set_defaults(command=_run)
 
 
-def _run(options: argparse.Namespace) -> None:
-    for name in ("num_proc", "batch_size", "shard_size"):
-        if getattr(options, name) < 1:
-            raise EvaluationError(f"--{name} is {getattr(options, name)}; it must be at least 1.")
+def _run(options: argparse.Namespace) -> dict:
     columns = Columns(options.id_column, options.text_column or None, options.image_column or None)
     items = open_items(options.dataset, options.config, options.split, options.dataset_revision, columns)
     work = Work(
@@ -305,3 +304,4 @@ def _run(options: argparse.Namespace) -> None:
     manifest = embed_catalogue(items, work, options.num_proc)
     left_out = f"; {manifest['skipped']} skipped, see {options.output / SKIPPED}" if manifest["skipped"] else ""
     print(f"{manifest['vectors']:,} vectors of {manifest['dimension']} numbers are in {options.output}{left_out}")
+    return {"output": options.output, **manifest}

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from commands_moon2 import whole
 from evaluation.errors import EvaluationError
 
 
@@ -14,26 +15,30 @@ def add_compare(commands: argparse._SubParsersAction) -> None:
     """Adds the command to the parser of `python -m evaluation`."""
     compare = commands.add_parser(
         "compare",
-        help="test the difference between two runs",
+        examples=[
+            "python -m evaluation compare results-a results-b",
+            "python -m evaluation compare results-a results-b --json > difference.json",
+        ],
         description="Tests what B's figures differ from A's: a paired bootstrap interval and a permutation test, for "
         "every direction and metric. Both must be on the same data.",
     )
     compare.add_argument("first", type=Path, metavar="A", help="results folder of a run")
     compare.add_argument("second", type=Path, metavar="B", help="results folder of another run")
-    compare.add_argument("--seed", type=int, default=0, help="of the resampling (default: %(default)s)")
+    compare.add_argument("--seed", type=whole(0), default=0, help="of the resampling")
     compare.add_argument("--output", type=Path, help="a JSON file to write as well")
     compare.set_defaults(command=_compare)
 
 
-def _compare(options: argparse.Namespace) -> None:
+def _compare(options: argparse.Namespace) -> dict:
     from evaluation.report import write_text
 
     rows = compare_runs(options.first, options.second, options.seed)
     print(comparison_table(options.first, options.second, rows))
+    content = {"A": str(options.first), "B": str(options.second), "seed": options.seed, "rows": rows}
     if options.output is not None:
-        content = {"A": str(options.first), "B": str(options.second), "seed": options.seed, "rows": rows}
         options.output.parent.mkdir(parents=True, exist_ok=True)
         write_text(options.output, json.dumps(content, indent=2) + "\n")
+    return content
 
 
 def compare_runs(first: Path, second: Path, seed: int = 0) -> list[dict]:

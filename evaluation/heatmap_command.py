@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from commands_moon2 import whole
 from evaluation.errors import EvaluationError
 
 SANITY = 200
@@ -24,7 +25,12 @@ def add_heatmap(commands) -> None:
     """`python -m evaluation heatmap`."""
     parser = commands.add_parser(
         "heatmap",
-        help="draw what a product's title and photo attend to",
+        examples=[
+            "python -m evaluation heatmap --model moon2 --image p.jpg --text 'knitted cardigan' --output heatmap.png",
+            "python -m evaluation heatmap --model moon2 --dataset mbe2 --product p000001-2 --output heatmap.png",
+            "python -m evaluation heatmap --model moon2 --dataset mbe2 --count 12 --output sheet.png",
+            "python -m evaluation heatmap --model moon2 --sanity --output sanity.json",
+        ],
         description="Draws a product: the photo, the photo with the attention that its patches get from the title and "
         "from single words, and the title's words with the attention they get. Several products make a contact sheet.",
     )
@@ -36,36 +42,30 @@ def add_heatmap(commands) -> None:
     parser.add_argument("--dataset_revision", help="branch, tag or commit of a --dataset on the Hub")
     parser.add_argument("--product", metavar="ID", help="which product of the --dataset's corpus (default: the first)")
     parser.add_argument("--products", metavar="ID,ID", help="several products, on a contact sheet")
-    parser.add_argument("--count", type=int, help="the first so many products, on a contact sheet")
+    parser.add_argument("--count", type=whole(1), help="the first so many products, on a contact sheet")
     parser.add_argument("--sanity", action="store_true", help="draw nothing: measure on the built-in catalogue "
                         f"(--count products, {SANITY} by default) how much of the attention falls on the "
                         "product; --output is then a JSON file")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="of the built-in catalogue, for --sanity (default: 0)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="of the built-in catalogue, for --sanity")
     parser.add_argument("--output", required=True, type=Path, help="the PNG file to write")
-    parser.add_argument("--words", type=int, default=5, help="single words to draw, those with most attention; on a "
-                        "contact sheet none (default: %(default)s)")  # fmt: skip
-    parser.add_argument(
-        "--layers", type=int, default=2, help="how many of the last layers to average (default: %(default)s)"
-    )
+    parser.add_argument("--words", type=whole(0), default=5, help="single words to draw, those with most "
+                        "attention; on a contact sheet none")  # fmt: skip
+    parser.add_argument("--layers", type=whole(1), default=2, help="how many of the last layers to average")
     parser.set_defaults(command=_run)
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> dict:
     from evaluation.checkpoint import load_checkpoint
 
-    for name, least in (("layers", 1), ("words", 0), ("count", 1)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise EvaluationError(f"--{name} is {value}; it must be at least {least}.")
     given = [f"--{name}" for name in ("image", "text", "dataset", "product", "products") if getattr(options, name)]
     if options.sanity and given:
         raise EvaluationError(f"--sanity looks at the built-in catalogue: leave out {', '.join(given)}.")
     shown = [] if options.sanity else _shown(options)
     checkpoint = load_checkpoint(options.model, options.model_revision, attn_implementation="eager")
     if options.sanity:
-        _measure(checkpoint, options)
-    else:
-        _draw(checkpoint, shown, options)
+        return _measure(checkpoint, options)
+    _draw(checkpoint, shown, options)
+    return {"output": options.output, "products": [{"name": one.name, "title": one.title} for one in shown]}
 
 
 def _draw(checkpoint, shown: list[Shown], options: argparse.Namespace) -> None:
@@ -83,7 +83,7 @@ def _draw(checkpoint, shown: list[Shown], options: argparse.Namespace) -> None:
     print(f"The heat-map is in {options.output}")
 
 
-def _measure(checkpoint, options: argparse.Namespace) -> None:
+def _measure(checkpoint, options: argparse.Namespace) -> dict:
     from evaluation.sanity import attention_on_products, summary
 
     count = options.count or SANITY
@@ -103,6 +103,7 @@ def _measure(checkpoint, options: argparse.Namespace) -> None:
         f"{means['ratio']:.3f} ({low:.3f} to {high:.3f}) | {means['above_area']:.1%} |"
     )
     print("\nEven attention has the ratio 1.")
+    return content
 
 
 def _shown(options: argparse.Namespace) -> list[Shown]:

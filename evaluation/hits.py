@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
+from commands_moon2 import whole
 from evaluation.engines import INDEXES, FaissSearch, recall_of
 from evaluation.errors import EvaluationError
 from evaluation.search import ExactSearch, Hits
@@ -110,7 +111,11 @@ def add_search(commands) -> None:
     """`python -m evaluation search`."""
     parser = commands.add_parser(
         "search",
-        help="find the nearest neighbours of many vectors among many",
+        examples=[
+            "python -m evaluation search --queries vectors --corpus vectors --output hits.parquet",
+            "python -m evaluation search --queries asked.npy --corpus vectors --k 100 --output hits.parquet",
+            "python -m evaluation search --queries asked --corpus vectors --engine faiss-hnsw --output hits.parquet",
+        ],
         description="Writes the k nearest corpus vectors of every query, by inner product (cosine, as vectors are "
         "normalised). The default engine is exact, ties broken by id. A search that was interrupted goes on "
         "where it was when it is started again.",
@@ -118,20 +123,20 @@ def add_search(commands) -> None:
     what = "folder written by `embed`, or an .npy file"
     parser.add_argument("--queries", required=True, help=what)
     parser.add_argument("--corpus", required=True, help=what)
-    parser.add_argument("--k", type=int, default=10, help="neighbours of each query (default: %(default)s)")
+    parser.add_argument("--k", type=whole(1), default=10, help="neighbours of each query")
     parser.add_argument("--output", required=True, type=Path, help="the Parquet file to write")
     parser.add_argument("--engine", choices=("exact", *INDEXES), default="exact", help="faiss is exact up to float32 "
                         "sums; faiss-hnsw and faiss-ivf are approximate, and their recall against exact search is "
-                        "measured on a sample (default: %(default)s)")  # fmt: skip
+                        "measured on a sample")  # fmt: skip
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the exact engine's first pass; the "
-                        "result does not depend on it (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--threads", type=int, help="(default: one for each core)")
+                        "result does not depend on it")  # fmt: skip
+    parser.add_argument(
+        "--threads", type=whole(1), help="batches of queries searched side by side (default: one for each core)"
+    )
     parser.set_defaults(command=_run)
 
 
-def _run(options: argparse.Namespace) -> None:
-    if options.threads is not None and options.threads < 1:
-        raise EvaluationError(f"--threads is {options.threads}; it must be at least 1.")
+def _run(options: argparse.Namespace) -> dict:
     facts = search_all(
         options.queries, options.corpus, options.k, options.output, options.engine, options.precision, options.threads
     )
@@ -139,3 +144,4 @@ def _run(options: argparse.Namespace) -> None:
     if options.engine == "faiss":
         kind = "exact up to float32 sums"
     print(f"The {options.k} nearest of {facts['count']:,} queries ({kind}) are in {options.output}")
+    return {"output": options.output, **facts}

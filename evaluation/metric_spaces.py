@@ -62,15 +62,20 @@ def add_push_metric(commands: argparse._SubParsersAction) -> None:
     """`python -m evaluation push_metric`."""
     parser = commands.add_parser(
         "push_metric",
-        help="put a metric module for evaluate on the Hub",
+        examples=[
+            "python -m evaluation push_metric recall_at_k",
+            "python -m evaluation push_metric mean_reciprocal_rank --owner my-team --private",
+        ],
         description="Puts recall_at_k or mean_reciprocal_rank on the Hub as a Space, for evaluate.load. Log in first: "
         "`hf auth login`.",
     )
-    parser.add_argument("metric", choices=METRICS)
+    parser.add_argument("metric", choices=METRICS, help="which metric")
     parser.add_argument("--owner", help="user or organisation (default: who is logged in)")
-    parser.add_argument("--private", action="store_true", help="of a new Space")
+    parser.add_argument("--private", action="store_true", help="make a new Space private")
     parser.set_defaults(command=_push)
 
 
-def _push(options: argparse.Namespace) -> None:
-    print(f"The metric is at {push_metric(options.metric, options.owner, options.private)}")
+def _push(options: argparse.Namespace) -> dict:
+    url = push_metric(options.metric, options.owner, options.private)
+    print(f"The metric is at {url}")
+    return {"metric": options.metric, "url": url}

@@ -220,12 +220,11 @@ class _Push:
         return name if self.api.repo_exists(name, repo_type=repo_type) else None
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> dict:
     figures = {figure: getattr(options, figure) for figure in FIGURES if getattr(options, figure) is not None}
     terms = Terms(options.license, options.license_name, options.license_link)
     if options.dry_run:
-        _show(options, figures, terms)
-        return
+        return _show(options, figures, terms)
     pushed = push_model(
         options.model,
         options.repo,
@@ -240,9 +239,10 @@ def _run(options: argparse.Namespace) -> None:
         max_shard_size=options.max_shard_size,
     )
     print(pushed.sentence())
+    return {"repo": options.repo, "branch": options.branch, "tag": options.tag, **pushed._asdict()}
 
 
-def _show(options: argparse.Namespace, figures: dict[str, Path], terms: Terms) -> None:
+def _show(options: argparse.Namespace, figures: dict[str, Path], terms: Terms) -> dict:
     """Files and card, without asking the Hub."""
     check_folder(options.model)
     results = None if options.results is None else read_results(options.results, options.model)
@@ -254,13 +254,20 @@ def _show(options: argparse.Namespace, figures: dict[str, Path], terms: Terms) -
     shown = {figure: f"figures/{figure}.png" for figure in figures}
     publication = Publication(options.repo, **terms._asdict(), figures=shown)
     print(f"\n{CARD} (the pushed one also names commits, and what the Hub knows of the model's origin):\n")
-    print(model_card(options.model, publication, results))
+    card = model_card(options.model, publication, results)
+    print(card)
+    sizes = {path: source.stat().st_size for path, source in sorted(files.items())}
+    return {"repo": options.repo, "dry_run": True, "files": sizes, "card": card}
 
 
 def add_push(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "push",
-        help="put a model on the Hub",
+        examples=[
+            "python -m evaluation push --model moon2 --repo user/moon2 --dry_run",
+            "python -m evaluation push --model moon2 --repo user/moon2 --results results --tag v1",
+            "python -m evaluation push --model moon2 --repo user/moon2 --private --license other --license_name mine",
+        ],
         description="Uploads a checkpoint with its code, results and a model card to the Hub. What is there already is "
         "not uploaded again: after an interruption, run the same command again. Sign in before with `hf auth login`, "
         "or set HF_TOKEN. Optimizer states, checkpoints and logs stay where they are, unless --include names them.",
@@ -277,7 +284,7 @@ def add_push(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--license_name", help="with --license other: what the licence is called")
     parser.add_argument("--license_link", help="with --license other: where it stands")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
-    parser.add_argument("--branch", default="main", help="made if it is not there (default: %(default)s)")
+    parser.add_argument("--branch", default="main", help="made if it is not there")
     parser.add_argument("--tag", help="a name for this release, to load it by; never moved")
     parser.add_argument("--message", help="of the commit")
     parser.add_argument("--max_shard_size", help="divide larger files of weights, as 5GB (default: as they are)")

@@ -8,6 +8,7 @@ import argparse
 import json
 from pathlib import Path
 
+from commands_moon2 import whole
 from evaluation.errors import EvaluationError
 
 PAGE, PLOTS = "report.html", "plots"
@@ -17,32 +18,30 @@ def add_report(commands: argparse._SubParsersAction) -> None:
     """Adds the command to the parser of `python -m evaluation`."""
     report = commands.add_parser(
         "report",
-        help="write a page with a run's tables, plots and answers",
+        examples=[
+            "python -m evaluation report results",
+            "python -m evaluation report results --queries 30 --model moon2-moved",
+        ],
         description="Writes report.html into the results folder of a run: its figures, plots, and for a sample of the "
         "queries what was found, with pictures. It contains all that it shows. The vectors come from the run's cache.",
     )
     report.add_argument("results", type=Path, metavar="RESULTS", help="results folder of `python -m evaluation run`")
     report.add_argument("--model", help="where the run's model is now (default: where it was)")
     report.add_argument("--dataset", help="where the run's data set is now (default: where it was)")
-    report.add_argument("--queries", type=int, default=10, help="to show of each direction (default: %(default)s)")
-    report.add_argument(
-        "--products", type=int, default=400, help="in the plots of experts and of the embedding (default: %(default)s)"
-    )
-    report.add_argument("--seed", type=int, default=0, help="of both samples (default: %(default)s)")
+    report.add_argument("--queries", type=whole(0), default=10, help="to show of each direction")
+    report.add_argument("--products", type=whole(3), default=400, help="in the plots of experts and of the embedding")
+    report.add_argument("--seed", type=whole(0), default=0, help="of both samples")
     report.add_argument(
         "--cache", type=Path, help="folder of vectors (default: moon2/embeddings in Hugging Face's cache)"
     )
     report.set_defaults(command=_report)
 
 
-def _report(options: argparse.Namespace) -> None:
+def _report(options: argparse.Namespace) -> dict:
     from evaluation.cache import DEFAULT_FOLDER, VectorCache
     from evaluation.page import Sample, make_page
     from evaluation.report import write_text
 
-    for name, least in (("queries", 0), ("products", 3), ("seed", 0)):
-        if getattr(options, name) < least:
-            raise EvaluationError(f"--{name} is {getattr(options, name)}; it must be at least {least}.")
     run = read_run(options.results)
     sample = Sample(options.queries, options.products, options.seed)
     cache = VectorCache(options.cache or DEFAULT_FOLDER)
@@ -53,6 +52,7 @@ def _report(options: argparse.Namespace) -> None:
         (folder / f"{name}.png").write_bytes(content)
     write_text(options.results / PAGE, html)
     print(f"The page is {options.results / PAGE}; its plots are in {folder}")
+    return {"page": options.results / PAGE, "plots": [folder / f"{name}.png" for name in plots]}
 
 
 def read_run(folder: Path) -> dict:

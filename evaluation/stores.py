@@ -118,21 +118,25 @@ def add_store(commands) -> None:
     """`python -m evaluation store`."""
     parser = commands.add_parser(
         "store",
-        help="hand vectors to LanceDB or Qdrant",
+        examples=[
+            "python -m evaluation store --vectors vectors --store lancedb --location lance",
+            "python -m evaluation store --vectors vectors --store qdrant --location http://localhost:6333 --name shop",
+        ],
         description="Copies a folder of vectors to a vector store, with their ids. The key of a Qdrant server is read "
         "from QDRANT_API_KEY.",
     )
     parser.add_argument("--vectors", required=True, help="folder written by `embed`, or an .npy file")
-    parser.add_argument("--store", required=True, choices=STORES)
+    parser.add_argument("--store", required=True, choices=STORES, help="which kind of store")
     parser.add_argument("--location", required=True, help="a folder, or the address of a server")
-    parser.add_argument("--name", default="products", help="of the table or collection (default: %(default)s)")
+    parser.add_argument("--name", default="products", help="of the table or collection")
     parser.set_defaults(command=_run)
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> dict:
     vectors = open_vectors(options.vectors)
     if options.store == "lancedb":
         to_lancedb(vectors, options.location, options.name)
     else:
         to_qdrant(vectors, options.location, options.name, os.environ.get("QDRANT_API_KEY")).close()
     print(f"{len(vectors):,} vectors are in {options.name} at {options.location}")
+    return {"vectors": len(vectors), "store": options.store, "location": options.location, "name": options.name}

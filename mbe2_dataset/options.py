@@ -4,9 +4,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from transformers import HfArgumentParser
-
-from recipe_moon2 import read_fields
+from recipe_moon2 import FieldParser, read_fields
 
 from .build import BuildOptions
 from .card import Terms
@@ -27,6 +25,8 @@ def _told(default, help: str, **metadata):
 @dataclass
 class SourceArguments:
     """The catalogue, and the queries of shoppers where there are some."""
+
+    _argument_group_name = "the catalogue"
 
     catalogue: str = _told(
         "", "'synthetic' (built in: drawn products with known truth and noise); a folder or file of Parquet, CSV, TSV "
@@ -102,6 +102,8 @@ class SourceArguments:
 class TripletArguments:
     """Query, positive, negative."""
 
+    _argument_group_name = "query, positive, negative"
+
     query_mix: str = _told("1,1,1", "Shares of text, image and mixed queries among those made from listings.")
     made_queries: bool = _told(
         True, "Make queries from listings; with a search log they come in addition to the shoppers' own."
@@ -140,6 +142,8 @@ class TripletArguments:
 class TitleArguments:
     """Enriched titles (MOON2.0, section 5)."""
 
+    _argument_group_name = "enriched titles"
+
     titles: Literal["template", "endpoint", "local", "none"] = _told(
         "template",
         "Who writes them: offline templates, a server with the OpenAI chat API, or a local transformers model.",
@@ -175,6 +179,8 @@ class TitleArguments:
 @dataclass
 class PictureArguments:
     """Changed views (MOON2.0, section 5)."""
+
+    _argument_group_name = "changed views"
 
     augmented_images: int = _told(1, "Changed views of each product (n_c in the paper).")
     subject: Literal["classical", "rembg", "segmentation", "none"] = _told(
@@ -212,6 +218,8 @@ class PictureArguments:
 class ConsistencyArguments:
     """Whether picture and title still say the same."""
 
+    _argument_group_name = "consistency of picture and title"
+
     consistency_model: str | None = _told(
         None,
         "CLIP, SigLIP, or a multimodal sentence-transformers or Moon2 model, whose code is run. Scores are stored.",
@@ -230,6 +238,8 @@ class ConsistencyArguments:
 class OutputArguments:
     """Where everything goes, and how it is worked on."""
 
+    _argument_group_name = "output"
+
     output: str = _told("", "Folder to write; must be absent or empty.")
     overwrite: bool = _told(False, "Replace the folder if it holds an MBE2.0-format data set.")
     work: str | None = _told(
@@ -244,6 +254,7 @@ class OutputArguments:
     )  # fmt: skip
     num_proc: int | None = _told(None, "Processes; left out: one for each core.")
     dry_run: bool = _told(False, "Make nothing: try a few products and say what the build would take.")
+    json: bool = _told(False, "Print the answer as JSON, and nothing else, on stdout.")
     dry_run_rows: int = _told(100, "So many products are tried.")
     licence: str | None = _told(None, "Of the catalogue, as the Hub names it (cc-by-4.0 ...), or 'other'.")
     licence_name: str | None = _told(None, "With licence other: its name; left out: as-the-source-catalogue.")
@@ -313,7 +324,7 @@ class Options(NamedTuple):
 
 _PATHS = {"columns_file", "pictures", "search_log", "negative_model", "title_model", "subject_model", "editor_model",
           "consistency_model"}  # fmt: skip
-_NOT_IN_COMMAND = {"catalogue", "output", "overwrite", "work", "num_proc", "engine", "dry_run", "dry_run_rows",
+_NOT_IN_COMMAND = {"catalogue", "output", "overwrite", "work", "num_proc", "engine", "dry_run", "dry_run_rows", "json",
                    "api_key_env", "title_concurrency", "editor_concurrency", "title_endpoint",
                    "editor_endpoint"}  # fmt: skip
 
@@ -323,23 +334,23 @@ def _quoted(value: object) -> str:
     return f'"{text}"' if " " in text or not text else text
 
 
-def build_parser() -> HfArgumentParser:
-    return HfArgumentParser(
+def build_parser() -> FieldParser:
+    return FieldParser(
         Options.__annotations__.values(),
         prog="python -m mbe2_dataset build",
         usage="%(prog)s [OPTIONS.yaml] --catalogue SRC --output DIR [--option value ...]",
         description="Turns a product catalogue into MBE2.0-format training triplets and a retrieval benchmark. Every "
         "option may also stand in a YAML file, which is the first argument then.",
-        epilog=EXAMPLES,
+        examples=EXAMPLES,
     )
 
 
-EXAMPLES = """examples:
-  python -m mbe2_dataset build --catalogue synthetic --output mbe2
-  python -m mbe2_dataset build --catalogue my_catalogue --output mbe2 --augmented_images 2 --query_mix 2,1,1
-  python -m mbe2_dataset build --catalogue shop.csv --columns title=name images=photo --output mbe2 --dry_run true
-  python -m mbe2_dataset build --catalogue my_catalogue --search_log clicks.parquet --output mbe2
-"""
+EXAMPLES = (
+    "python -m mbe2_dataset build --catalogue synthetic --output mbe2",
+    "python -m mbe2_dataset build --catalogue my_catalogue --output mbe2 --augmented_images 2 --query_mix 2,1,1",
+    "python -m mbe2_dataset build --catalogue shop.csv --columns title=name images=photo --output mbe2 --dry_run",
+    "python -m mbe2_dataset build --catalogue my_catalogue --search_log clicks.parquet --output mbe2 --json",
+)
 
 
 def read_options(argv: list[str]) -> Options:
@@ -354,10 +365,7 @@ def read_options(argv: list[str]) -> Options:
         read_fields(parser, argv, file)
     except ValueError as error:
         raise OptionError(str(error)) from error
-    *parts, unknown = parser.parse_args_into_dataclasses(argv[file is not None :], return_remaining_strings=True)
-    if unknown:
-        raise OptionError(f"There is no option {' '.join(unknown)}; `python -m mbe2_dataset build --help` lists them.")
-    return Options(*parts)
+    return Options(*parser.read(argv[file is not None :]))
 
 
 def _numbers(name: str, text: str, count: int) -> tuple[float, ...]:

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from .build import Built, build_dataset
@@ -138,34 +139,40 @@ def run(options: Options, watch: Stopwatch) -> tuple[Built, Catalogue]:
     return built, catalogue
 
 
-def dry_run(options: Options) -> str:
-    """What a build would take, from carrying it out for a few products in a temporary folder."""
+def dry_run(options: Options) -> dict:
+    """Says what a build would take, from carrying it out for a few products in a temporary folder.
+
+    Returns:
+        The same as figures.
+    """
     num_proc, seed = options.output.num_proc or os.cpu_count() or 1, options.output.seed
     folder = Path(tempfile.mkdtemp(prefix="mbe2-dry-run-"))
     few = options.output.dry_run_rows
     try:
-        lines = []
         start = time.perf_counter()
         source = open_source(options.source, seed, num_proc)
         total = options.source.limit or sum(1 for _ in source)
         shares = IngestOptions(seed, options.source.shares, True, options.source.max_pixels, False, limit=few)
         catalogue = ingest(source, folder / "catalogue", shares, num_proc)
-        lines.append(f"{total:,} rows in the source; {min(few, total):,} of them tried")
-        aside = catalogue.summary["counts"]["rows_quarantined"]
-        lines += [f"set aside: {aside} of those tried, the first because {problem['reason']}" for problem in
-                  [next(catalogue.quarantine(), None)] if problem]  # fmt: skip
+        facts: dict = {"dry_run": True, "rows": total, "tried": min(few, total)}
+        print(f"{total:,} rows in the source; {facts['tried']:,} of them tried")
+        facts["set_aside"] = catalogue.summary["counts"]["rows_quarantined"]
+        if problem := next(catalogue.quarantine(), None):
+            facts["first_reason"] = problem["reason"]
+            print(f"set aside: {facts['set_aside']} of those tried, the first because {problem['reason']}")
         makers = makers_for(options)
         if isinstance(makers.writer, EndpointWriter):
             sample = catalogue.rows
             expected = estimate(sample, total, learn_gazetteer(sample), makers.writer)
-            lines.append(
+            facts["titles"] = asdict(expected)
+            print(
                 f"titles: about {expected.calls:,} requests to {makers.writer.model}, {expected.input_tokens:,} tokens "
                 f"read, {expected.output_tokens:,} written, cost {expected.cost:,.2f} (no retries; nothing was sent)"
             )
         if options.pictures.editor == "endpoint":
             edits = total * options.pictures.augmented_images
-            cost = edits * options.pictures.editor_price
-            lines.append(f"pictures: about {edits:,} edits, cost {cost:,.2f} (nothing was sent)")
+            facts["pictures"] = {"edits": edits, "cost": edits * options.pictures.editor_price}
+            print(f"pictures: about {edits:,} edits, cost {facts['pictures']['cost']:,.2f} (nothing was sent)")
         offline = makers.without_services()
         origin = Origin(source.name, options.source.synthetic, "", seed)
         build_dataset(catalogue.rows, folder / "mbe2", origin, options.build_options(), offline, work=folder / "work",
@@ -173,12 +180,13 @@ def dry_run(options: Options) -> str:
         taken = time.perf_counter() - start
         size = sum(path.stat().st_size for path in (folder / "mbe2").rglob("*.parquet"))
         scale = total / max(1, min(few, total))
-        lines.append(
-            f"time: about {_duration(taken * scale)} with {num_proc} processes, without waiting for servers "
+        facts |= {"seconds": taken * scale, "bytes": round(size * scale), "num_proc": num_proc}
+        print(
+            f"time: about {_duration(facts['seconds'])} with {num_proc} processes, without waiting for servers "
             f"({taken:.1f} s for those tried, starting included)"
         )
-        lines.append(f"disk: about {size * scale / 1e6:,.0f} MB of Parquet, and as much for the work folder")
-        return "\n".join(lines)
+        print(f"disk: about {size * scale / 1e6:,.0f} MB of Parquet, and as much for the work folder")
+        return facts
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -56,14 +56,7 @@ def push_dataset(
         CheckError: there is no such folder.
     """
     folder = Path(folder)
-    try:
-        check_repo_id(repo_id, "data set")
-    except ValueError as error:
-        raise PublishError(str(error)) from error
-    if not folder.is_dir():
-        raise PublishError(f"There is no data set folder {folder}; build one with 'python -m mbe2_dataset build'.")
-    if not force:
-        _refuse_errors(folder, num_proc)
+    plan_push(folder, repo_id, force, num_proc)
     api = HfApi(token=token, library_name="moon2")
     local = _local_files(folder)
     try:
@@ -98,6 +91,25 @@ def push_dataset(
     return Published(str(url), commit, len(changed), len(stale))
 
 
+def plan_push(folder: str | Path, repo_id: str, force: bool = False, num_proc: int = 1) -> dict[str, int]:
+    """What `push_dataset` would see to being on the Hub, without asking it: path -> size in bytes.
+
+    Raises:
+        PublishError: the check finds errors, or the name cannot be.
+        CheckError: there is no such folder.
+    """
+    folder = Path(folder)
+    try:
+        check_repo_id(repo_id, "data set")
+    except ValueError as error:
+        raise PublishError(str(error)) from error
+    if not folder.is_dir():
+        raise PublishError(f"There is no data set folder {folder}; build one with 'python -m mbe2_dataset build'.")
+    if not force:
+        _refuse_errors(folder, num_proc)
+    return {name: path.stat().st_size for name, path in _files(folder).items()}
+
+
 def _refuse_errors(folder: Path, num_proc: int):
     errors = check_dataset(folder, num_proc=num_proc).of_level("error")
     if errors:
@@ -111,12 +123,15 @@ def _refuse_errors(folder: Path, num_proc: int):
 
 def _local_files(folder: Path) -> dict[str, tuple[str, str]]:
     """Path -> the two digests under which the Hub may know the content: sha256 (LFS) and git's."""
-    files = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        if path.is_file() and not any(part.startswith(".") for part in name.parts):
-            files[name.as_posix()] = digests(path)
-    return files
+    return {name: digests(path) for name, path in _files(folder).items()}
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """What is uploaded of a folder: all but hidden files."""
+    found = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        name.as_posix(): path for name, path in found.items() if not any(part.startswith(".") for part in name.parts)
+    }
 
 
 def _is_at(api: HfApi, repo_id: str, tag: str, local: dict[str, tuple[str, str]]) -> bool:

@@ -1,88 +1,101 @@
-"""The command line: `python -m study run`, `table` and `plot`."""
+"""What each part of the method is worth: runs the study's variants, and draws up what they gave."""
 
 import argparse
 import sys
 import time
 from pathlib import Path
 
+from commands_moon2 import CommandParser, answer, command_of, exit_codes, whole, wholes
 from evaluation.errors import EvaluationError
 from study.errors import StudyError
 from study.variants import HERE, choose, read_variants
 
-EPILOG = """examples:
-  python -m study run --minutes 240             what is missing, most important first, for four hours
-  python -m study run --only full dense --seeds 0
-  python -m study list
-  python -m study table --output study/results.md
-  python -m study plot --output study/fig2.png
-
-A run may be killed at any time; the same command goes on. With OMP_NUM_THREADS=1 two of them may run side by side.
-"""
+PROG = "python -m study"
+FAILED = "a run failed"
+EXAMPLES = ("python -m study list", "python -m study run --minutes 240", "python -m study table")
+NOTES = """A run may be killed at any time; the same command goes on. With OMP_NUM_THREADS=1 two of them may run side by
+side."""
+# command -> what it does, and examples
+COMMANDS = {
+    "run": (
+        "do what is missing, most important first",
+        ["python -m study run --minutes 240", "python -m study run --only full dense --seeds 0"],
+    ),
+    "one": (
+        "do a single run in this process, with data sets that `run` has built",
+        ["python -m study one full 0", "python -m study one dense 1 --no_transfer"],
+    ),
+    "list": ("say what there is and what is done", ["python -m study list", "python -m study list --json"]),
+    "table": (
+        "results as Markdown, in the layout of the paper's Table 4",
+        ["python -m study table", "python -m study table --output study/results.md"],
+    ),
+    "plot": (
+        "text-query against image-query recall, as the paper's Fig. 2",
+        ["python -m study plot --output study/fig2.png"],
+    ),
+}
 WORK = HERE.parent.parent / "moon2-study"
 
 
+@exit_codes(StudyError, EvaluationError, interrupted="interrupted; the same command goes on from here")
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; the exit code: 0, 1 if a run failed, 2 after an error that the user can put right."""
-    parser = argparse.ArgumentParser(
-        prog="python -m study", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    argv = sys.argv[1:] if argv is None else argv
+    summaries = {name: summary for name, (summary, _) in COMMANDS.items()}
+    command, words = command_of(
+        argv, PROG, summaries, description=__doc__, examples=EXAMPLES, epilog=NOTES, exit_1=FAILED
     )
-    commands = parser.add_subparsers(required=True)
-    _add_run(commands)
-    _add_one(commands)
-    for name, function, words in (
-        ("list", _list, "say what there is and what is done"),
-        ("table", _table, "results as Markdown, in the layout of the paper's Table 4"),
-        ("plot", _plot, "text-query against image-query recall, as the paper's Fig. 2"),
-    ):
-        command = commands.add_parser(name, help=words, description=words)
-        command.add_argument("--results", type=Path, default=HERE / "results", help="folder (default: study/results)")
-        if name != "list":
-            command.add_argument("--output", type=Path, help="file to write" + (" (PNG)" if name == "plot" else ""))
-        command.set_defaults(command=function)
-    try:
-        options = parser.parse_args(argv)
-        return options.command(options) or 0
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    except (StudyError, EvaluationError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    options = parser_of(command).parse_args(words)
+    if command == "one":  # its exit code tells the run that started it how it ended
+        return _one(options)
+    return answer(lambda: FUNCTIONS[command](options), options.json).get("exit_code", 0)
 
 
-def _add_run(commands: argparse._SubParsersAction):
-    run = commands.add_parser("run", help="do what is missing, most important first")
+def parser_of(command: str) -> CommandParser:
+    summary, examples = COMMANDS[command]
+    failed = FAILED if command == "run" else None
+    parser = CommandParser(prog=f"{PROG} {command}", description=f"{summary}.", examples=examples, exit_1=failed)
+    if command == "run":
+        _add_run(parser)
+    elif command == "one":
+        _add_one(parser)
+        return parser
+    else:
+        parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of the figures")
+    if command == "table":
+        parser.add_argument("--output", type=Path, help="file to write; left out: it is printed")
+    if command == "plot":
+        parser.add_argument("--output", type=Path, required=True, help="PNG file to write")
+    parser.add_json()
+    return parser
+
+
+def _add_run(run: CommandParser):
     run.add_argument("--only", nargs="+", metavar="NAME", help="these variants only")
-    run.add_argument("--tiers", type=_numbers, help="variants of these tiers only, as 1,2")
-    run.add_argument("--seeds", type=_numbers, default=[0, 1, 2], help="as 0,1,2 (the default)")
+    run.add_argument("--tiers", type=wholes, help="variants of these tiers only, as 1,2")
+    run.add_argument("--seeds", type=wholes, default=[0, 1, 2], help="as 0,1,2 (the default)")
     run.add_argument("--minutes", type=float, help="stop after so many, with a checkpoint")
     run.add_argument("--catalogue", type=Path, help="folder of the fashion products (default: ../shared/data/fashion)")
     run.add_argument("--transfer", type=Path, help="folder of the transfer products (default: luma beside it)")
     _add_place(run)
-    run.set_defaults(command=_run)
 
 
-def _add_one(commands: argparse._SubParsersAction):
-    one = commands.add_parser("one", help="do a single run in this process, with data sets that `run` has built")
-    one.add_argument("name")
-    one.add_argument("seed", type=int)
+def _add_one(one: CommandParser):
+    one.add_argument("name", help="of a variant")
+    one.add_argument("seed", type=whole(0), help="of the run")
     one.add_argument("--no_transfer", action="store_true", help="do not score the transfer set")
     _add_place(one)
-    one.set_defaults(command=_one)
 
 
-def _add_place(command: argparse.ArgumentParser):
+def _add_place(command: CommandParser):
     command.add_argument(
         "--work", type=Path, default=WORK, help="folder of data sets and models (default: ../moon2-study)"
     )
     command.add_argument(
         "--results", type=Path, default=HERE / "results", help="folder of the figures (default: study/results)"
     )
-    command.add_argument("--max_steps", type=int, help="in the place of the recipe's, to try the study out")
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+    command.add_argument("--max_steps", type=whole(1), help="in the place of the recipe's, to try the study out")
 
 
 def _place(options: argparse.Namespace):
@@ -93,7 +106,7 @@ def _place(options: argparse.Namespace):
     return Place(options.work, options.results, options.max_steps)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> dict:
     from study.data import SHARED, prepare
     from study.schedule import launch, missing, run_all
 
@@ -103,7 +116,7 @@ def _run(options: argparse.Namespace) -> int:
     runs = missing(variants, known, options.seeds, place)
     if not runs:
         print("nothing is missing")
-        return 0
+        return {"runs": 0, "failed": []}
     catalogue = options.catalogue or SHARED / "fashion"
     transfer = options.transfer or catalogue.parent / "luma"
     with_transfer = options.transfer is not None or transfer.is_dir()
@@ -120,7 +133,7 @@ def _run(options: argparse.Namespace) -> int:
     failed = run_all(runs, do, end)
     if failed:
         print(f"failed: {', '.join(failed)}; what they printed: output.txt in their folders of {options.work / 'runs'}")
-    return 1 if failed else 0
+    return {"runs": len(runs), "failed": failed, "exit_code": int(bool(failed))}
 
 
 def _one(options: argparse.Namespace) -> int:
@@ -144,16 +157,19 @@ def _one(options: argparse.Namespace) -> int:
         raise StudyError(f"{variant.name}, seed {options.seed}: {error}") from error
 
 
-def _list(options: argparse.Namespace):
+def _list(options: argparse.Namespace) -> dict:
     from study.schedule import Place
 
     place = Place(Path(), options.results)
+    found = {}
     for variant in read_variants().values():
         done = [seed for seed in range(variant.seeds) if place.is_done(variant, seed)]
         print(f"{variant.tier}  {variant.name:24} {len(done)}/{variant.seeds}  {variant.changes}")
+        found[variant.name] = {"tier": variant.tier, "seeds": variant.seeds, "done": done, "changes": variant.changes}
+    return {"variants": found}
 
 
-def _table(options: argparse.Namespace):
+def _table(options: argparse.Namespace) -> dict:
     from study.table import report
 
     text = report(options.results, read_variants())
@@ -161,14 +177,17 @@ def _table(options: argparse.Namespace):
         print(text)
     else:
         options.output.write_text(text + "\n", encoding="utf-8")
+    return {"results": options.results, "output": options.output, "table": text}
 
 
-def _plot(options: argparse.Namespace):
+def _plot(options: argparse.Namespace) -> dict:
     from study.plot import draw
 
-    if options.output is None:
-        raise StudyError("plot needs --output FILE.png.")
     draw(options.results, read_variants(), options.output)
+    return {"results": options.results, "output": options.output}
+
+
+FUNCTIONS = {"run": _run, "list": _list, "table": _table, "plot": _plot}
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def add_lora(model: Moon2Model, arguments: ModelArguments) -> nn.Module:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise ValueError("lora_rank needs PEFT: pip install 'moon2[lora]'.") from error
+        raise ValueError("lora_rank needs PEFT: pip install 'moon2[train]'.") from error
     targets = arguments.lora_targets or ["attention", "experts"]
     modules = [expression for name, expression in (("attention", ATTENTION), ("vision", VISION)) if name in targets]
     whole = ["mlp.gate", "dual_alignment"]  # new and random after upcycling, so the adapter has to hold all of them

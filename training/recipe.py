@@ -1,17 +1,25 @@
 """Recipes: the fields that describe a run, read from YAML and the command line."""
 
+import argparse
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import yaml
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import TrainingArguments
 
 from loss_moon2 import Moon2Loss
-from recipe_moon2 import read_fields
+from recipe_moon2 import FieldParser, read_fields
 from training.batches import BatchArguments
 from upcycle_moon2 import ExpertArguments
 
+EXAMPLES = (
+    "python -m train_moon2 tiny --dataset mbe2 --output_dir moon2",
+    "python -m train_moon2 fashion --dataset mbe2-mine --output_dir moon2-mine --max_steps 500",
+    "python -m train_moon2 mine.yaml --dry_run              what a run would cost",
+    "python -m train_moon2 mine.yaml --resume_from_checkpoint true",
+    "torchrun --nproc_per_node 2 -m train_moon2 tiny --dataset mbe2",
+)
 LORA_TARGETS = ("attention", "experts", "vision")
 # What the weights after a given step depend on; a checkpoint remembers these of the TrainingArguments.
 DECISIVE = (
@@ -198,28 +206,54 @@ class Recipe(NamedTuple):
         )
 
 
-def read_recipe(argv: list[str]) -> Recipe:
-    """Reads `RECIPE.yaml [--field value ...]`; the command line wins over the recipe, the recipe over the defaults.
+def recipes() -> dict[str, Path]:
+    """The recipes that come along, by name: in recipes/ of a checkout, in training/recipes/ where installed."""
+    here = Path(__file__).parent
+    folder = next((at for at in (here / "recipes", here.parent / "recipes") if at.is_dir()), here)
+    return {path.stem: path for path in sorted(folder.glob("*.yaml")) if not path.stem.startswith("accelerate-")}
 
-    Raises:
-        ValueError: no such file, unknown field, or a value that cannot be; the message names it.
-    """
-    parser = HfArgumentParser(
+
+def build_parser() -> FieldParser:
+    known = recipes()
+    folder = next((path.parent for path in known.values()), None)
+    parser = FieldParser(
         (ModelArguments, DataArguments, BatchArguments, RunArguments, Moon2Loss, TrainingArguments),
-        prog="train_moon2.py",
-        usage="%(prog)s RECIPE.yaml [--field value ...]",
-        description="Trains a Moon2Model. Any field of a recipe can be overridden on the command line.",
+        prog="python -m train_moon2",
+        usage="%(prog)s RECIPE [--field value ...]",
+        description="Trains a Moon2Model on MBE2.0-format triplets. RECIPE is a YAML file, or the name of one that "
+        f"comes along: {', '.join(known)} (files in {folder}). Any field can be overridden on the command line. "
+        "Fields are those of the method, listed first, and of transformers' TrainingArguments. In a checkout of the "
+        "repository, `python train_moon2.py` is the same.",
+        examples=EXAMPLES,
+        epilog="A run that is stopped by Ctrl-C or SIGTERM saves a checkpoint first and ends with 130 or 143.",
     )
-    parser.add_argument("recipe", help="a YAML file, see recipes/")
+    parser.add_argument("recipe", help="a YAML file, or the name of a recipe that comes along")
+    parser.add_argument(
+        "--output", dest="output_dir", default=argparse.SUPPRESS, metavar="OUTPUT_DIR", help="The same as --output_dir."
+    )
     # The collator needs all columns, no column is a label, and a loss that is not finite must show.
     parser.set_defaults(remove_unused_columns=False, label_names=[], logging_nan_inf_filter=False)
+    return parser
+
+
+def read_recipe(argv: list[str]) -> Recipe:
+    """Reads `RECIPE [--field value ...]`; the command line wins over the recipe, the recipe over the defaults.
+
+    Raises:
+        ValueError: no such recipe, unknown field, or a value that cannot be; the message names it.
+    """
+    parser = build_parser()
     given = frozenset()
-    if argv and "-h" not in argv and "--help" not in argv:
-        path = next((word for word in argv if not word.startswith("-")), "")
-        if not Path(path).is_file():
-            raise ValueError(f"There is no recipe {path}; the first argument is a YAML file such as recipes/tiny.yaml.")
-        given = read_fields(parser, argv, path)
-    *arguments, _ = parser.parse_args_into_dataclasses(argv)
+    if not {"-h", "--help"} & set(argv):
+        named = argv[0] if argv else ""
+        file = named if Path(named).is_file() else recipes().get(named)
+        if file is None:
+            what = (
+                f"There is no recipe {named}" if named and not named.startswith("-") else "The first word is a recipe"
+            )
+            raise ValueError(f"{what}: give a YAML file, or one of the names {', '.join(recipes())}.")
+        given = read_fields(parser, argv, str(file))
+    *arguments, _ = parser.read(argv)
     recipe = Recipe(*arguments, given=given)
     if recipe.data.streaming and recipe.training.max_steps < 1:
         raise ValueError("streaming needs max_steps: nobody knows how long an epoch of a stream is.")
