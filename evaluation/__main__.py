@@ -38,8 +38,8 @@ SUMMARIES = {
 PROG = "python -m evaluation"
 OPTIONAL = ("sklearn", "matplotlib", "jinja2")  # what the extra `eval` brings
 
-SUMMARY = """Scores models and compares runs, embeds and searches catalogues, draws attention and training runs, and puts
-models on the Hub."""
+SUMMARY = """Scores models and compares runs, embeds and searches catalogues, draws attention and training runs, and
+puts models on the Hub."""
 EXAMPLES = (
     "python -m evaluation --model moon2 --dataset mbe2 --output results",
     "python -m evaluation report results",

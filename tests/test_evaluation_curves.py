@@ -278,4 +278,4 @@ def test_without_matplotlib_the_package_to_install_is_named(tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "evaluation.curves")
     assert main(["curves", str(tmp_path)]) == 2
-    assert "matplotlib is not installed: pip install scikit-learn matplotlib" in capsys.readouterr().err
+    assert "matplotlib is not installed: pip install 'moon2[eval]'" in capsys.readouterr().err

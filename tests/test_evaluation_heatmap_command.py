@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from conftest import picture, tiny_model, tiny_processor
-from evaluation import benchmark, heatmap_command
-from evaluation.errors import EvaluationError
+from evaluation import benchmark
+from evaluation.__main__ import parser_of
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +34,7 @@ def corpus(monkeypatch):
 
 
 def run(*words: str) -> None:
-    parser = argparse.ArgumentParser()
-    heatmap_command.add_heatmap(parser.add_subparsers())
-    options = parser.parse_args(["heatmap", *words])
+    options = parser_of("heatmap").parse_args(["heatmap", *words])
     options.command(options)
 
 
@@ -65,7 +63,7 @@ def test_options_that_do_not_go_together_are_refused(model, corpus, tmp_path):
         (["--count", "2"], "only mean something with --dataset"),
         (["--dataset", "mbe2", "--count", "2", "--product", "a"], "Give one of --product"),
         (["--dataset", "mbe2", "--products", "a,b"], "has no product 'b' with title and picture"),
-        (["--dataset", "mbe2", "--count", "0"], "--count is 0; it must be at least 1"),
+        (["--dataset", "mbe2", "--count", "0"], "--count: '0' is not a whole number of at least 1"),
     ]:
-        with pytest.raises(EvaluationError, match=message):
+        with pytest.raises(ValueError, match=message):
             run(*words, *extra)
