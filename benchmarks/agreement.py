@@ -15,7 +15,7 @@ from datasets import Dataset, Image
 from sentence_transformers import SentenceTransformer
 from torch.utils.data import DataLoader
 
-from evaluation.__main__ import positive_int
+from commands_moon2 import whole
 from evaluation.benchmark import load_benchmark
 from evaluation.checkpoint import Checkpoint, load_checkpoint
 from evaluation.errors import EvaluationError
@@ -29,10 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub id of a Moon2 checkpoint")
     parser.add_argument("--dataset", required=True, help="folder or Hub id of an MBE2.0-format data set")
-    parser.add_argument(
-        "--products", type=positive_int, default=32, help="products of its corpus (default: %(default)s)"
-    )
-    parser.add_argument("--batch_size", type=positive_int, default=8, help="items at a time (default: %(default)s)")
+    parser.add_argument("--products", type=whole(1), default=32, help="products of its corpus (default: %(default)s)")
+    parser.add_argument("--batch_size", type=whole(1), default=8, help="items at a time (default: %(default)s)")
     options = parser.parse_args(argv)
     try:
         compare(options.model, options.dataset, options.products, options.batch_size)

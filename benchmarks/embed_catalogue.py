@@ -22,7 +22,7 @@ from PIL import Image
 
 from benchmarks.measure import machine, print_table, ratios, spread
 from benchmarks.three_views import build, title
-from evaluation.__main__ import natural_int, positive_int
+from commands_moon2 import whole
 from evaluation.checkpoint import load_checkpoint
 from evaluation.errors import EvaluationError
 
@@ -118,12 +118,10 @@ def measure(options: argparse.Namespace, way: str) -> dict:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a Moon2 folder; left out: an untrained one of the demo's size")
-    parser.add_argument("--products", type=positive_int, default=2000)
-    parser.add_argument("--side", type=positive_int, default=1000, help="of a picture, in pixels")
-    parser.add_argument(
-        "--workers", type=natural_int, default=2, help="of ours: processes that read pictures and texts"
-    )
-    parser.add_argument("--repeats", type=positive_int, default=3)
+    parser.add_argument("--products", type=whole(1), default=2000)
+    parser.add_argument("--side", type=whole(1), default=1000, help="of a picture, in pixels")
+    parser.add_argument("--workers", type=whole(0), default=2, help="of ours: processes that read pictures and texts")
+    parser.add_argument("--repeats", type=whole(1), default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--pictures", help=argparse.SUPPRESS)

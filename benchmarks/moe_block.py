@@ -14,8 +14,8 @@ from transformers import AutoConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextMLP
 
 from benchmarks.measure import machine, print_table, ratios, spread, time_paired
+from commands_moon2 import whole
 from configuration_moon2 import Moon2Config
-from evaluation.__main__ import positive_int
 from experts_moon2 import Moon2SparseMoeBlock
 
 IMPLEMENTATIONS = ("grouped_mm", "eager")
@@ -82,8 +82,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--sizes", nargs="+", type=size, default=[(192, 512), (640, 1920)], help="width x dense feed-forward width"
     )
-    parser.add_argument("--tokens", nargs="+", type=positive_int, default=[64, 512, 2048])
-    parser.add_argument("--repeats", type=positive_int, default=15)
+    parser.add_argument("--tokens", nargs="+", type=whole(1), default=[64, 512, 2048])
+    parser.add_argument("--repeats", type=whole(1), default=15)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     settings = [(*size, tokens) for size in options.sizes for tokens in options.tokens]

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import machine, print_table, ratios, spread
-from evaluation.__main__ import positive_int
+from commands_moon2 import whole
 from evaluation.engines import FaissSearch
 from evaluation.search import ExactSearch
 from evaluation.vectors import Vectors, open_vectors
@@ -120,12 +120,12 @@ def compare(options: argparse.Namespace, size: int) -> list[list[str]]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=positive_int, nargs="+", default=[100_000, 636_241])
-    parser.add_argument("--dimension", type=positive_int, default=256)
-    parser.add_argument("--queries", type=positive_int, default=4096)
-    parser.add_argument("--slow_queries", type=positive_int, default=512, help="for faiss and NumPy")
-    parser.add_argument("--k", type=positive_int, default=10)
-    parser.add_argument("--repeats", type=positive_int, default=3)
+    parser.add_argument("--sizes", type=whole(1), nargs="+", default=[100_000, 636_241])
+    parser.add_argument("--dimension", type=whole(1), default=256)
+    parser.add_argument("--queries", type=whole(1), default=4096)
+    parser.add_argument("--slow_queries", type=whole(1), default=512, help="for faiss and NumPy")
+    parser.add_argument("--k", type=whole(1), default=10)
+    parser.add_argument("--repeats", type=whole(1), default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scratch", help="where the vectors are written (default: the system's temporary folder)")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)

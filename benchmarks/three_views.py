@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 
 from benchmarks.measure import machine, print_table, ratios, spread, time_paired
-from evaluation.__main__ import positive_int
+from commands_moon2 import whole
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
 from training.collator import TripletCollator
@@ -211,8 +211,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=("tiny", "100m"), default=["tiny", "100m"])
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
-    parser.add_argument("--triplets", type=positive_int, help="of a batch; left out: 32 for tiny, 2 for 100m")
-    parser.add_argument("--repeats", type=positive_int, help="rounds; left out: 7 for tiny, 3 for 100m")
+    parser.add_argument("--triplets", type=whole(1), help="of a batch; left out: 32 for tiny, 2 for 100m")
+    parser.add_argument("--repeats", type=whole(1), help="rounds; left out: 7 for tiny, 3 for 100m")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     counts = {"tiny": options.triplets or 32, "100m": options.triplets or 2}

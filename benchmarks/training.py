@@ -41,7 +41,7 @@ from transformers.utils import logging
 from benchmarks import safeguards
 from benchmarks.measure import machine, print_table, ratios, spread
 from benchmarks.three_views import TITLE_TOKENS, VIEWS, build, triplets
-from evaluation.__main__ import positive_int
+from commands_moon2 import whole
 from loss_moon2 import Moon2Loss
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
@@ -275,9 +275,9 @@ def processes(options: argparse.Namespace) -> Iterator[list[str]]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--triplets", nargs="+", type=positive_int, default=[64, 256, 1024], help="in a batch")
-    parser.add_argument("--chunk", type=positive_int, default=64, help="items computed at a time")
-    parser.add_argument("--repeats", type=positive_int, default=3)
+    parser.add_argument("--triplets", nargs="+", type=whole(1), default=[64, 256, 1024], help="in a batch")
+    parser.add_argument("--chunk", type=whole(1), default=64, help="items computed at a time")
+    parser.add_argument("--repeats", type=whole(1), default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -102,6 +103,7 @@ print(json.dumps(counts | {"triplets": len(whole["train"]) + len(whole["validati
     assert json.loads(done.stdout) == rows
 
 
+@pytest.mark.skipif(find_spec("mteb") is None, reason="mteb is not installed")
 def test_mteb_reads_the_benchmark(hub, pushed):
     done = run_python(
         """
