@@ -36,8 +36,11 @@ def _compare(options: argparse.Namespace) -> dict:
     print(comparison_table(options.first, options.second, rows))
     content = {"A": str(options.first), "B": str(options.second), "seed": options.seed, "rows": rows}
     if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        write_text(options.output, json.dumps(content, indent=2) + "\n")
+        try:
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            write_text(options.output, json.dumps(content, indent=2) + "\n")
+        except OSError as error:
+            raise EvaluationError(f"--output {options.output} cannot be written: {error.strerror}.") from error
     return content
 
 

@@ -57,6 +57,8 @@ def search_all(
     parts = output.with_name(f"{output.name}.parts")
     if output.is_dir():
         raise EvaluationError(f"--output {output} is a folder; give a file.")
+    if not 1 <= k <= len(searched):
+        raise EvaluationError(f"k is {k}; {searched.name} has {len(searched)} vectors, so give 1 to {len(searched)}.")
     _claim(parts, settings)
     start = time.perf_counter()
     files = [parts / f"{number:05d}.parquet" for number in range(-(-len(asked) // part))]

@@ -93,10 +93,7 @@ def push_model(
         EvaluationError: the folder is no checkpoint or would run other code, the results are of another model, the tag
             is taken, or the Hub refuses.
     """
-    try:
-        check_repo_id(repo_id, "model")
-    except ValueError as error:
-        raise EvaluationError(str(error)) from error
+    _check_name(repo_id)
     terms = terms or Terms()
     check_folder(folder)
     found = None if results is None else read_results(results, folder)
@@ -121,6 +118,13 @@ def push_model(
         # The client lets many kinds of errors through: those of its HTTP library, of the system, and RuntimeError.
         except Exception as error:
             raise EvaluationError(refusal(repo_id, error, token)) from error
+
+
+def _check_name(repo_id: str) -> None:
+    try:
+        check_repo_id(repo_id, "model")
+    except ValueError as error:
+        raise EvaluationError(str(error)) from error
 
 
 class _Push:
@@ -244,6 +248,7 @@ def _run(options: argparse.Namespace) -> dict:
 
 def _show(options: argparse.Namespace, figures: dict[str, Path], terms: Terms) -> dict:
     """Files and card, without asking the Hub."""
+    _check_name(options.repo)
     check_folder(options.model)
     results = None if options.results is None else read_results(options.results, options.model)
     files = model_files(options.model, None, Path()) | included(options.model, options.include)

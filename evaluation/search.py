@@ -82,7 +82,9 @@ class ExactSearch:
         """
         stop = len(queries) if stop is None else stop
         if not 1 <= k <= len(self.corpus):
-            raise EvaluationError(f"k is {k}; {self.corpus.name} has {len(self.corpus)} vectors, so give 1 to that.")
+            raise EvaluationError(
+                f"k is {k}; {self.corpus.name} has {len(self.corpus)} vectors, so give 1 to {len(self.corpus)}."
+            )
         if queries.dimension != self.corpus.dimension:
             raise EvaluationError(
                 f"The vectors of {queries.name} have {queries.dimension} dimensions, those of {self.corpus.name} "

@@ -90,6 +90,9 @@ def check_parser() -> CommandParser:
 def check(argv: list[str]) -> int:
     told = check_parser().parse_args(argv)
 
+    if told.report is not None and not told.report.absolute().parent.is_dir():
+        raise CheckError(f"--report {told.report}: there is no folder {told.report.parent}; make it first.")
+
     def work() -> dict:
         folder = local_folder(told.dataset, told.revision)
         report = check_dataset(folder, model=told.model, num_proc=told.num_proc, name=told.dataset)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from .build import Built, build_dataset
+from .build import Built, OutputError, build_dataset
 from .card import Origin
 from .catalogue import Catalogue, CatalogueError
 from .enrichment import EndpointWriter, estimate, learn_gazetteer
@@ -109,6 +109,8 @@ def open_log(told: SourceArguments, source: Source, catalogue: Catalogue, work: 
 def run(options: Options, watch: Stopwatch) -> tuple[Built, Catalogue]:
     """Everything; a second run of the same does nothing but look."""
     output = Path(options.output.output).absolute()
+    if output.is_file():
+        raise OutputError(f"The output {options.output.output} is a file; give a folder.")
     work = Path(options.output.work or f"{output}.work").absolute()
     num_proc, seed = options.output.num_proc or os.cpu_count() or 1, options.output.seed
     engine = Engine(options.output.engine, num_proc)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 NOT_IN_SDIST = re.compile(r"(\.ci/.*|\.gitignore)")
 # What no user of the package has: these need a checkout.
 NOT_IN_WHEEL = re.compile(
-    r"(benchmarks|demo|docs|release|study|tests|\.ci)/.*|[^/]*\.(md|txt|toml|in)|Makefile|\.gitignore"
+    r"(benchmarks|demo|docs|release|study|tests|\.ci)/.*|[^/]*\.(md|txt|toml|in)|LICENSE|Makefile|\.gitignore"
 )
 CHAIN = (
     "mbe2_dataset build --catalogue synthetic --output mbe2 --num_products 40 --num_validation 6 --num_test 8 "
