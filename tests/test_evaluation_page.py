@@ -228,4 +228,4 @@ except SystemExit:
     sys.exit("torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0 and all(f"    {name} " in done.stdout for name in COMMANDS)
+    assert done.returncode == 0 and all(f"    {name}" in done.stdout for name in COMMANDS)

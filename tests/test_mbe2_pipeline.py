@@ -121,7 +121,7 @@ def test_a_yaml_file_holds_options_and_the_command_line_wins(shop, tmp_path):
         (["--languages", "en"], "--licence"),
         (["--split_shares", "1,2"], "--split_shares"),
         (["--limit", "0"], "--limit"),
-        (["--titels", "template"], "--titels template"),
+        (["--titels", "template"], "--titels"),
     ],
 )
 def test_options_that_cannot_be_are_refused_in_a_sentence(shop, tmp_path, capsys, words, said):
