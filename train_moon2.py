@@ -10,6 +10,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import ProgressCallback, TrainingArguments, set_seed
 
 from evaluation.errors import EvaluationError
+from hub_moon2 import without_secrets
 from training.callbacks import REFUSED_LOG, Progress, TrainingError
 from training.checkpoints import (
     STAGING,
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> int:
     except (TripletError, TrainingError, CheckpointError, EvaluationError, ValueError, OSError) as error:
         # A worker process puts its traceback before the sentence.
         sentence = str(error).strip().splitlines()[-1].removeprefix("training.triplets.TripletError: ")
-        print(f"\nerror: {sentence}", file=sys.stderr)  # on a line of its own, below the progress bar
+        print(f"\nerror: {without_secrets(sentence)}", file=sys.stderr)  # on a line of its own, below the progress bar
         return 2
     return 0
 
