@@ -115,7 +115,8 @@ def compression_section(rows: list[dict]) -> str:
 
 def speed_section(run: dict) -> str:
     speed, hardware = run["embedding"], run["hardware"]
-    device = hardware["gpu"] or f"{hardware['cpu']}, {hardware['threads']} threads"
+    threads = hardware["threads"]
+    device = hardware["gpu"] or f"{hardware['cpu']}, {threads} {'thread' if threads == 1 else 'threads'}"
     text = (
         f"{speed['items_per_second']:,} items per second while the benchmark was embedded ({speed['items']:,} items "
         f"in {speed['seconds']:,} s, reading pictures included), in batches of {run['batch_size']} on {device}."

@@ -31,11 +31,11 @@ from modeling_moon2 import Moon2Model
 RESULTS = "results.json"
 # figure -> what it shows; `--heatmap` and `--expert_usage` of the push.
 FIGURES = {
-    "heatmap": ("Attention", "What the words of a title attend to in the photo. Attention is not an explanation."),
     "expert_usage": (
         "Experts",
         "Mean share of the routing that each expert gets, by what an item has; lines: the middle half of items.",
     ),
+    "heatmap": ("Attention", "What the words of a title attend to in the photo. Attention is not an explanation."),
 }
 TAGS = ("moon2", "sentence-transformers", "multimodal", "e-commerce", "retrieval", "mixture-of-experts")
 SIGNED = re.compile(r"\n<!-- Written by `python -m evaluation push`; digest of the text above: ([0-9a-f]{16}) -->\n$")

@@ -19,7 +19,7 @@ from hub_moon2 import check_repo_id, digests, refusal, remote_digests
 
 CARD = "README.md"
 # Where `python -m evaluation report` and the demo put the figures, in the folder of results.
-USUAL = {"heatmap": "heatmap.png", "expert_usage": "plots/usage.png"}
+USUAL = {"expert_usage": "plots/usage.png", "heatmap": "heatmap.png"}
 PINNED = re.compile(r'revision="([0-9a-f]{40})"')
 
 
