@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModel, HfArgumentParser, PreTrainedConfig
 
 from configuration_moon2 import Moon2Config
+from hub_moon2 import without_secrets
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
 
@@ -121,7 +122,7 @@ def main(argv: list[str]) -> int:
         model.save_pretrained(arguments.output_dir)
         processor.save_pretrained(arguments.output_dir)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_secrets(str(error))}", file=sys.stderr)
         return 2
     print(
         f"In {arguments.output_dir}/: a {model.config.vlm_config.model_type} with experts in layers "

@@ -64,7 +64,9 @@ def main(argv: list[str] | None = None) -> int:
         options = _parser(None if asks_for_help else argv[0]).parse_args(argv)
         options.command(options)
     except EvaluationError as error:
-        print(f"error: {error}", file=sys.stderr)
+        from hub_moon2 import without_secrets  # it takes a second to import
+
+        print(f"error: {without_secrets(str(error))}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         missing = str(error.name).split(".")[0]

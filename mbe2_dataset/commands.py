@@ -8,6 +8,8 @@ from pathlib import Path
 
 from huggingface_hub.errors import HfHubHTTPError
 
+from hub_moon2 import without_secrets
+
 from .build import OutputError
 from .catalogue import CatalogueError
 from .checks import CheckError, LeakageError, check_dataset, local_folder, write_report
@@ -30,7 +32,7 @@ def run(command: str, argv: list[str]) -> int:
     try:
         return {"build": build, "check": check, "push": push}[command](argv)
     except MENDABLE as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_secrets(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
