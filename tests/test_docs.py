@@ -43,7 +43,7 @@ from test_upcycle_moon2 import save_dense
 
 # Pages that take minutes, or need what only `make test-slow` installs.
 SLOW = {"docs/export.md", "docs/serving.md"}
-NEEDED = {"docs/export.md": ["onnxruntime"], "docs/serving.md": ["fastapi", "httpx"], "docs/vectors.md": ["mteb"]}
+NEEDED = {"docs/export.md": ["onnxruntime"], "docs/serving.md": ["fastapi", "httpx", "onnxruntime"], "docs/vectors.md": ["mteb"]}
 # Start of a command -> why it is not run. Their options, files and targets are checked all the same.
 NOT_RUN = {
     "make": "each sets up an environment; the tests of the demo, the benchmarks and the study run what is in them",
@@ -64,6 +64,7 @@ SMALLER = {
     "torchrun": TRAINED_SMALL,
     "accelerate launch": TRAINED_SMALL,
     "python -m benchmarks.agreement": "--products 8",
+    "python -m benchmarks.serving": "--titles 1 2 --repeats 1",
 }
 # What cannot be had here -> what takes its place.
 IN_PLACE_OF = {"Qwen/Qwen3-VL-2B-Instruct": "dense", "http://localhost:8000/v1": "{chat}", "192,96": "64,32"}
