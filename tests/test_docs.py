@@ -43,7 +43,11 @@ from test_upcycle_moon2 import save_dense
 
 # Pages that take minutes, or need what only `make test-slow` installs.
 SLOW = {"docs/export.md", "docs/serving.md"}
-NEEDED = {"docs/export.md": ["onnxruntime"], "docs/serving.md": ["fastapi", "httpx", "onnxruntime"], "docs/vectors.md": ["mteb"]}
+NEEDED = {
+    "docs/export.md": ["onnxruntime"],
+    "docs/serving.md": ["fastapi", "httpx", "onnxruntime"],
+    "docs/vectors.md": ["mteb"],
+}
 # Start of a command -> why it is not run. Their options, files and targets are checked all the same.
 NOT_RUN = {
     "make": "each sets up an environment; the tests of the demo, the benchmarks and the study run what is in them",
