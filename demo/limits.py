@@ -1,0 +1,127 @@
+"""What the page accepts, and what it never gives away."""
+
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+from starlette.datastructures import MutableHeaders, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pictures_moon2 import PICTURE_FORMATS, PILLOW_ERRORS
+
+MAX_UPLOAD = 8 << 20  # bytes
+MAX_PIXELS = 32_000_000  # what a PNG of few bytes may unfold to
+MAX_TEXT = 500  # characters
+MAX_WAITING = 32  # requests; more are told to come back
+FORM = 64 << 10  # bytes that a form may take beside its file
+HOURS_KEPT = 1  # of an uploaded picture
+
+# The page loads what it consists of from where it comes from, and nothing from elsewhere. Gradio compiles templates.
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; object-src 'none'; "
+    "base-uri 'self'; form-action 'self'"
+)
+
+
+def picture_problem(content: bytes | Path) -> str | None:
+    """Why a file is not taken for a picture, in a sentence; by its content, not by its name. Nothing is decoded."""
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    if size > MAX_UPLOAD:
+        return f"The picture is larger than {MAX_UPLOAD >> 20} MiB."
+    kinds = f"{', '.join(PICTURE_FORMATS[:-1])} or {PICTURE_FORMATS[-1]}"
+    try:
+        with Image.open(
+            BytesIO(content) if isinstance(content, bytes) else content, formats=PICTURE_FORMATS
+        ) as picture:
+            width, height = picture.size
+    except UnidentifiedImageError:
+        return f"This file is no {kinds} picture."
+    except PILLOW_ERRORS:
+        return f"This file is damaged; it cannot be read as a {kinds} picture."
+    if width * height > MAX_PIXELS:
+        return f"The picture has {width} x {height} pixels; at most {MAX_PIXELS // 1_000_000} million are read."
+    return None
+
+
+class Guard:
+    """Stands before the page's server: looks at uploads before they are stored, and closes routes that fetch addresses.
+
+    An upload that is too large is answered with 413, one that is no picture with 415, each with a sentence.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path = scope["path"]
+        if _fetches(path):
+            await PlainTextResponse("This page fetches no addresses.", 403)(scope, receive, send)
+            return
+        if scope["method"] == "POST" and path.rstrip("/").endswith("/upload"):
+            refusal, receive = await _inspect(scope, receive)
+            if refusal is not None:
+                await refusal(scope, receive, send)
+                return
+        await self.app(scope, receive, _with_policy(send))
+
+
+def _fetches(path: str) -> bool:
+    """Whether a route would have the server fetch something from an address, which gradio offers for other pages."""
+    if "/proxy=" in path:
+        return True
+    _, is_file, name = path.partition("/file=")
+    return bool(is_file) and "://" in name.replace(":/", "://")
+
+
+async def _inspect(scope: Scope, receive: Receive) -> tuple[PlainTextResponse | None, Receive]:
+    """The refusal of an upload, if it is refused, and what the server reads the same body from."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > MAX_UPLOAD + FORM:
+            return PlainTextResponse(f"The file is larger than {MAX_UPLOAD >> 20} MiB.", 413), receive
+        if not message.get("more_body"):
+            break
+    content = bytes(body)
+    try:
+        form = await Request(scope, _replay(content, receive)).form(max_files=1)
+    except (MultiPartException, HTTPException) as error:
+        reason = error.message if isinstance(error, MultiPartException) else error.detail
+        return PlainTextResponse(f"The upload cannot be read: {reason}", 400), receive
+    try:
+        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        problems = [picture_problem(await file.read()) for file in files]
+    finally:
+        await form.close()
+    problem = next(filter(None, problems), None)
+    return (None if problem is None else PlainTextResponse(problem, 415)), _replay(content, receive)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Gives a body that was read already once more, then what comes after it."""
+    parts = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def receive_again() -> Message:
+        return next(parts, None) or await receive()
+
+    return receive_again
+
+
+def _with_policy(send: Send) -> Send:
+    async def send_with_policy(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(
+                {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"}
+            )
+        await send(message)
+
+    return send_with_policy

@@ -1,0 +1,154 @@
+"""The page: its layout, and what happens on it."""
+
+import time
+from pathlib import Path
+
+import gradio as gr
+
+from demo.cards import cards, message, problem, query_panel
+from demo.catalogue import Catalogue
+from demo.heat import heat_panel
+from demo.limits import HOURS_KEPT, MAX_TEXT, MAX_WAITING, picture_problem
+from demo.query import Reader
+from evaluation.errors import EvaluationError
+from pictures_moon2 import load_picture
+
+STYLE = Path(__file__).parent / "style.css"
+EXAMPLES = 4
+# The model sees no more of a query's picture than this, and the rest of a large one need not be kept.
+QUERY_PIXELS = 2_000_000
+BUSY = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+
+# A click on a card's button, or Enter on it, tells the server which row it carries.
+ON_CARD = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('button[data-row]');
+  if (button) trigger('click', {row: Number(button.dataset.row)});
+});
+"""
+# On a phone the heat-map is out of sight when it comes; the focus goes there, for keyboards and screen readers.
+TO_HEAT = """() => {
+  const heat = document.querySelector('#heat section.heat');
+  if (!heat) return;
+  heat.focus({preventScroll: true});
+  heat.scrollIntoView({block: window.innerWidth < 700 ? 'start' : 'nearest'});
+}"""
+# So are the results, below the form.
+TO_RESULTS = """() => {
+  const said = document.getElementById('said');
+  if (said && said.getBoundingClientRect().top > window.innerHeight / 2) said.scrollIntoView({block: 'start'});
+}"""
+SHARE = "0: the text alone. 50: the model's own vector of both. 100: the picture alone. Between: a mixture."
+
+
+def build_page(catalogue: Catalogue, reader: Reader, results: int, name: str) -> gr.Blocks:
+    """The page over one catalogue and one model.
+
+    Args:
+        results: how many products a search shows.
+        name: what the page calls model and catalogue.
+    """
+
+    def search(text: str | None, path: str | None, share: float):
+        begun = time.perf_counter()
+        try:
+            picture = _picture(path)
+            _check_text(text)
+            query = reader.query(text, picture, share / 100)
+            found = catalogue.search(query.vector, results)
+        except EvaluationError as error:
+            return problem(str(error)), "", "", ""
+        seconds = time.perf_counter() - begun
+        said = message(f"The best {len(found)} of {len(catalogue):,} products, in {seconds:.2f} s.")
+        return said, query_panel(query, share / 100), "", cards(catalogue, found)
+
+    def search_again(text: str | None, path: str | None, share: float):
+        """A share that has no meaning yet changes nothing."""
+        if not (text and text.strip() and path):
+            return [gr.skip()] * 4
+        return search(text, path, share)
+
+    def show_heat(event: gr.EventData) -> str:
+        row = getattr(event, "row", None)
+        try:
+            return heat_panel(catalogue, reader, row if isinstance(row, int) else -1)
+        except EvaluationError as error:
+            return problem(str(error))
+
+    hour = 3600
+    with gr.Blocks(
+        title="MOON2.0: search by text and picture",
+        analytics_enabled=False,
+        delete_cache=(hour, HOURS_KEPT * hour),
+        fill_width=True,
+    ) as page:
+        gr.HTML(
+            "<h1>Find products by text, by picture, or by both</h1>"
+            f"<p>{name}: {len(catalogue):,} products, one vector each.</p>",
+            elem_id="head",
+            apply_default_css=False,
+        )
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=1, min_width=300):
+                text = gr.Textbox(
+                    label="Text",
+                    placeholder="What do you look for?",
+                    max_length=MAX_TEXT,
+                    autofocus=True,
+                    lines=1,
+                    max_lines=3,
+                    submit_btn=False,
+                )
+                path = gr.Image(
+                    label="Picture", sources=["upload", "clipboard"], height=220, buttons=[], elem_id="picture"
+                )
+                # Python gets the path: what may be opened is decided by `limits`, not by gradio. (A subclass would do,
+                # too, but for each one gradio writes a file of types beside its source.)
+                path.preprocess = lambda payload: None if payload is None else payload.path
+                share = gr.Slider(0, 100, 50, step=5, label="Share of the picture, %", info=SHARE)
+                button = gr.Button("Search", variant="primary")
+                titles = [row for row in catalogue.view if catalogue.title(row)]
+                every = max(1, len(titles) // EXAMPLES)
+                chosen = [[catalogue.title(row)] for row in titles[::every][:EXAMPLES]]
+                examples = gr.Examples(chosen, [text], label="For example") if chosen else None
+            with gr.Column(scale=3, min_width=300):
+                said = gr.HTML(
+                    message("Type something or add a picture, then search."), elem_id="said", apply_default_css=False
+                )
+                panel = gr.HTML(elem_id="query", apply_default_css=False)
+                heat = gr.HTML(elem_id="heat", apply_default_css=False)
+                found = gr.HTML(elem_id="found", apply_default_css=False, js_on_load=ON_CARD)
+
+        inputs, outputs = [text, path, share], [said, panel, heat, found]
+        show = {"inputs": inputs, "outputs": outputs, "show_progress_on": [found], **BUSY}
+        searched = [gr.on([button.click, text.submit, path.upload], search, **show)]
+        if examples:
+            searched.append(examples.load_input_event.then(search, **show))
+        for event in searched:
+            event.then(None, js=TO_RESULTS)
+        share.change(search_again, inputs, outputs, show_progress="hidden", trigger_mode="always_last", **BUSY)
+        found.click(show_heat, None, heat, **BUSY).then(None, js=TO_HEAT)
+    page.queue(max_size=MAX_WAITING)
+    return page
+
+
+def _picture(path: str | None):
+    """The query's picture; a file that is refused is removed at once."""
+    if path is None:
+        return None
+    file = Path(path)
+    if not file.is_file():
+        raise EvaluationError("The picture is no longer here: add it again.")
+    said = picture_problem(file)
+    if said is None:
+        try:
+            return load_picture(file, max_pixels=QUERY_PIXELS)
+        except ValueError as error:
+            said = f"The picture cannot be read: {error}."
+    file.unlink(missing_ok=True)
+    raise EvaluationError(said)
+
+
+def _check_text(text: str | None) -> None:
+    if text and len(text) > MAX_TEXT:
+        raise EvaluationError(f"The text has {len(text)} characters; at most {MAX_TEXT} are read.")
