@@ -20,6 +20,8 @@ MAX_WAITING = 32  # requests; more are told to come back
 FORM = 64 << 10  # bytes that a form may take beside its file
 HOURS_KEPT = 1  # of an uploaded picture
 
+TOO_MANY_PIXELS = f"The picture has more than {MAX_PIXELS // 1_000_000} million pixels."
+
 # The page loads what it consists of from where it comes from, and nothing from elsewhere. Gradio compiles templates.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
@@ -39,13 +41,13 @@ def picture_problem(content: bytes | Path) -> str | None:
             BytesIO(content) if isinstance(content, bytes) else content, formats=PICTURE_FORMATS
         ) as picture:
             width, height = picture.size
+    except Image.DecompressionBombError:
+        return TOO_MANY_PIXELS
     except UnidentifiedImageError:
         return f"This file is no {kinds} picture."
     except PILLOW_ERRORS:
         return f"This file is damaged; it cannot be read as a {kinds} picture."
-    if width * height > MAX_PIXELS:
-        return f"The picture has {width} x {height} pixels; at most {MAX_PIXELS // 1_000_000} million are read."
-    return None
+    return TOO_MANY_PIXELS if width * height > MAX_PIXELS else None
 
 
 class Guard:
@@ -77,8 +79,8 @@ def _fetches(path: str) -> bool:
     """Whether a route would have the server fetch something from an address, which gradio offers for other pages."""
     if "/proxy=" in path:
         return True
-    _, is_file, name = path.partition("/file=")
-    return bool(is_file) and "://" in name.replace(":/", "://")
+    _, _, name = path.partition("/file=")
+    return ":/" in name
 
 
 async def _inspect(scope: Scope, receive: Receive) -> tuple[PlainTextResponse | None, Receive]:

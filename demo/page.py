@@ -71,7 +71,7 @@ def build_page(catalogue: Catalogue, reader: Reader, results: int, name: str) ->
     def show_heat(event: gr.EventData) -> str:
         row = getattr(event, "row", None)
         try:
-            return heat_panel(catalogue, reader, row if isinstance(row, int) else -1)
+            return heat_panel(catalogue, reader, row if type(row) is int else -1)
         except EvaluationError as error:
             return problem(str(error))
 

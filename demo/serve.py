@@ -1,6 +1,9 @@
 """From a model and a data set to the running page."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +39,10 @@ def serve(settings: Settings, host: str | None = None, port: int | None = None, 
         EvaluationError: the model or the data set cannot be used, or the port is taken.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio would report each start to its makers
+    # Gradio serves whatever lies in these folders, which by default all pages of a machine share.
+    uploads = tempfile.mkdtemp(prefix="moon2-demo-")
+    atexit.register(shutil.rmtree, uploads, ignore_errors=True)
+    os.environ["GRADIO_TEMP_DIR"], os.environ["GRADIO_EXAMPLES_CACHE"] = uploads, uploads
     # Here, so that --help and wrong options do not wait for it.
     import gradio as gr
     from starlette.middleware import Middleware
