@@ -17,9 +17,10 @@ MAX_UPLOAD = 8 << 20  # bytes
 MAX_PIXELS = 32_000_000  # what a PNG of few bytes may unfold to
 MAX_TEXT = 500  # characters
 MAX_WAITING = 32  # requests; more are told to come back
-FORM = 64 << 10  # bytes that a form may take beside its file
+MAX_REQUEST = 64 << 10  # bytes of other requests, and of an upload beside its file
 HOURS_KEPT = 1  # of an uploaded picture
 
+TOO_LARGE = f"A picture may have at most {MAX_UPLOAD >> 20} MiB."
 TOO_MANY_PIXELS = f"The picture has more than {MAX_PIXELS // 1_000_000} million pixels."
 
 # The page loads what it consists of from where it comes from, and nothing from elsewhere. Gradio compiles templates.
@@ -34,7 +35,7 @@ def picture_problem(content: bytes | Path) -> str | None:
     """Why a file is not taken for a picture, in a sentence; by its content, not by its name. Nothing is decoded."""
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
     if size > MAX_UPLOAD:
-        return f"The picture is larger than {MAX_UPLOAD >> 20} MiB."
+        return TOO_LARGE
     kinds = f"{', '.join(PICTURE_FORMATS[:-1])} or {PICTURE_FORMATS[-1]}"
     try:
         with Image.open(
@@ -51,9 +52,10 @@ def picture_problem(content: bytes | Path) -> str | None:
 
 
 class Guard:
-    """Stands before the page's server: looks at uploads before they are stored, and closes routes that fetch addresses.
+    """Stands before the page's server: bounds requests, looks at uploads before they are stored, and closes routes that
+    fetch addresses.
 
-    An upload that is too large is answered with 413, one that is no picture with 415, each with a sentence.
+    What is too large is answered with 413, an upload that is no picture with 415, each with a sentence.
     """
 
     def __init__(self, app: ASGIApp):
@@ -67,11 +69,20 @@ class Guard:
         if _fetches(path):
             await PlainTextResponse("This page fetches no addresses.", 403)(scope, receive, send)
             return
-        if scope["method"] == "POST" and path.rstrip("/").endswith("/upload"):
-            refusal, receive = await _inspect(scope, receive)
+        if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            uploads = path.rstrip("/").endswith("/upload")
+            body = await _read(receive, MAX_REQUEST + (MAX_UPLOAD if uploads else 0))
+            refusal = (
+                None
+                if body is not None
+                else PlainTextResponse(TOO_LARGE if uploads else "The request is too large.", 413)
+            )
+            if uploads and body is not None:
+                refusal = await _refusal(Request(scope, _replay(body, receive)))
             if refusal is not None:
                 await refusal(scope, receive, send)
                 return
+            receive = _replay(body, receive)
         await self.app(scope, receive, _with_policy(send))
 
 
@@ -83,29 +94,32 @@ def _fetches(path: str) -> bool:
     return ":/" in name
 
 
-async def _inspect(scope: Scope, receive: Receive) -> tuple[PlainTextResponse | None, Receive]:
-    """The refusal of an upload, if it is refused, and what the server reads the same body from."""
+async def _read(receive: Receive, limit: int) -> bytes | None:
+    """A request's body; `None` if it is longer than `limit` bytes."""
     body = bytearray()
     while True:
         message = await receive()
         body += message.get("body", b"")
-        if len(body) > MAX_UPLOAD + FORM:
-            return PlainTextResponse(f"The file is larger than {MAX_UPLOAD >> 20} MiB.", 413), receive
+        if len(body) > limit:
+            return None
         if not message.get("more_body"):
-            break
-    content = bytes(body)
+            return bytes(body)
+
+
+async def _refusal(request: Request) -> PlainTextResponse | None:
+    """The answer to an upload that is no form with one picture in it."""
     try:
-        form = await Request(scope, _replay(content, receive)).form(max_files=1)
+        form = await request.form(max_files=1)
     except (MultiPartException, HTTPException) as error:
         reason = error.message if isinstance(error, MultiPartException) else error.detail
-        return PlainTextResponse(f"The upload cannot be read: {reason}", 400), receive
+        return PlainTextResponse(f"The upload cannot be read: {reason}", 400)
     try:
         files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
         problems = [picture_problem(await file.read()) for file in files]
     finally:
         await form.close()
     problem = next(filter(None, problems), None)
-    return (None if problem is None else PlainTextResponse(problem, 415)), _replay(content, receive)
+    return None if problem is None else PlainTextResponse(problem, 415)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -1,9 +1,12 @@
 """The page: its layout, and what happens on it."""
 
 import time
+from html import escape
 from pathlib import Path
+from types import NoneType
 
 import gradio as gr
+from PIL import Image
 
 from demo.cards import cards, message, problem, query_panel
 from demo.catalogue import Catalogue
@@ -33,11 +36,12 @@ TO_HEAT = """() => {
   heat.focus({preventScroll: true});
   heat.scrollIntoView({block: window.innerWidth < 700 ? 'start' : 'nearest'});
 }"""
-# So are the results, below the form.
+# So are the results, below the form, and that they are on their way.
 TO_RESULTS = """() => {
   const said = document.getElementById('said');
   if (said && said.getBoundingClientRect().top > window.innerHeight / 2) said.scrollIntoView({block: 'start'});
 }"""
+THEN_SEARCH = f"(...inputs) => {{ ({TO_RESULTS})(); return inputs; }}"
 SHARE = "0: the text alone. 50: the model's own vector of both. 100: the picture alone. Between: a mixture."
 
 
@@ -49,24 +53,27 @@ def build_page(catalogue: Catalogue, reader: Reader, results: int, name: str) ->
         name: what the page calls model and catalogue.
     """
 
-    def search(text: str | None, path: str | None, share: float):
+    def search(text: str | None, upload: dict | None, share: float):
         begun = time.perf_counter()
         try:
-            picture = _picture(path)
-            _check_text(text)
+            picture = _picture(upload)
+        except EvaluationError as error:  # without it, the form is empty again
+            return problem(str(error)), "", "", "", None
+        try:
+            _check(text, share)
             query = reader.query(text, picture, share / 100)
             found = catalogue.search(query.vector, results)
         except EvaluationError as error:
-            return problem(str(error)), "", "", ""
+            return problem(str(error)), "", "", "", gr.skip()
         seconds = time.perf_counter() - begun
         said = message(f"The best {len(found)} of {len(catalogue):,} products, in {seconds:.2f} s.")
-        return said, query_panel(query, share / 100), "", cards(catalogue, found)
+        return said, query_panel(query, share / 100), "", cards(catalogue, found), gr.skip()
 
-    def search_again(text: str | None, path: str | None, share: float):
+    def search_again(text: str | None, upload: dict | None, share: float):
         """A share that has no meaning yet changes nothing."""
-        if not (text and text.strip() and path):
-            return [gr.skip()] * 4
-        return search(text, path, share)
+        if not (text and upload):
+            return [gr.skip()] * 5
+        return search(text, upload, share)
 
     def show_heat(event: gr.EventData) -> str:
         row = getattr(event, "row", None)
@@ -84,7 +91,7 @@ def build_page(catalogue: Catalogue, reader: Reader, results: int, name: str) ->
     ) as page:
         gr.HTML(
             "<h1>Find products by text, by picture, or by both</h1>"
-            f"<p>{name}: {len(catalogue):,} products, one vector each.</p>",
+            f"<p>{escape(name)}: {len(catalogue):,} products, one vector each.</p>",
             elem_id="head",
             apply_default_css=False,
         )
@@ -99,12 +106,9 @@ def build_page(catalogue: Catalogue, reader: Reader, results: int, name: str) ->
                     max_lines=3,
                     submit_btn=False,
                 )
-                path = gr.Image(
+                upload = gr.Image(
                     label="Picture", sources=["upload", "clipboard"], height=220, buttons=[], elem_id="picture"
                 )
-                # Python gets the path: what may be opened is decided by `limits`, not by gradio. (A subclass would do,
-                # too, but for each one gradio writes a file of types beside its source.)
-                path.preprocess = lambda payload: None if payload is None else payload.path
                 share = gr.Slider(0, 100, 50, step=5, label="Share of the picture, %", info=SHARE)
                 button = gr.Button("Search", variant="primary")
                 titles = [row for row in catalogue.view if catalogue.title(row)]
@@ -119,36 +123,41 @@ def build_page(catalogue: Catalogue, reader: Reader, results: int, name: str) ->
                 heat = gr.HTML(elem_id="heat", apply_default_css=False)
                 found = gr.HTML(elem_id="found", apply_default_css=False, js_on_load=ON_CARD)
 
-        inputs, outputs = [text, path, share], [said, panel, heat, found]
-        show = {"inputs": inputs, "outputs": outputs, "show_progress_on": [found], **BUSY}
-        searched = [gr.on([button.click, text.submit, path.upload], search, **show)]
+        inputs, outputs = [text, upload, share], [said, panel, heat, found, upload]
+        # What may be opened is decided by `limits`: left to itself, gradio would read the picture first.
+        asked = {"inputs": inputs, "outputs": outputs, "preprocess": False, **BUSY}
+        show = {"show_progress_on": [found], "js": THEN_SEARCH, **asked}
+        searched = [gr.on([button.click, text.submit, upload.upload], search, **show)]
         if examples:
             searched.append(examples.load_input_event.then(search, **show))
         for event in searched:
             event.then(None, js=TO_RESULTS)
-        share.change(search_again, inputs, outputs, show_progress="hidden", trigger_mode="always_last", **BUSY)
+        share.change(search_again, show_progress="hidden", trigger_mode="always_last", **asked)
         found.click(show_heat, None, heat, **BUSY).then(None, js=TO_HEAT)
     page.queue(max_size=MAX_WAITING)
     return page
 
 
-def _picture(path: str | None):
-    """The query's picture; a file that is refused is removed at once."""
-    if path is None:
+def _picture(upload: dict | None) -> Image.Image | None:
+    """The query's picture, of what gradio knows of an upload; a file that is refused is removed at once."""
+    if upload is None:
         return None
-    file = Path(path)
-    if not file.is_file():
+    path = Path(upload.get("path") or "")
+    if not path.is_file():
         raise EvaluationError("The picture is no longer here: add it again.")
-    said = picture_problem(file)
+    said = picture_problem(path)
     if said is None:
         try:
-            return load_picture(file, max_pixels=QUERY_PIXELS)
+            return load_picture(path, max_pixels=QUERY_PIXELS)
         except ValueError as error:
             said = f"The picture cannot be read: {error}."
-    file.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
     raise EvaluationError(said)
 
 
-def _check_text(text: str | None) -> None:
+def _check(text: str | None, share: float) -> None:
+    """The page's own form sends nothing that is refused here, but others can ask, too."""
+    if not isinstance(text, (str, NoneType)) or not isinstance(share, (int, float)):
+        raise EvaluationError("A query is a text, a picture and a number.")
     if text and len(text) > MAX_TEXT:
         raise EvaluationError(f"The text has {len(text)} characters; at most {MAX_TEXT} are read.")

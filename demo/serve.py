@@ -65,9 +65,9 @@ def serve(settings: Settings, host: str | None = None, port: int | None = None, 
     )
     if catalogue.left_out:
         print(f"{catalogue.left_out} products have neither title nor picture; they are left out.")
-    page = build_page(
-        catalogue, Reader(encoder.checkpoint), settings.results, f"{settings.model} on {settings.dataset}"
-    )
+    # Of a folder the last part: visitors need not know where it lies.
+    names = [Path(name).resolve().name if Path(name).is_dir() else name for name in (settings.model, settings.dataset)]
+    page = build_page(catalogue, Reader(encoder.checkpoint), settings.results, " on ".join(names))
     # Fonts of the visitor's own system; small print dark enough to be read.
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     theme.set(block_info_text_color="*neutral_600", body_text_color_subdued="*neutral_600")

@@ -3,8 +3,10 @@
 import io
 import json
 import struct
+import tempfile
 import warnings
 import zlib
+from base64 import b64encode
 from pathlib import Path
 
 import httpx
@@ -78,6 +80,8 @@ def test_the_page_comes_with_a_policy_and_asks_nothing_of_others(client):
     answer = client.get("/")
     assert answer.status_code == 200 and "default-src 'self'" in answer.headers["content-security-policy"]
     config = client.get("/config").json()
+    assert "<p>moon2 on mbe2: " in json.dumps(config) and tempfile.gettempdir() not in json.dumps(config)
+    assert str(ROOT) not in json.dumps(config), "no path of the machine"
     assert not config.get("analytics_enabled")
     assert config["show_error"] is False and config["footer_links"] == []
     assert "googleapis" not in client.get("/theme.css").text + json.dumps(config.get("stylesheets", []))
@@ -139,9 +143,11 @@ def test_large_files_are_refused(client):
     large = encoded() + bytes(limits.MAX_UPLOAD)
     assert upload(client, large[: limits.MAX_UPLOAD]).status_code == 200
     answer = upload(client, large)
-    assert (answer.status_code, answer.text) == (415, "The picture is larger than 8 MiB.")
-    answer = upload(client, large + bytes(limits.FORM))
-    assert (answer.status_code, answer.text) == (413, "The file is larger than 8 MiB.")
+    assert (answer.status_code, answer.text) == (415, "A picture may have at most 8 MiB.")
+    answer = upload(client, large + bytes(limits.MAX_REQUEST))
+    assert (answer.status_code, answer.text) == (413, "A picture may have at most 8 MiB.")
+    answer = client.post("/gradio_api/queue/join", json={"fn_index": 0, "data": ["a" * limits.MAX_REQUEST]})
+    assert (answer.status_code, answer.text) == (413, "The request is too large.")
 
 
 def test_bytes_that_are_no_form_are_refused(client):
@@ -153,23 +159,23 @@ def test_bytes_that_are_no_form_are_refused(client):
 def test_a_search_by_text_picture_and_both(page, client):
     path = upload(client, encoded()).json()[0]
     for text, photo, kind in (("mug", None, "text"), ("", path, "picture"), ("mug", path, "text and picture")):
-        said, query, heat, found = call(page, client, "search", [text, photo and file_data(photo), 50])
+        said, query, heat, found, _ = call(page, client, "search", [text, photo and file_data(photo), 50])
         assert "The best 5 of" in said and f"<strong>{kind}</strong>" in query and not heat
         assert found.count('<li class="card">') == 5
     # Another share is another order only where it means something.
     unchanged = call(page, client, "search_again", ["mug", None, 70])
-    assert len(unchanged) == 4 and not any("value" in update for update in unchanged)
+    assert len(unchanged) == 5 and not any("value" in update for update in unchanged)
     assert "70% picture" in call(page, client, "search_again", ["mug", file_data(path), 70])[1]
 
 
 def test_what_cannot_be_searched_is_said_on_the_page(page, client, tmp_path):
     said, *rest = call(page, client, "search", ["  ", None, 50])
-    assert 'role="alert">Type what you look for, or add a picture.' in said and rest == ["", "", ""]
+    assert 'role="alert">Type what you look for, or add a picture.' in said and rest[:3] == ["", "", ""]
     said, *rest = call(page, client, "search", ["a" * 501, None, 50])
     assert "The text has 501 characters; at most 500 are read." in said
     cut = upload(client, encoded("JPEG", 300, 300)[:2000], "cut.jpg").json()[0]
     said, *rest = call(page, client, "search", ["mug", file_data(cut), 50])
-    assert "The picture cannot be read: " in said and rest == ["", "", ""]
+    assert "The picture cannot be read: " in said and rest == ["", "", "", None], "the form has no picture any more"
     assert not Path(cut).exists(), "what cannot be read is not kept"
     said, *_ = call(page, client, "search", ["mug", file_data(cut), 50])
     assert "add it again" in said or "not" in said
@@ -181,6 +187,19 @@ def test_a_picture_is_one_that_was_uploaded(page, client, tmp_path):
     photo.write_bytes(encoded())
     answer = call(page, client, "search", ["", file_data(str(photo)), 50])
     assert len(answer) == 1 and "card" not in answer[0]
+    # Nor is one that hides in an address and has not passed the door.
+    hidden = {"url": f"data:image/png;base64,{b64encode(encoded()).decode()}", "meta": {"_type": "gradio.FileData"}}
+    said, *_ = call(page, client, "search", ["", hidden, 50])
+    assert "add it again" in said
+
+
+def test_what_the_form_never_sends_is_refused(page, client):
+    for data in ([["mug"], None, 50], [{"a": 1}, None, 50], ["mug", None, "50"], ["mug", None, None]):
+        said, *rest = call(page, client, "search", data)
+        assert "A query is a text, a picture and a number." in said and rest[:3] == ["", "", ""]
+    path = upload(client, encoded()).json()[0]
+    said, *_ = call(page, client, "search", ["mug", file_data(path), 500])
+    assert "give 0 to 1" in said
 
 
 def test_a_heat_map_of_what_is_not_there_is_a_sentence(page, client):
