@@ -21,6 +21,7 @@ demo: $(INSTALLED)
 	  '  results/heatmap.png  what the title and the photo of one product attend to' \
 	  '' \
 	  'Try next:' \
+	  '  make serve    a page that searches these products by text, by picture, or by both' \
 	  '  $(RUN) -m evaluation heatmap --model moon2 --image YOUR.jpg --text "your title" --output mine.png' \
 	  '  $(RUN) train_moon2.py recipes/tiny.yaml --max_steps 2000 --output_dir moon2-longer' \
 	  '  $(RUN) -m mbe2_dataset build --help    to build such a set from your own catalogue' \

@@ -32,6 +32,9 @@ def main(argv: list[str] | None = None) -> int:
     except EvaluationError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; what is embedded is kept", file=sys.stderr)
+        return 130
     except ModuleNotFoundError as error:
         missing = str(error.name).split(".")[0]
         if missing not in OPTIONAL:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hub_server import hub as hub
 from huggingface_hub import SpaceCard
 
 from conftest import tiny_model, tiny_processor
-from demo.__main__ import main
+from demo.__main__ import EPILOG, _parser, main
 from demo.app import read_settings
 from demo.push import write_space
 from demo.serve import Settings, serve
@@ -158,6 +159,16 @@ def test_the_command_line_says_what_is_missing(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--results", "0"])
     assert ended.value.code == 2 and "0 is less than 1" in capsys.readouterr().err
+
+
+def test_the_commands_of_the_page_are_commands():
+    text = (DEMO / "README.md").read_text(encoding="utf-8") + EPILOG
+    commands = [
+        shlex.split(line, comments=True)[3:] for line in re.findall(r"^ *(python -m demo.*?)(?:  |$)", text, re.M)
+    ]
+    assert len(commands) >= 5
+    for argv in commands:
+        _parser().parse_args(argv if argv and argv[0] == "push" else ["serve", *argv])
 
 
 def test_a_taken_port_is_said(after_demo, tmp_path):
