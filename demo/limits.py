@@ -1,5 +1,6 @@
 """What the page accepts, and what it never gives away."""
 
+import json
 from io import BytesIO
 from pathlib import Path
 
@@ -20,6 +21,7 @@ MAX_WAITING = 32  # requests; more are told to come back
 MAX_REQUEST = 64 << 10  # bytes of other requests, and of an upload beside its file
 HOURS_KEPT = 1  # of an uploaded picture
 
+NO_ADDRESSES = "This page fetches no addresses."
 TOO_LARGE = f"A picture may have at most {MAX_UPLOAD >> 20} MiB."
 TOO_MANY_PIXELS = f"The picture has more than {MAX_PIXELS // 1_000_000} million pixels."
 
@@ -67,18 +69,17 @@ class Guard:
             return
         path = scope["path"]
         if _fetches(path):
-            await PlainTextResponse("This page fetches no addresses.", 403)(scope, receive, send)
+            await PlainTextResponse(NO_ADDRESSES, 403)(scope, receive, send)
             return
         if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
             uploads = path.rstrip("/").endswith("/upload")
             body = await _read(receive, MAX_REQUEST + (MAX_UPLOAD if uploads else 0))
-            refusal = (
-                None
-                if body is not None
-                else PlainTextResponse(TOO_LARGE if uploads else "The request is too large.", 413)
-            )
-            if uploads and body is not None:
+            if body is None:
+                refusal = PlainTextResponse(TOO_LARGE if uploads else "The request is too large.", 413)
+            elif uploads:
                 refusal = await _refusal(Request(scope, _replay(body, receive)))
+            else:
+                refusal = PlainTextResponse(NO_ADDRESSES, 403) if _names_address(body) else None
             if refusal is not None:
                 await refusal(scope, receive, send)
                 return
@@ -92,6 +93,23 @@ def _fetches(path: str) -> bool:
         return True
     _, _, name = path.partition("/file=")
     return ":/" in name
+
+
+def _names_address(body: bytes) -> bool:
+    """Whether a request calls an address a file, in which case gradio would fetch it before it asks the page."""
+    try:
+        waiting = [json.loads(body)]
+    except (ValueError, RecursionError):  # no JSON, or absurdly deep; gradio says so
+        return False
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if ":/" in str(value.get("path", "")):
+                return True
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+    return False
 
 
 async def _read(receive: Receive, limit: int) -> bytes | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import NoneType
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 from PIL import Image
 
 from demo.cards import cards, message, problem, query_panel
@@ -56,7 +57,7 @@ def build_page(catalogue: Catalogue, reader: Reader, results: int, name: str) ->
     def search(text: str | None, upload: dict | None, share: float):
         begun = time.perf_counter()
         try:
-            picture = _picture(upload)
+            picture = _picture(upload, folder)
         except EvaluationError as error:  # without it, the form is empty again
             return problem(str(error)), "", "", "", None
         try:
@@ -82,7 +83,7 @@ def build_page(catalogue: Catalogue, reader: Reader, results: int, name: str) ->
         except EvaluationError as error:
             return problem(str(error))
 
-    hour = 3600
+    folder, hour = Path(get_upload_folder()).resolve(), 3600
     with gr.Blocks(
         title="MOON2.0: search by text and picture",
         analytics_enabled=False,
@@ -104,7 +105,6 @@ def build_page(catalogue: Catalogue, reader: Reader, results: int, name: str) ->
                     autofocus=True,
                     lines=1,
                     max_lines=3,
-                    submit_btn=False,
                 )
                 upload = gr.Image(
                     label="Picture", sources=["upload", "clipboard"], height=220, buttons=[], elem_id="picture"
@@ -138,12 +138,16 @@ def build_page(catalogue: Catalogue, reader: Reader, results: int, name: str) ->
     return page
 
 
-def _picture(upload: dict | None) -> Image.Image | None:
-    """The query's picture, of what gradio knows of an upload; a file that is refused is removed at once."""
+def _picture(upload: dict | None, folder: Path) -> Image.Image | None:
+    """The query's picture, of what gradio knows of an upload; a file that is refused is removed at once.
+
+    Args:
+        folder: of uploads. Gradio looks at paths only where a request calls them files, so they are looked at here.
+    """
     if upload is None:
         return None
-    path = Path(upload.get("path") or "")
-    if not path.is_file():
+    path = Path(upload.get("path") or "").resolve()
+    if not path.is_relative_to(folder) or not path.is_file():
         raise EvaluationError("The picture is no longer here: add it again.")
     said = picture_problem(path)
     if said is None:

@@ -111,6 +111,14 @@ def test_no_address_is_fetched(client, route):
     assert answer.status_code == 403 and answer.text == "This page fetches no addresses."
 
 
+@pytest.mark.parametrize("address", ["http://example.org/a.png", "HTTPS://example.org/a.png", "https:/example.org"])
+def test_an_address_in_place_of_an_upload_is_refused(client, address):
+    for data in (["", file_data(address), 50], [file_data(address), None, 50], [[{"a": file_data(address)}], None, 50]):
+        for route in ("queue/join", "run/predict", "api/search"):
+            answer = client.post(f"/gradio_api/{route}", json={"fn_index": 0, "data": data, "session_hash": "s"})
+            assert (answer.status_code, answer.text) == (403, "This page fetches no addresses.")
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_pictures_are_taken_whatever_they_are_called(client, kind):
     answer = upload(client, encoded(kind), "photo.dat")
@@ -185,8 +193,15 @@ def test_a_picture_is_one_that_was_uploaded(page, client, tmp_path):
     """A path of the machine, told in place of an upload, is not opened."""
     photo = tmp_path / "private.png"
     photo.write_bytes(encoded())
-    answer = call(page, client, "search", ["", file_data(str(photo)), 50])
-    assert len(answer) == 1 and "card" not in answer[0]
+    notes = tmp_path / "notes.txt"
+    notes.write_text("kept")
+    outside = [f"{page.GRADIO_CACHE}/../{photo.relative_to(Path(page.GRADIO_CACHE).parent)}", str(photo), str(notes)]
+    for path in outside:
+        for meta in ({"_type": "gradio.FileData"}, {"_type": "other"}, None):
+            told = {"path": path} | ({} if meta is None else {"meta": meta})
+            answer = call(page, client, "search", ["", told, 50])
+            assert "card" not in "".join(map(str, answer)), (path, meta)
+    assert photo.read_bytes() == encoded() and notes.read_text() == "kept", "nor is it removed"
     # Nor is one that hides in an address and has not passed the door.
     hidden = {"url": f"data:image/png;base64,{b64encode(encoded()).decode()}", "meta": {"_type": "gradio.FileData"}}
     said, *_ = call(page, client, "search", ["", hidden, 50])
