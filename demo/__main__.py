@@ -17,6 +17,7 @@ EPILOG = """examples:
 `serve` is meant where no command is given; `serve --help` and `push --help` list the options of each command.
 The code inside a checkpoint is run: use checkpoints that you trust.
 """
+COMMANDS = ("serve", "push")
 # What only the demo needs: module -> package that brings it.
 OPTIONAL = {"gradio": "gradio", "starlette": "gradio", "matplotlib": "matplotlib"}
 
@@ -24,7 +25,7 @@ OPTIONAL = {"gradio": "gradio", "starlette": "gradio", "matplotlib": "matplotlib
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0, or 2 with a sentence on stderr if the user can put it right."""
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] not in ("serve", "push", "-h", "--help"):
+    if not argv or argv[0] not in (*COMMANDS, "-h", "--help"):
         argv = ["serve", *argv]
     try:
         options = _parser().parse_args(argv)

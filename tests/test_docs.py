@@ -51,6 +51,7 @@ NEEDED = {
 # Start of a command -> why it is not run. Their options, files and targets are checked all the same.
 NOT_RUN = {
     "make": "each sets up an environment; the tests of the demo, the benchmarks and the study run what is in them",
+    "python -m demo": "serves until it is stopped, or needs a Hub; `test_demo_push.py` does both",
     "pip install": "needs the network",
     "uvicorn": "does not end; the application is called without it",
     "python -m pytest": "is this",
@@ -302,7 +303,7 @@ def test_what_is_not_run_is_there(page):
             assert f"\n{line.split()[1]}:" in makefile, line
         for extra in re.findall(r"moon2\[([\w,]+)\]", line):
             assert set(extra.split(",")) <= extras.keys(), line
-        folders = "recipes|tests|evaluation|training|mbe2_dataset|benchmarks"
+        folders = "recipes|tests|evaluation|training|mbe2_dataset|benchmarks|demo"
         for file in re.findall(rf"(?<![\w/.-])(?:{folders})/[\w./-]+", line):
             assert (ROOT / file).exists(), line
         if line.startswith("python ") and not line.startswith("python -m pytest"):
