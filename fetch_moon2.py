@@ -70,24 +70,30 @@ def fetch(url: str) -> bytes:
             status, reason, location, data = _get(url, deadline)
         except (OSError, http.client.HTTPException) as error:
             late = f"it takes more than {MAX_SECONDS:g} seconds" if time.monotonic() >= deadline else ""
-            raise ValueError(late or f"fetching {url} failed: {error or type(error).__name__}") from error
+            raise ValueError(late or f"fetching {address(url)} failed: {error or type(error).__name__}") from error
         if location is None:
             break
         url = urljoin(url, location)
     else:
         raise ValueError(f"it is behind more than {MAX_REDIRECTS} redirects")
     if status != 200:
-        raise ValueError(f"{url} answers {status} {reason}")
+        raise ValueError(f"{address(url)} answers {status} {reason}")
     if len(data) > MAX_BYTES:
         raise ValueError(f"it has more than {MAX_BYTES / 2**20:g} MiB")
     return data
+
+
+def address(url: str) -> str:
+    """A URL as a message, a log or a record may have it: without password and query, either of which may be a key."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl() or url
 
 
 def _get(url: str, deadline: float) -> tuple[int, str, str | None, bytes]:
     """One request: status, reason, where it is redirected to if it is, and at most one byte more than is allowed."""
     parts = urlsplit(url)
     if parts.scheme not in CONNECTIONS or not parts.hostname:
-        raise ValueError(f"{url} is not an http or https address")
+        raise ValueError(f"{address(url)} is not an http or https address")
     kind = CONNECTIONS[parts.scheme]
     seconds = max(0.001, deadline - time.monotonic())
     connection = kind(parts.hostname, parts.port or kind.default_port, timeout=seconds)

@@ -1,6 +1,8 @@
 """What it takes to push a data set or a model to the Hub, and go on where a push stopped."""
 
 import hashlib
+import os
+import re
 from pathlib import Path
 
 from huggingface_hub import HfApi, RepoFile, get_token
@@ -8,6 +10,11 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import validate_repo_id
 
 BLOCK = 1 << 20
+# Shorter values of the environment are no secrets, and may be words of a sentence.
+SHORTEST_SECRET = 6
+# The tokens of the Hub, and the keys of OpenAI and those who took over their form.
+TOKEN = re.compile(r"\b(?:hf_[A-Za-z0-9]{20,}|sk-[\w-]{16,})")
+PASSWORD = re.compile(r"(\w://)[^\s/@]+@")
 
 
 def check_repo_id(repo_id: str, what: str) -> None:
@@ -54,12 +61,23 @@ def refusal(repo_id: str, error: Exception, token: str | None = None) -> str:
         return f"The Hub does not know who wants to write to {repo_id}: sign in with 'hf auth login' or set HF_TOKEN."
     if status == 403:
         return f"The token may not write to {repo_id}: use one with write access to that account."
-    reason = first_line(error.__cause__ or error)
-    secret = token or get_token()
-    # Quoted by an HTTP library as a bytes literal, in which characters that no header may have are escaped.
-    for form in () if not secret else (secret, secret.encode("unicode_escape").decode("ascii")):
-        reason = reason.replace(form, "<token>")
+    reason = without_secrets(first_line(error.__cause__ or error), token)
     return f"{repo_id} was not published completely: {reason} What has arrived is kept: push again to go on."
+
+
+def without_secrets(text: str, *secrets: str | None) -> str:
+    """What an error says, for people and logs: libraries quote keys, tokens and addresses with passwords.
+
+    Args:
+        secrets: that were used, besides the Hub's token and the keys and tokens of the environment.
+    """
+    told = [value for name, value in os.environ.items() if name.endswith(("_TOKEN", "_KEY"))]
+    for secret in (*secrets, get_token(), *told):
+        if secret and len(secret) >= SHORTEST_SECRET:
+            # An HTTP library quotes a header as a bytes literal, in which characters that it may not have are escaped.
+            for form in (secret, secret.encode("unicode_escape").decode("ascii")):
+                text = text.replace(form, "<token>")
+    return PASSWORD.sub(r"\1", TOKEN.sub("<token>", text))
 
 
 def first_line(error: BaseException) -> str:

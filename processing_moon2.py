@@ -11,6 +11,7 @@ try:
     from .chat_moon2 import chat_template as jinja_template
     from .chat_moon2 import read_messages, read_options
     from .configuration_moon2 import IMAGE, NOT_POOLED, TEXT
+    from .fetch_moon2 import address
     from .pictures_moon2 import load_picture
     from .products_moon2 import ProductError, pair, read_product
 except ImportError:  # in the repository these files are top-level modules, in a checkpoint they are a package
@@ -18,6 +19,7 @@ except ImportError:  # in the repository these files are top-level modules, in a
     from chat_moon2 import chat_template as jinja_template
     from chat_moon2 import read_messages, read_options
     from configuration_moon2 import IMAGE, NOT_POOLED, TEXT
+    from fetch_moon2 import address
     from pictures_moon2 import load_picture
     from products_moon2 import ProductError, pair, read_product
 
@@ -274,6 +276,7 @@ class Moon2Processor(ProcessorMixin):
             picture = load_picture(source, allow_urls=allow_urls, least=_enough(self.image_processor))
         except ValueError as error:
             path = source.get("path") if isinstance(source, dict) else source
+            path = address(path) if isinstance(path, str) and "://" in path else path
             name = f" {path}" if isinstance(path, (str, os.PathLike)) else ""
             raise ProductError(index, f"the picture{name} cannot be read: {error}.") from error
         try:

@@ -13,7 +13,10 @@ from accelerate.utils import broadcast_object_list
 from transformers import ProgressCallback, TrainingArguments, set_seed
 
 from commands_moon2 import exit_codes
+from evaluation.card_training import RUN
 from evaluation.errors import EvaluationError
+from evaluation.machine import hardware, versions
+from hub_moon2 import without_secrets
 from training.callbacks import REFUSED_LOG, Progress, TrainingError
 from training.checkpoints import (
     STAGING,
@@ -68,7 +71,7 @@ def main(argv: list[str]) -> int:
     except (TripletError, TrainingError, CheckpointError, EvaluationError, ValueError, OSError) as error:
         # A worker process puts its traceback before the sentence.
         sentence = str(error).strip().splitlines()[-1].removeprefix("training.triplets.TripletError: ")
-        print(f"\nerror: {sentence}", file=sys.stderr)  # on a line of its own, below the progress bar
+        print(f"\nerror: {without_secrets(sentence)}", file=sys.stderr)  # on a line of its own, below the progress bar
         return 2
     return 0
 
@@ -206,6 +209,7 @@ def save(trainer: Moon2Trainer, recipe: Recipe):
             trainer.save_state()
             text = yaml.safe_dump(recipe.fields(), sort_keys=False, allow_unicode=True)
             (staged / "recipe.yaml").write_text(text, encoding="utf-8")
+            (staged / RUN).write_text(json.dumps(run_facts(trainer), indent=1) + "\n", encoding="utf-8")
             for pickle in staged.rglob("training_args.bin"):
                 pickle.unlink()  # recipe.yaml says the same and can be read
             for path in sorted(staged.iterdir()):
@@ -218,6 +222,18 @@ def save(trainer: Moon2Trainer, recipe: Recipe):
         training,
         f"In {output}/: {what}, its processor, its code, recipe.yaml, and every logged figure in trainer_state.json.",
     )
+
+
+def run_facts(trainer: Moon2Trainer) -> dict:
+    """What a run was made from, with and on, for the model card."""
+    rows = trainer.train_dataset
+    return {
+        "triplets": None if isinstance(rows, TripletStream) else len(rows),
+        "fingerprint": trainer.run["triplets"],
+        "processes": trainer.args.world_size,
+        "hardware": hardware(),
+        "versions": versions(("torch", "transformers", "accelerate")),
+    }
 
 
 def describe(trainer: Moon2Trainer, recipe: Recipe) -> str:

@@ -22,8 +22,8 @@ from commands_moon2 import whole
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
 from training.collator import TripletCollator
+from training.passes import Items, role_views
 from training.scratch import scratch_model, scratch_processor
-from training.trainer import Items, role_views
 from training.triplets import ROLES
 
 VIEWS = ("t", "i", "mm")

@@ -46,7 +46,8 @@ from loss_moon2 import Moon2Loss
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
 from training.collator import TripletCollator
-from training.trainer import Items, Moon2Trainer
+from training.passes import Items, Passes
+from training.trainer import Moon2Trainer
 from training.triplets import ROLES
 
 PARTS = ("throughput", "processes", "safeguards")
@@ -82,11 +83,13 @@ class NineForwards(Moon2Trainer):
     """The method's losses on views that were computed each in a forward of its own."""
 
     def _embed(self, model, inputs):
+        count = sum(len(batches) for role in ROLES for batches in inputs["passes"][role].values())
+        run = Passes(model, count, self.grad_cache)
         items = []
         for role in ROLES:
             found = {}
             for view in VIEWS:
-                outputs = [Items.of(model(**features), features) for features in inputs["passes"][role][view]]
+                outputs = [run(features) for features in inputs["passes"][role][view]]
                 found[view] = Items(*map(torch.cat, zip(*outputs, strict=True)))
             t, i, mm = (found[view] for view in VIEWS)
             items += [mm._replace(image_embeddings=i.embeddings, image_expert_usage=i.expert_usage), t]

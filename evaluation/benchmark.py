@@ -148,6 +148,11 @@ def load_benchmark(path: str, revision: str | None = None) -> Benchmark:
     )
 
 
+def load_corpus(path: str, revision: str | None = None) -> Products:
+    """The corpus alone; see `load_benchmark`."""
+    return Products("corpus", _load(path, "corpus", revision))
+
+
 def products_content(products: Products) -> list:
     """All that tells products apart, for fingerprints."""
     return [products.ids, products.texts, products.pictures, products.groups]

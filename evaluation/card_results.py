@@ -6,6 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult
 
+from evaluation.machine import device_name
 from evaluation.metrics import METRICS
 from evaluation.retrieval import DIRECTIONS
 
@@ -56,8 +57,7 @@ def eval_results(results: dict) -> Iterable[EvalResult]:
 
 def results_section(results: dict) -> str:
     run = results["run"]
-    data, hardware = run["dataset"], run["hardware"]
-    device = hardware["gpu"] or f"{hardware['cpu']}, {hardware['cores']} cores"
+    data = run["dataset"]
     measured = [name for name in METRICS if any(name in (_metrics(row) or {}) for row in results["retrieval"].values())]
     rows = [
         [arrow(direction), *(_with_interval(row, metric) for metric in measured)]
@@ -71,7 +71,7 @@ def results_section(results: dict) -> str:
     ]
     names = [METRIC_NAMES[metric] for metric in measured]
     parts = [
-        "Zero-shot, in per cent, with 95 % bootstrap intervals: t is a title, i a picture, mm both; the query stands "
+        "Zero-shot, in per cent, with 95 % bootstrap intervals: t is text, i a picture, mm both; the query stands "
         "before the arrow.",
         table(["", *names], rows),
         "What a random ranking would get:\n\n" + table(["", *names], chance),
@@ -88,7 +88,7 @@ def results_section(results: dict) -> str:
     facts = [
         f"data: {shown(data['name'])}{'@' + data['revision'] if data['revision'] else ''}, {data['corpus']:,} "
         f"products, {data['queries']:,} queries{gallery}{fingerprint}",
-        f"hardware: {device}",
+        f"hardware: {device_name(run['hardware'])}",
         "versions: " + ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
         f"command: `{_command(run['command'])}`",
     ]
@@ -115,11 +115,16 @@ def compression_section(rows: list[dict]) -> str:
 
 def speed_section(run: dict) -> str:
     speed, hardware = run["embedding"], run["hardware"]
-    device = hardware["gpu"] or f"{hardware['cpu']}, {hardware['threads']} threads"
-    return (
+    threads = hardware["threads"]
+    device = hardware["gpu"] or f"{hardware['cpu']}, {threads} {'thread' if threads == 1 else 'threads'}"
+    text = (
         f"{speed['items_per_second']:,} items per second while the benchmark was embedded ({speed['items']:,} items "
         f"in {speed['seconds']:,} s, reading pictures included), in batches of {run['batch_size']} on {device}."
     )
+    if peak := speed.get("peak_memory"):
+        text += f" The process took {peak['process'] / 1e6:,.0f} MB at its peak, with libraries, pictures and vectors"
+        text += "." if peak["gpu"] is None else f", and {peak['gpu'] / 1e6:,.0f} MB on the GPU."
+    return text
 
 
 def arrow(direction: str) -> str:

@@ -102,6 +102,19 @@ def heat_of(
     return np.asarray(canvas).clip(0, patches.max())
 
 
+def overlay(
+    photo: Image.Image, patches: np.ndarray, region: tuple[float, float, float, float], scale: Normalize
+) -> Image.Image:
+    """The photo under its heat, in its own size; see `heat_of`."""
+    heat = scale(heat_of(patches, photo.size, region)).data[..., None]
+    # The photo under the heat is grey, so that the product's own colours are not mistaken for attention.
+    grey = np.asarray(photo.convert("L").convert("RGB")) / 255
+    # Opacity grows with attention, so that the photo stays visible where little goes.
+    opacity = 0.15 + 0.6 * heat
+    blended = PHOTO_COLORS(heat[..., 0])[..., :3] * opacity + grey * (1 - opacity)
+    return Image.fromarray((255 * blended).round().astype(np.uint8))
+
+
 def _axes(figure: Figure, left: float, bottom: float, width: float, height: float):
     """Axes at a place given in inches."""
     across, up = figure.get_size_inches()
@@ -117,7 +130,7 @@ def _draw_photos(
     figure: Figure, photo: Image.Image, attention: AttentionMap, size: np.ndarray, bottom: float, name: str
 ) -> None:
     width, height = size
-    scale = _scale(attention.patches)
+    scale = scale_of(attention.patches)
     axes = _axes(figure, MARGIN, bottom, width, height)
     axes.imshow(photo)
     axes.axis("off")
@@ -129,12 +142,8 @@ def _draw_photos(
 
 
 def _draw_heat(figure: Figure, photo: Image.Image, patches: np.ndarray, region, scale: Normalize, box: tuple) -> None:
-    heat = scale(heat_of(patches, photo.size, region)).data
     axes = _axes(figure, *box)
-    # The photo under the heat is grey, so that the product's own colours are not mistaken for attention.
-    axes.imshow(photo.convert("L").convert("RGB"))
-    # Opacity grows with attention, so that the photo stays visible where little goes.
-    axes.imshow(PHOTO_COLORS(heat), alpha=0.15 + 0.6 * heat)
+    axes.imshow(overlay(photo, patches, region, scale))
     axes.axis("off")
 
 
@@ -145,7 +154,7 @@ def _draw_words(
     if not len(chosen):
         return
     width, height = size
-    scale = _scale(attention.word_patches[chosen])
+    scale = scale_of(attention.word_patches[chosen])
     _text(figure, MARGIN, top + 0.12, "Attention of single words to the photo", fontsize=11)
     for number, word in enumerate(chosen):
         row, column = divmod(number, SMALL_COLUMNS)
@@ -164,7 +173,7 @@ def _draw_words(
 
 def _draw_title(figure: Figure, attention: AttentionMap, lines: list[list[tuple[int, float]]], foot: float) -> None:
     height = LINE * len(lines)
-    scale = _scale(attention.word_weights)
+    scale = scale_of(attention.word_weights)
     _text(figure, MARGIN, foot + height + 0.12, "Attention of the title to its words", fontsize=11)
     for row, line in enumerate(lines):
         bottom = foot + height - LINE * (row + 0.68)
@@ -181,7 +190,7 @@ def _draw_title(figure: Figure, attention: AttentionMap, lines: list[list[tuple[
     _color_bar(figure, scale, WORD_COLORS, MARGIN + 2 * PHOTO_SIZE + MARGIN + 0.12, foot, height)
 
 
-def _scale(weights: np.ndarray) -> Normalize:
+def scale_of(weights: np.ndarray) -> Normalize:
     """From no attention to the highest weight, but at least to twice an even one: noise must not look like heat."""
     return Normalize(0, max(2.0, weights.max()))
 

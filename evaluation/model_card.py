@@ -20,26 +20,24 @@ from evaluation.card_results import (
     compression_section,
     eval_results,
     results_section,
-    shown,
     speed_section,
     table,
 )
+from evaluation.card_training import RECIPE, RUN, STATE, expert_usage, training_section
 from evaluation.errors import EvaluationError
 from evaluation.trust import SHIPPED_CODE
 from modeling_moon2 import Moon2Model
 
-RECIPE, STATE, RESULTS = "recipe.yaml", "trainer_state.json", "results.json"
+RESULTS = "results.json"
 # figure -> what it shows; `--heatmap` and `--expert_usage` of the push.
 FIGURES = {
+    "expert_usage": (
+        "Experts",
+        "Mean share of the routing that each expert gets, by what an item has; lines: the middle half of items.",
+    ),
     "heatmap": ("Attention", "What the words of a title attend to in the photo. Attention is not an explanation."),
-    "expert_usage": ("Experts", "How the routing went to the experts."),
 }
 TAGS = ("moon2", "sentence-transformers", "multimodal", "e-commerce", "retrieval", "mixture-of-experts")
-# The fields of a recipe that a reader asks for first; the whole recipe stands below them.
-FIRST_ASKED = (
-    "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type", "temperature",
-    "objective_weighting", "lora_rank", "seed",
-)  # fmt: skip
 SIGNED = re.compile(r"\n<!-- Written by `python -m evaluation push`; digest of the text above: ([0-9a-f]{16}) -->\n$")
 CITATION = """```bibtex
 @misc{moon2,
@@ -86,29 +84,30 @@ def model_card(folder: Path, publication: Publication, results: dict | None = No
     """The text of README.md, signed: see `is_untouched`.
 
     Args:
-        folder: a checkpoint; recipe.yaml and trainer_state.json beside it are read where they are there.
+        folder: a checkpoint; recipe.yaml, run.json and trainer_state.json beside it are read where they are there.
         results: the content of results.json.
 
     Raises:
         EvaluationError: the recipe or the state of the run cannot be read.
     """
     config = Moon2Config.from_pretrained(folder)
-    recipe, state = _read(folder / RECIPE, yaml.safe_load), _read(folder / STATE, json.loads)
+    recipe = _read(folder / RECIPE, yaml.safe_load) or {}
+    run, state = (_read(folder / name, json.loads) or {} for name in (RUN, STATE))
     name = publication.repo_id.split("/")[-1]
     parts = [
         f"# {name}\n\n{_what_it_is(trained=bool(recipe or state))}",
-        f"## Use\n\n{_use(folder, publication)}",
+        f"## Use\n\n{_use(folder, config, publication)}",
         f"## Model\n\n{_model(folder, config)}",
     ]
     if recipe or state:
-        parts.append(f"## Training\n\n{_training(recipe or {}, state or {}, publication)}")
+        parts.append(f"## Training\n\n{training_section(recipe, run, state, publication.dataset)}")
     if results:
         parts.append(f"## Results\n\n{results_section(results)}")
         if results.get("compression"):
             parts.append(f"## Fewer dimensions and bits\n\n{compression_section(results['compression'])}")
         if results["run"].get("embedding", {}).get("items_per_second"):
             parts.append(f"## Speed\n\n{speed_section(results['run'])}")
-    if usage := _expert_usage(state or {}):
+    if usage := expert_usage(state):
         parts.append(f"## Use of the experts\n\n{usage}")
     for figure, path in publication.figures.items():
         title, caption = FIGURES[figure]
@@ -120,6 +119,20 @@ def model_card(folder: Path, publication: Publication, results: dict | None = No
     ]
     facts = metadata(publication, results)
     return sign(f"---\n{facts.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
+
+
+def lacking(publication: Publication, results: dict | None) -> list[str]:
+    """What a card could have and has not, each with what to do: for who is about to publish it."""
+    found = {
+        "any figure (score the model with `python -m evaluation`, then give --results)": results is not None,
+        "fewer dimensions and bits (score it with --dims and --precisions)": "compression" in (results or {}),
+        "a heat-map (--heatmap, a PNG of `python -m evaluation heatmap`)": "heatmap" in publication.figures,
+        "a picture of how experts are used (--expert_usage, or `python -m evaluation report RESULTS` before)": (
+            "expert_usage" in publication.figures
+        ),
+        "the licence of the weights (--license)": publication.license is not None,
+    }
+    return [what for what, there in found.items() if not there]
 
 
 def sign(text: str) -> str:
@@ -160,7 +173,7 @@ def _what_it_is(trained: bool) -> str:
     )
 
 
-def _use(folder: Path, publication: Publication) -> str:
+def _use(folder: Path, config: Moon2Config, publication: Publication) -> str:
     code = sum((folder / name).is_file() for name in SHIPPED_CODE)
     name, revision = publication.repo_id, publication.revision
     pin = "" if revision is None else f', revision="{revision}"'
@@ -171,7 +184,9 @@ def _use(folder: Path, publication: Publication) -> str:
         else f"The examples name a commit: loading runs the {code} Python files beside the weights, and in a commit "
         "they cannot change after you have read them. The weights are safetensors.\n\n"
     )
-    return f"""{why}With transformers:
+    saved = config.transformers_version
+    needs = f"It was saved with transformers {saved}; older versions may not load it.\n\n" if saved else ""
+    return f"""{needs}{why}With transformers:
 
 ```python
 import torch
@@ -191,7 +206,7 @@ with torch.no_grad():
 print(vectors @ vectors.T)  # cosine similarities
 ```
 
-With sentence-transformers, which gives the same vectors:
+With sentence-transformers, which gives the same vectors (text, pictures and both, as above):
 
 ```python
 from sentence_transformers import SentenceTransformer
@@ -236,49 +251,6 @@ def _weight_types(folder: Path) -> list[str]:
         with safe_open(path, "pt") as file:
             types |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - it is no dict
     return sorted(types)
-
-
-def _training(recipe: dict, state: dict, publication: Publication) -> str:
-    rows = []
-    if recipe.get("dataset"):
-        data = publication.dataset
-        link = f"[{data}](https://huggingface.co/datasets/{data})"
-        rows.append(["data", shown(recipe["dataset"]) if data is None else link])
-    if recipe:
-        start = recipe.get("model")
-        rows.append(["start", f"`{shown(start)}`" if start else "from nothing"])
-    if state.get("global_step"):
-        rows.append(["steps", f"{state['global_step']:,}"])
-    if state.get("epoch"):
-        rows.append(["epochs", f"{state['epoch']:.2f}"])
-    rows += [[f"`{name}`", str(recipe[name])] for name in FIRST_ASKED if recipe.get(name) is not None]
-    text = table(["", ""], rows)
-    if recipe:
-        public = {name: value for name, value in recipe.items() if not name.endswith("_token")}
-        whole = yaml.safe_dump(public, sort_keys=False, allow_unicode=True)
-        text += (
-            f"\n\nTrain it again with `python train_moon2.py {RECIPE}`:\n\n<details><summary>{RECIPE}</summary>\n\n"
-            f"```yaml\n{whole}```\n\n</details>"
-        )
-    return text
-
-
-def _expert_usage(state: dict) -> str:
-    """Which share of the routing each expert got, from the last logged step that has it."""
-    kinds = {"t": "text", "i": "pictures alone", "mm": "text and pictures"}
-    logged = [entry for entry in state.get("log_history", []) if any(f"expert_0_{kind}" in entry for kind in kinds)]
-    if not logged:
-        return ""
-    last, count = logged[-1], 0
-    while any(f"expert_{count}_{kind}" in last for kind in kinds):
-        count += 1
-    rows = [
-        [title, *(f"{100 * last[f'expert_{expert}_{kind}']:.1f}" for expert in range(count))]
-        for kind, title in kinds.items()
-        if f"expert_0_{kind}" in last
-    ]
-    header = ["items of", *(f"expert {expert}" for expert in range(count))]
-    return f"Mean share of the gates' weight at training step {last['step']}, per cent:\n\n" + table(header, rows)
 
 
 def _limits(results: dict | None) -> str:

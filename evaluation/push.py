@@ -10,13 +10,16 @@ import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RevisionNotFoundError
 
+from evaluation.card_training import RECIPE
 from evaluation.errors import EvaluationError
-from evaluation.model_card import FIGURES, RECIPE, Publication, is_untouched, model_card
+from evaluation.model_card import FIGURES, Publication, is_untouched, lacking, model_card
 from evaluation.push_files import check_folder, included, is_own, model_files, png_file, read_results, result_files
 from evaluation.source import HUB_ID
 from hub_moon2 import check_repo_id, digests, refusal, remote_digests
 
 CARD = "README.md"
+# Where `python -m evaluation report` and the demo put the figures, in the folder of results.
+USUAL = {"expert_usage": "plots/usage.png", "heatmap": "heatmap.png"}
 PINNED = re.compile(r'revision="([0-9a-f]{40})"')
 
 
@@ -225,7 +228,7 @@ class _Push:
 
 
 def _run(options: argparse.Namespace) -> dict:
-    figures = {figure: getattr(options, figure) for figure in FIGURES if getattr(options, figure) is not None}
+    figures = _figures(options)
     terms = Terms(options.license, options.license_name, options.license_link)
     if options.dry_run:
         return _show(options, figures, terms)
@@ -246,6 +249,18 @@ def _run(options: argparse.Namespace) -> dict:
     return {"repo": options.repo, "branch": options.branch, "tag": options.tag, **pushed._asdict()}
 
 
+def _figures(options: argparse.Namespace) -> dict[str, Path]:
+    """The PNG files that are named, or that lie in the folder of results."""
+    found = {}
+    for figure, usual in USUAL.items():
+        named = getattr(options, figure)
+        if named is None and options.results is not None and (options.results / usual).is_file():
+            named = options.results / usual
+        if named is not None:
+            found[figure] = named
+    return found
+
+
 def _show(options: argparse.Namespace, figures: dict[str, Path], terms: Terms) -> dict:
     """Files and card, without asking the Hub."""
     _check_name(options.repo)
@@ -261,8 +276,11 @@ def _show(options: argparse.Namespace, figures: dict[str, Path], terms: Terms) -
     print(f"\n{CARD} (the pushed one also names commits, and what the Hub knows of the model's origin):\n")
     card = model_card(options.model, publication, results)
     print(card)
+    missing = lacking(publication, results)
+    if missing:
+        print("The card has not:", *missing, sep="\n- ")
     sizes = {path: source.stat().st_size for path, source in sorted(files.items())}
-    return {"repo": options.repo, "dry_run": True, "files": sizes, "card": card}
+    return {"repo": options.repo, "dry_run": True, "files": sizes, "card": card, "lacking": missing}
 
 
 def add_push(commands: argparse._SubParsersAction) -> None:
@@ -283,8 +301,14 @@ def add_push(commands: argparse._SubParsersAction) -> None:
         "--results", type=Path, help="folder that `python -m evaluation` wrote for this checkpoint; without it the "
         "card claims no figures, and those of an earlier push are removed"
     )  # fmt: skip
-    parser.add_argument("--heatmap", type=Path, help="PNG of `python -m evaluation heatmap`, for the card")
-    parser.add_argument("--expert_usage", type=Path, help="PNG of how the experts are used, for the card")
+    parser.add_argument(
+        "--heatmap", type=Path, help="PNG of `python -m evaluation heatmap`, for the card (default: heatmap.png in "
+        "--results, if it is there)"
+    )  # fmt: skip
+    parser.add_argument(
+        "--expert_usage", type=Path, help="PNG of how the experts are used, for the card (default: that of `python -m "
+        "evaluation report` in --results, if it is there)"
+    )  # fmt: skip
     parser.add_argument("--license", help="of the weights: an identifier of the Hub (apache-2.0 ...) or other")
     parser.add_argument("--license_name", help="with --license other: what the licence is called")
     parser.add_argument("--license_link", help="with --license other: where it stands")

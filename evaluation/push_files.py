@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 from chat_moon2 import SENTENCE_TRANSFORMERS_FILES
+from evaluation.card_training import RECIPE, RUN
 from evaluation.checkpoint import fingerprint, read_config
 from evaluation.errors import EvaluationError
-from evaluation.model_card import FIGURES, RECIPE, RESULTS
+from evaluation.model_card import FIGURES, RESULTS
 from evaluation.shards import INDEX, WEIGHTS, reshard
 from evaluation.trust import SHIPPED_CODE, check_code
 
@@ -16,7 +17,7 @@ MODEL_FILES = (
     *SENTENCE_TRANSFORMERS_FILES,
     "config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja",
-    RECIPE, "adapter/adapter_config.json", "adapter/adapter_model.safetensors",
+    RECIPE, RUN, "adapter/adapter_config.json", "adapter/adapter_model.safetensors",
 )  # fmt: skip
 RESULT_FILES = (RESULTS, "results.md", "scores.parquet")
 # A pickle of the training arguments, with a token among them if one was given.

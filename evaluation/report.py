@@ -1,21 +1,13 @@
 """What is written down: run facts, results.json, and Markdown in the layout of MOON2.0, section 6."""
 
 import json
-import os
-import platform
 import shlex
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-import datasets
-import numpy
 import pyarrow as pa
 import pyarrow.parquet as pq
-import sentence_transformers
-import sklearn
-import torch
-import transformers
 
 from evaluation.benchmark import Benchmark
 from evaluation.bootstrap import CONFIDENCE, RESAMPLES
@@ -24,6 +16,7 @@ from evaluation.classification import ATTRIBUTE_TEMPLATE, CATEGORY_TEMPLATE, MIN
 from evaluation.encoders import Encoder
 from evaluation.evaluate import Evaluation
 from evaluation.lexical import K1, NAME, B
+from evaluation.machine import device_name, hardware, peak_memory, versions
 from evaluation.metrics import METRICS
 from evaluation.paper import PAPER
 from evaluation.retrieval import ALL_DIRECTIONS, DIRECTIONS
@@ -65,23 +58,10 @@ def run_facts(encoder: Encoder | None, benchmark: Benchmark, options: dict, note
             "items": cache.embedded,
             "seconds": round(cache.seconds, 3),
             "items_per_second": round(cache.embedded / cache.seconds, 2) if cache.seconds else None,
+            "peak_memory": peak_memory(),
         },
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "sentence-transformers": sentence_transformers.__version__,
-            "datasets": datasets.__version__,
-            "numpy": numpy.__version__,
-            "scikit-learn": sklearn.__version__,
-        },
-        "hardware": {
-            "cpu": _cpu_name(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "platform": platform.platform(),
-        },
+        "versions": versions(),
+        "hardware": hardware(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.orig_argv),
     }
@@ -331,9 +311,8 @@ def attribute_rows(attributes: dict) -> tuple[list[str], list[list[str]]]:
 
 def run_lines(facts: dict) -> list[str]:
     """What one needs to know of a run, in lines."""
-    model, data, hardware = facts["model"], facts["dataset"], facts["hardware"]
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    device = hardware["gpu"] or f"{hardware['cpu']}, {hardware['cores']} cores"
+    model, data, machine = facts["model"], facts["dataset"], facts["hardware"]
+    packages = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     origin = _origin(model)
     if model["kind"] != NAME:
         origin += f", {model['parameters']:,} parameters, {model['dtype']}, fingerprint {model['fingerprint'][:16]}"
@@ -344,8 +323,8 @@ def run_lines(facts: dict) -> list[str]:
         f"gallery: {data['gallery']}, {data['candidates']:,} products"
         + (", listings of one group count as one" if data["by_group"] else ""),
         f"seed of the bootstrap: {facts['seed']}",
-        f"versions: {versions}",
-        f"hardware: {device}, {hardware['platform']}",
+        f"versions: {packages}",
+        f"hardware: {device_name(machine)}, {machine['platform']}",
         f"date: {facts['date']}",
         f"command: `{facts['command']}`",
     ]
@@ -382,10 +361,3 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     ]
     rules = ["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]
     return "\n".join([lines[0], f"|{'|'.join(rules)}|", *lines[1:]])
-
-
-def _cpu_name() -> str:
-    # platform.processor() is empty or a bare architecture on Linux.
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return names[0].split(":", 1)[1].strip() if names else platform.processor()

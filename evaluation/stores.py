@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from evaluation.errors import EvaluationError
 from evaluation.vectors import Vectors, open_vectors
+from fetch_moon2 import address
 
 BATCH = 1024
 STORES = ("lancedb", "qdrant")
@@ -31,7 +32,9 @@ def to_lancedb(vectors: Vectors, location: str | Path, name: str) -> Any:
     """
     database = _lancedb().connect(str(location))
     if name in database.list_tables().tables:
-        raise EvaluationError(f"{location} has a table {name!r} already: give another --name, or drop it.")
+        raise EvaluationError(
+            f"{address(str(location))} has a table {name!r} already: give another --name, or drop it."
+        )
     vector = pa.list_(pa.float32(), vectors.dimension)
     table = database.create_table(name, schema=pa.schema({"id": pa.string(), "vector": vector}))
     for ids, rows in _batches(vectors, "lancedb"):
@@ -63,7 +66,9 @@ def to_qdrant(vectors: Vectors, location: str, name: str, api_key: str | None = 
 
     try:
         if client.collection_exists(name):
-            raise EvaluationError(f"{location} has a collection {name!r} already: give another --name, or delete it.")
+            raise EvaluationError(
+                f"{address(location)} has a collection {name!r} already: give another --name, or delete it."
+            )
         parameters = models.VectorParams(size=vectors.dimension, distance=models.Distance.COSINE)
         client.create_collection(name, vectors_config=parameters)
         start = 0
@@ -73,7 +78,7 @@ def to_qdrant(vectors: Vectors, location: str, name: str, api_key: str | None = 
             client.upsert(name, models.Batch(ids=numbers, vectors=rows.tolist(), payloads=payloads), wait=True)
             start += len(ids)
     except ApiException as error:
-        raise EvaluationError(f"Qdrant at {location} does not answer as it should: {error}") from error
+        raise EvaluationError(f"Qdrant at {address(location)} does not answer as it should: {error}") from error
     return client
 
 
@@ -138,5 +143,6 @@ def _run(options: argparse.Namespace) -> dict:
         to_lancedb(vectors, options.location, options.name)
     else:
         to_qdrant(vectors, options.location, options.name, os.environ.get("QDRANT_API_KEY")).close()
-    print(f"{len(vectors):,} vectors are in {options.name} at {options.location}")
-    return {"vectors": len(vectors), "store": options.store, "location": options.location, "name": options.name}
+    where = address(options.location)
+    print(f"{len(vectors):,} vectors are in {options.name} at {where}")
+    return {"vectors": len(vectors), "store": options.store, "location": where, "name": options.name}

@@ -1,8 +1,5 @@
 """Exported programs give what the model gives, on other products than those that they were traced with."""
 
-import re
-from pathlib import Path
-
 import pytest
 import torch
 from transformers.exporters import DynamoConfig, DynamoExporter, ExportedModel, OnnxConfig, OnnxExporter
@@ -12,7 +9,6 @@ from conftest import FAMILIES, picture, tiny_model, tiny_processor, vlm_config
 from export_moon2 import Moon2Program, program_inputs
 from modeling_moon2 import Moon2Model
 
-GUIDE = (Path(__file__).parent.parent / "docs" / "export.md").read_text(encoding="utf-8")
 ALL_NAMES = ("embeddings", "image_embeddings", "has_image")
 TEXTS = [{"text": "red striped mug 350 ml"}, {"text": "blue shirt"}]
 OTHER_TEXTS = [{"text": "mug"}, {"text": "blue cotton shirt for women"}]
@@ -132,13 +128,3 @@ def test_picture_program_takes_any_number_of_pictures(family):
     model, processor = shallow_model(family), tiny_processor(family)
     exported = export(model, processor, PAIR, DynamoConfig(dynamic=True))
     assert_same(exported, model, processor, with_pictures("mug", "shirt", "red"), ALL_NAMES)
-
-
-@pytest.mark.slow
-def test_guide(after_demo):
-    """The snippets of docs/export.md in their order, in one session."""
-    pytest.importorskip("onnxruntime")
-    names = {}
-    for snippet in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL):
-        exec(snippet, names)
-        assert names["difference"] <= 1e-5

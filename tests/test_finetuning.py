@@ -1,6 +1,5 @@
 """Fine-tuning with little memory: LoRA on attention and experts, activation checkpointing, bf16, as in the guide."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -333,26 +332,3 @@ def test_trainer_trains_saves_and_restores_an_adapter(mbe2, tmp_path):
     for folder in (tmp_path, tmp_path / "checkpoint-2"):
         restored = PeftModel.from_pretrained(tiny_model(), folder).eval()
         assert_same(outputs_of(restored, inputs), outputs_of(model.eval(), inputs))
-
-
-def test_the_guide_runs(after_demo, capsys):
-    """Every Python snippet of docs/finetuning.md, in order, beside the folders that `make demo` leaves."""
-    from sentence_transformers import SentenceTransformer
-
-    snippets = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
-    assert len(snippets) == 4
-    names = {}
-    exec(snippets[0], names)
-    assert re.search(r"trainable params: [\d,]+ \|\|", capsys.readouterr().out)
-    exec(snippets[1], names)
-    encoder = SentenceTransformer("moon2-merged", trust_remote_code=True, device="cpu")
-    vector = torch.tensor(encoder.encode(["Blue ceramic mug"]))
-    torch.testing.assert_close(vector, names["vectors"].detach(), atol=1e-5, rtol=0)
-    plain = AutoModel.from_pretrained("moon2", trust_remote_code=True).eval()
-    with torch.no_grad():
-        base = plain(**names["processor"]([{"text": "Blue ceramic mug"}])).embeddings
-    assert (vector - base).abs().max() > 1e-6, "two steps of training should show"
-    exec(snippets[2], names)
-    assert names["model"].is_activation_checkpointing
-    exec(snippets[3], names)
-    assert names["model"].dtype == torch.bfloat16

@@ -258,22 +258,24 @@ def paid(url: str, *options: str) -> tuple[str, ...]:
 def test_titles_of_a_service_are_paid_once(shop, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
     with chat_server(better) as server:
-        assert build(shop, tmp_path / "mbe2", *paid(server.url, "--title_max_requests", "10")) == 2
+        url = server.url.replace("://", "://me:passw0rd@") + "?key=very-secret"
+        assert build(shop, tmp_path / "mbe2", *paid(url, "--title_max_requests", "10")) == 2
         assert "budget" in capsys.readouterr().err
         first = [said(asked) for asked in server.requests]
         assert len(first) == 10
-        assert build(shop, tmp_path / "mbe2", *paid(server.url)) == 0
+        assert build(shop, tmp_path / "mbe2", *paid(url)) == 0
         asked = [said(one) for one in server.requests]
         assert len(asked) == 24 == len(set(asked)) and asked[:10] == first
         # Another split of work, one more triplet option: nothing is asked again.
-        assert build(shop, tmp_path / "mbe2", *paid(server.url), "--query_mix", "1,0,0", "--overwrite") == 0
+        assert build(shop, tmp_path / "mbe2", *paid(url), "--query_mix", "1,0,0", "--overwrite") == 0
         assert len(server.requests) == 24
     rows = triplets(tmp_path / "mbe2")
     assert all("cotton shirt" in row["positive_enriched_title"] for row in rows)
     made = next(made for made in rows[0]["provenance"] if made["field"] == "positive_enriched_title")
     assert made["model"] == "writer-1" and made["prompt_version"].startswith("title-v1@")
     written = b"".join(path.read_bytes() for path in (tmp_path).rglob("*") if path.is_file())
-    assert b"very-secret" not in written and b"127.0.0.1" not in (tmp_path / "mbe2" / "README.md").read_bytes()
+    assert b"very-secret" not in written and b"passw0rd" not in written, "neither the key nor what an address may hold"
+    assert b"127.0.0.1" not in (tmp_path / "mbe2" / "README.md").read_bytes()
 
 
 def test_killed_anywhere_and_run_again_gives_the_same_bytes_and_no_second_bill(shop, tmp_path):

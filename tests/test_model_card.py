@@ -28,6 +28,13 @@ STATE = {
         {"step": 320, "train_runtime": 3.0},
     ],
 }
+RUN = {
+    "triplets": 3780,
+    "fingerprint": "0123456789abcdef" * 2,
+    "processes": 4,
+    "hardware": {"cpu": "A CPU", "cores": 2, "gpu": None},
+    "versions": {"python": "3.11", "torch": "2.13"},
+}
 RECIPE = {"model": None, "dataset": "/srv/data/mbe2", "learning_rate": 5e-4, "seed": 7, "hub_token": "<HUB_TOKEN>"}
 
 
@@ -74,10 +81,15 @@ def test_the_run_is_quoted(folder, tmp_path):
     shutil.copytree(folder, run)
     (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     (run / "trainer_state.json").write_text(json.dumps(STATE))
+    (run / "run.json").write_text(json.dumps(RUN))
     card = model_card(run, Publication("user/moon2", REVISION))
     assert "| steps | 320 |" in card and "| epochs | 2.50 |" in card and "| `learning_rate` | 0.0005 |" in card
-    assert "| data | mbe2 |" in card and "| start | from nothing |" in card, "no folder of a machine in the table"
-    assert "hub_token" not in card
+    assert "| data | mbe2, 3,780 triplets, fingerprint `0123456789abcdef` |" in card and "| took | 3 s |" in card
+    assert "| start | from nothing |" in card and "| on | A CPU, 2 cores, 4 processes |" in card
+    assert "| with | python 3.11, torch 2.13 |" in card
+    assert "hub_token" not in card and "/srv" not in card, "no token, and no folder of a machine"
+    (whole,) = re.findall(r"```yaml\n(.*?)```", card, re.DOTALL)
+    assert yaml.safe_load(whole) == {"dataset": "mbe2", "learning_rate": 5e-4, "seed": 7}
     assert "at training step 320" in card and "| text | 40.0 | 30.0 | 20.0 | 10.0 |" in card
     assert "pictures alone" not in card, "that step had none"
     linked = model_card(run, Publication("user/moon2", REVISION, dataset="user/mbe2", base_model="user/base"))
@@ -94,6 +106,8 @@ def test_every_figure_is_one_of_the_results(folder, results):
     assert f"{100 * results['classification']['metrics']['f1']:.2f}" in card
     assert "- seed of the bootstrap: 3" in card and results["run"]["hardware"]["cpu"] in card
     assert f"{results['run']['embedding']['items_per_second']:,} items per second" in card
+    peak = results["run"]["embedding"]["peak_memory"]["process"]
+    assert 1e8 < peak < 1e11 and f"The process took {peak / 1e6:,.0f} MB at its peak" in card
     (command,) = re.findall(r"- command: `(.*)`", card)
     assert str(folder.parent) not in command, "no folders of a machine"
     (small,) = [found for found in results["compression"] if (found["dimension"], found["precision"]) == (16, "binary")]
@@ -128,6 +142,25 @@ def test_figures_and_licence(folder):
     for wrong in ({"license": "other"}, {"license_name": "x"}, {"license": "mit", "license_link": "https://x"}):
         with pytest.raises(EvaluationError, match="--license"):
             Publication("user/moon2", **wrong)
+
+
+def test_what_a_card_has_not_is_said_beforehand(folder, results, tmp_path, capsys):
+    """And the figures that lie in the folder of results are found there."""
+    call = ["push", "--dry_run", "--model", str(folder), "--repo", "user/moon2"]
+    assert main(call) == 0
+    said = capsys.readouterr().out.split("The card has not:")[1]
+    assert said.count("\n- ") == 5
+    shutil.copytree(folder.parent / "results", tmp_path / "results")
+    (tmp_path / "results" / "plots").mkdir()
+    for name in ("heatmap.png", "plots/usage.png"):
+        picture(20, 20).save(tmp_path / "results" / name)
+    assert main([*call, "--results", str(tmp_path / "results"), "--license", "mit"]) == 0
+    said = capsys.readouterr().out
+    assert "The card has not:" not in said
+    for figure in ("heatmap", "expert_usage"):
+        assert f"](figures/{figure}.png)" in said and re.search(
+            rf"^ +[\d,]+  figures/{figure}.png$", said, re.MULTILINE
+        )
 
 
 def test_a_change_by_hand_shows(folder):

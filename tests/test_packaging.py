@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 NOT_IN_SDIST = re.compile(r"(\.ci/.*|\.gitignore)")
 # What no user of the package has: these need a checkout.
 NOT_IN_WHEEL = re.compile(
-    r"(benchmarks|demo|docs|release|study|tests|\.ci)/.*|[^/]*\.(md|txt|toml|in)|LICENSE|Makefile|\.gitignore"
+    r"(benchmarks|docs|release|study|tests|\.ci)/.*|[^/]*\.(md|txt|toml|in)|LICENSE|Makefile|\.gitignore"
 )
 CHAIN = (
     "mbe2_dataset build --catalogue synthetic --output mbe2 --num_products 40 --num_validation 6 --num_test 8 "
@@ -86,7 +86,7 @@ def test_wheel_and_sdist_hold_the_files_of_the_repository(tmp_path):
     expected = {
         re.sub(r"^recipes/", "training/recipes/", name)
         for name in files
-        if not NOT_IN_WHEEL.fullmatch(name) or name.startswith(("evaluation/", "mbe2_dataset/"))
+        if not NOT_IN_WHEEL.fullmatch(name) or name.startswith(("demo/", "evaluation/", "mbe2_dataset/"))
     }
     with zipfile.ZipFile(wheel) as archive:
         inside = {name for name in archive.namelist() if ".dist-info/" not in name}

@@ -1,6 +1,5 @@
-"""The same vector everywhere: AutoModel, sentence-transformers, mteb; cut and quantised vectors; docs/vectors.md."""
+"""The same vector everywhere: AutoModel, sentence-transformers, mteb; cut and quantised vectors."""
 
-import importlib.util
 import json
 import os
 import re
@@ -22,7 +21,6 @@ from conftest import mixed_products, picture, tiny_model, tiny_processor
 
 TOLERANCE = 1e-5
 ROOT = Path(__file__).parent.parent
-GUIDE = (ROOT / "docs" / "vectors.md").read_text(encoding="utf-8")
 # sentence-transformers has no instruction in an input, but a prompt for all inputs of a call.
 PRODUCTS = [product for product in mixed_products() if "instruction" not in product]
 
@@ -328,16 +326,3 @@ def test_the_benchmark_prints_the_differences(folder, mbe2, capsys):
         assert "no modules.json" in capsys.readouterr().err
     finally:
         (folder / "hidden.json").rename(folder / "modules.json")
-
-
-def test_the_guide_runs(after_demo, capsys):
-    """Its snippets in their order, in one session."""
-    names = {}
-    for snippet in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL):
-        if "mteb" not in snippet or importlib.util.find_spec("mteb"):
-            exec(snippet, names)
-    assert_same(names["same"], names["vectors"])
-    assert np.abs(np.linalg.norm(names["short"], axis=1) - 1).max() < 1e-6
-    step = (names["ranges"][1] - names["ranges"][0]) / 255
-    assert (np.abs(names["restored"] - names["vectors"]) <= step * 0.501 + 1e-7).all()
-    assert names["bits"].shape == (10, 8) and "<|image_pad|>" in capsys.readouterr().out

@@ -57,6 +57,8 @@ def test_a_short_run_lowers_the_loss_and_saves_a_model_that_loads(tiny_recipe, t
         vectors = model(**processor([{"text": "red mug"}, {"text": "红色马克杯"}])).embeddings
     assert vectors.shape == (2, 64) and torch.isfinite(vectors).all()
     assert not (folder / "training_args.bin").exists()
+    made = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    assert made["triplets"] > 0 and made["processes"] == 1 and made["hardware"]["cores"] and "torch" in made["versions"]
     again = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
     assert again["max_steps"] == 30 and again["temperature"] == 0.05
     captured = capsys.readouterr()

@@ -69,18 +69,20 @@ def test_sharded_weights_get_the_gradient_of_one_big_batch(two, mbe2, tmp_path):
         torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_gradient_accumulation_and_gather_give_the_weights_of_one_process(two, mbe2, tmp_path):
+@pytest.mark.parametrize("how", ["plain", "grad_cache"])
+def test_gradient_accumulation_and_gather_give_the_weights_of_one_process(two, mbe2, tmp_path, how):
     trainer = make_trainer(mbe2, tmp_path, 6, gradient_accumulation_steps=2, max_steps=3)
     start = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     trainer.train()
-    found = torch.load(two / "trained.pt")
+    found = torch.load(two / f"trained-{how}.pt")
     moved = 0.0
     for name, value in trainer.model.state_dict().items():
         torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
         moved = max(moved, (value - start[name]).abs().max().item())
     assert moved > 1e-2, "the run should have moved the weights"
     logs = [
-        [entry for entry in log if "loss" in entry] for log in (torch.load(two / "log.pt"), trainer.state.log_history)
+        [entry for entry in log if "loss" in entry]
+        for log in (torch.load(two / f"log-{how}.pt"), trainer.state.log_history)
     ]
     for one, other in zip(*logs, strict=True):
         for name in one.keys() - {"tokens_per_second", "triplets_per_second"}:

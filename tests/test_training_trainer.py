@@ -10,7 +10,8 @@ from conftest import picture, tiny_model, tiny_processor, vlm_config
 from loss_moon2 import Moon2Loss
 from modeling_moon2 import Moon2Model
 from training.collator import TripletCollator
-from training.trainer import Items, Moon2Trainer, computed_again, role_views
+from training.passes import Items, role_views
+from training.trainer import Moon2Trainer
 from training.triplets import ROLES, TripletDataset, load_triplets
 
 # All of the method at work from the first step: gradient through omega, both auxiliary losses, the filter.
@@ -106,20 +107,34 @@ def test_dropout_is_drawn_anew_where_the_random_state_is_not_kept(mbe2, tmp_path
     assert not torch.allclose(*found, atol=1e-6)
 
 
-def test_what_is_computed_again_is_computed_once_without_gradient():
+def test_a_pass_is_computed_again_only_for_its_gradient(mbe2, tmp_path):
     calls = []
-
-    def forward(value):
-        calls.append(torch.is_grad_enabled())
-        return (value * value).sum()
-
-    again = computed_again(forward)
-    value = torch.ones(3, requires_grad=True)
+    trainer = make_trainer(tiny_model(), mbe2, tmp_path, grad_cache=True)
+    trainer.model.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    inputs = trainer.data_collator([trainer.train_dataset[0], trainer.train_dataset[1]])
+    count = sum(map(len, inputs["passes"].values()))
     with torch.no_grad():
-        again(value)
-    assert calls == [False]
-    again(value).backward()
-    assert calls == [False, True, True] and torch.equal(value.grad, torch.full((3,), 2.0))
+        trainer.compute_loss(trainer.model, inputs)
+    assert calls == [False] * count
+    calls.clear()
+    trainer.compute_loss(trainer.model, inputs).backward()
+    assert calls == [False] * count + [True] * count
+
+
+def test_no_graph_is_kept_of_a_pass_that_is_computed_again(mbe2, tmp_path):
+    """Memory would grow with the number of passes by it, though it holds no tensors."""
+    sizes = []
+    for grad_cache in (False, True):
+        trainer = make_trainer(tiny_model(), mbe2, tmp_path, grad_cache)
+        loss = trainer.compute_loss(trainer.model.train(), trainer.data_collator([trainer.train_dataset[0]]))
+        nodes, left = set(), [loss.grad_fn]
+        while left:
+            node = left.pop()
+            if node is not None and node not in nodes:
+                nodes.add(node)
+                left += [following for following, _ in node.next_functions]
+        sizes.append(len(nodes))
+    assert sizes[1] < sizes[0] / 4
 
 
 def test_grad_cache_is_refused_where_weights_are_sharded(mbe2, tmp_path, monkeypatch):

@@ -12,12 +12,18 @@ import pytest
 import torch
 from hub_server import TOKEN, run_python
 from hub_server import hub as hub
-from transformers import AutoModel
+from transformers import AutoModel, AutoProcessor
 
-from conftest import tiny_model, tiny_processor
+from conftest import picture, tiny_model, tiny_processor
 from evaluation.errors import EvaluationError
 from evaluation.push_files import check_folder
 from evaluation.trust import SHIPPED_CODE, check_code, classes_asked_for
+from fetch_moon2 import address
+from hub_moon2 import without_secrets
+from mbe2_dataset.__main__ import main as mbe2_main
+from mbe2_dataset.expansion import EditorUnavailable, EndpointEditor
+from train_moon2 import main as train
+from upcycle_moon2 import main as upcycle
 
 ROOT = Path(__file__).parent.parent
 LIBRARIES = {"torch", "transformers", "numpy", "PIL", "huggingface_hub", "safetensors"}
@@ -174,3 +180,71 @@ def test_a_way_to_report_is_there():
     text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
     for name in SHIPPED_CODE:
         assert f"`{name}`" in text
+
+
+KEYS = ("hf_" + "aB3" * 12, "sk-proj-0123456789abcdef")
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (f"unused: --hub_tokn {KEYS[0]}", "unused: --hub_tokn <token>"),
+        (f"Illegal header value b'Bearer {KEYS[1]}\\n'", "Illegal header value b'Bearer <token>\\n'"),
+        ("cannot reach https://me:pass@host/v1", "cannot reach https://host/v1"),
+        ("hf_hub_download found no hf_home", "hf_hub_download found no hf_home"),
+        ("the key a-key-of-mine is refused", "the key <token> is refused"),
+        ("the mail me@host", "the mail me@host"),
+    ],
+)
+def test_what_libraries_say_is_shown_without_keys(said, shown, monkeypatch):
+    monkeypatch.setenv("ANY_API_KEY", "a-key-of-mine")
+    assert without_secrets(said) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://me:pass@host.example:8000/v1?key=1#part", "https://host.example:8000/v1"),
+        ("http://host/a%20b.jpg", "http://host/a%20b.jpg"),
+        ("photos/mug.jpg", "photos/mug.jpg"),
+    ],
+)
+def test_an_address_is_shown_without_password_and_query(url, shown):
+    assert address(url) == shown
+
+
+def test_a_mistyped_option_does_not_put_its_token_into_a_log(tmp_path, capsys):
+    recipe = str(ROOT / "recipes" / "tiny.yaml")
+    assert train([recipe, "--output_dir", str(tmp_path), "--hub_tokn", KEYS[0]]) == 2
+    assert upcycle(["--model", f"https://me:pass@host/{KEYS[0]}", "--output_dir", str(tmp_path)]) == 2
+    said = "".join(capsys.readouterr())
+    assert "<token>" in said and KEYS[0] not in said and "pass@" not in said
+
+
+def test_addresses_with_keys_come_into_no_record(after_demo):
+    """Pictures behind signed addresses, which are not fetched or not there: what is written of them, and the errors."""
+    signed = "http://me:pass@127.0.0.1:9/photo.jpg?Signature=very-secret"
+    picture(80, 80).save("photo.png")
+    rows = [
+        {"id": str(number), "title": f"mug {number}", "image": ("photo.png", signed)[number % 2]} for number in range(8)
+    ]
+    Path("shop.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    for options in ([], ["--allow_urls", "true", "--overwrite"]):
+        mbe2_main(["build", "--catalogue", "shop.jsonl", "--output", "mine", "--num_proc", "1", *options])
+        records = b"".join(path.read_bytes() for path in Path().glob("mine*/**/*") if path.is_file())
+        assert b"http://127.0.0.1:9/photo.jpg" in records
+        assert b"very-secret" not in records and b"pass@" not in records
+    processor = AutoProcessor.from_pretrained("moon2", trust_remote_code=True)
+    with pytest.raises(ValueError, match="photo.jpg cannot be read") as refused:
+        processor([{"image": signed}])
+    assert "secret" not in str(refused.value) and "pass@" not in str(refused.value)
+
+
+def test_an_editor_is_refused_without_its_key():
+    """Its client quotes the header that no HTTP request can have."""
+    pytest.importorskip("openai")
+    editor = EndpointEditor("m", "http://me:pass@127.0.0.1:9/v1?key=very-secret", api_key="sk-odd\nkey", retries=0)
+    with pytest.raises(EditorUnavailable) as refused:
+        editor(picture(80, 80), "on a table", 0)
+    said = str(refused.value)
+    assert "127.0.0.1:9/v1" in said and "very-secret" not in said and "pass@" not in said and "sk-odd" not in said

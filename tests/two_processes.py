@@ -104,11 +104,12 @@ def compare(mbe2: str, folder: Path):
     if rank == 0:
         torch.save(found, folder / "sharded.pt")
     # Three steps of two batches each; 40 triplets, so that the last batch of the epoch is not a full one.
-    trainer = make_trainer(mbe2, folder / "run", 3, gradient_accumulation_steps=2, max_steps=3)
-    trainer.train()
-    if rank == 0:
-        torch.save(trainer.accelerator.unwrap_model(trainer.model).state_dict(), folder / "trained.pt")
-        torch.save(trainer.state.log_history, folder / "log.pt")
+    for how, grad_cache in (("plain", False), ("grad_cache", True)):
+        trainer = make_trainer(mbe2, folder / "run", 3, grad_cache, gradient_accumulation_steps=2, max_steps=3)
+        trainer.train()
+        if rank == 0:
+            torch.save(trainer.accelerator.unwrap_model(trainer.model).state_dict(), folder / f"trained-{how}.pt")
+            torch.save(trainer.state.log_history, folder / f"log-{how}.pt")
     trainer = train_with_a_broken_step(mbe2, folder / "broken", 3)
     if rank == 0:
         torch.save(trainer.accelerator.unwrap_model(trainer.model).state_dict(), folder / "broken.pt")

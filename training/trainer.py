@@ -1,33 +1,27 @@
 """Moon2Trainer: the stock Trainer with the views, the losses and the safeguards of the method."""
 
-import functools
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.utils.checkpoint import checkpoint
 from transformers import Trainer, TrainingArguments
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, rotate_checkpoints
 from transformers.utils import PushInProgress
 
-from configuration_moon2 import TEXT
 from hub_moon2 import refusal
-from loss_moon2 import LossOutput, Moon2Loss, Products, Role, View
-from modeling_moon2 import Moon2Output
+from loss_moon2 import LossOutput, Moon2Loss, Products
 from training.batches import BatchArguments, TripletSampler
 from training.callbacks import EpochSetter, Interruption, RefusedSteps, TrainingError
 from training.checkpoints import STAGING, move, seal, writing
 from training.filtering import FilterRecord
 from training.gather import gather, gather_counts, largest
 from training.hub import push_checkpoint
+from training.passes import Items, Passes, role_views
 from training.triplets import ROLES, TripletDataset
 from training.validation import ValidationRetrieval
 
@@ -48,7 +42,7 @@ class Moon2Trainer(Trainer):
     Args:
         loss: the objective and its options.
         grad_cache: do not keep what the passes compute; each is computed again when its gradient is due, so that the
-            memory is that of one pass (`TripletCollator.chunk` sets its size) and the batch may be as large as wanted.
+            memory is that of one pass (`TripletCollator.chunk` sets its size), see `training.passes.Passes`.
         batches: how triplets are put together to batches.
         max_refused_steps: so many steps in a row with a loss or gradient that is not finite end the run.
         validation: adds its figures to every evaluation.
@@ -88,15 +82,14 @@ class Moon2Trainer(Trainer):
         self.validation = validation
         self.filter = FilterRecord(loss.filter_threshold, dump_filtered)
         self.run = run or {}
+        self.grad_cache = grad_cache
         self.can_return_loss = True  # so that evaluate() computes the loss without labels
-        if grad_cache:
-            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-                raise ValueError(
-                    "grad_cache_chunk does not go with FSDP or DeepSpeed ZeRO: a pass that is computed again in the "
-                    "backward pass would have to gather the weights that are being released there. Use "
-                    "activation_checkpointing with smaller batches on more processes, or LoRA without sharding."
-                )
-            self.model.forward = computed_again(self.model.forward)
+        if grad_cache and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ValueError(
+                "grad_cache_chunk does not go with FSDP or DeepSpeed ZeRO: a pass that is computed again in the "
+                "backward pass would have to gather the weights that are being released there. Use "
+                "activation_checkpointing with smaller batches on more processes, or LoRA without sharding."
+            )
         self._epochs = EpochSetter()
         self._refused = RefusedSteps(max_refused_steps)
         self.interruption = Interruption()
@@ -168,12 +161,9 @@ class Moon2Trainer(Trainer):
             )
         if model.training:
             self._record(result, items, inputs)
-        loss = result.loss
-        if isinstance(model, DistributedDataParallel):  # it waits for every parameter, also for those without a task
-            loss = loss + 0 * sum(value.flatten()[0] for value in model.parameters() if value.requires_grad)
-        return (loss, {}) if return_outputs else loss
+        return (result.loss, {}) if return_outputs else result.loss
 
-    def _embed(self, model, inputs) -> tuple["Items", dict, dict]:
+    def _embed(self, model, inputs) -> tuple[Items, dict, dict]:
         """Runs all passes; with several processes, gathers what they gave.
 
         Returns:
@@ -186,13 +176,14 @@ class Moon2Trainer(Trainer):
             # Every pass needs all processes: where weights are sharded they gather them, under DDP they share buffers.
             most = largest(list(counts.values()), self.args.device)
             counts = dict(zip(counts, most, strict=True))
+        run = Passes(model, sum(counts.values()), self.grad_cache)
         outputs = []
         for kind, batches in passes.items():
-            outputs += [Items.of(model(**features), features) for features in batches]
+            outputs += [run(features) for features in batches]
             if counts[kind] > len(batches):
                 filler = self._prepare_inputs(self.data_collator.filler(kind))
                 for _ in range(counts[kind] - len(batches)):
-                    outputs.append(Items.of(model(**filler), filler).none())
+                    outputs.append(run(filler).none())
         items = Items(*(torch.cat(parts) for parts in zip(*outputs, strict=True)))
         if parallel:
             device = self.args.device
@@ -222,7 +213,7 @@ class Moon2Trainer(Trainer):
         start = sum(gather_counts(count, gathered.device)[: self.args.process_index])
         return slice(start, start + count)
 
-    def _record(self, result: LossOutput, items: "Items", inputs):
+    def _record(self, result: LossOutput, items: Items, inputs):
         """Keeps the figures of this step until the next log."""
         figures = {f"loss_{name}": value for name, value in result.objective_losses.items()}
         figures |= {f"omega_{name}": value for name, value in result.omega.items()}
@@ -350,65 +341,3 @@ class Moon2Trainer(Trainer):
                     best_model_checkpoint=self.state.best_model_checkpoint,
                 )
         self.accelerator.wait_for_everyone()
-
-
-class Items(NamedTuple):
-    """What passes give for N items and their T tokens, without the hidden states; see `Moon2Output`.
-
-    embeddings, image_embeddings (N, D); has_image, has_text (N,) bool; expert_usage, image_expert_usage (N, Z);
-    router_logits (T, layers, Z), without padding.
-    """
-
-    embeddings: torch.Tensor
-    image_embeddings: torch.Tensor
-    has_image: torch.Tensor
-    has_text: torch.Tensor
-    expert_usage: torch.Tensor
-    image_expert_usage: torch.Tensor
-    router_logits: torch.Tensor
-
-    @classmethod
-    def of(cls, output: Moon2Output, features: dict[str, torch.Tensor]) -> "Items":
-        """The items of one pass."""
-        return cls(
-            embeddings=output.embeddings,
-            image_embeddings=output.image_embeddings,
-            has_image=output.has_image,
-            has_text=(features["position_types"] == TEXT).any(1),
-            expert_usage=output.expert_usage,
-            image_expert_usage=output.image_expert_usage,
-            router_logits=torch.stack(output.router_logits, dim=1)[features["attention_mask"].flatten().bool()],
-        )
-
-    def none(self) -> "Items":
-        """No items, and yet part of the graph: the pass has a backward pass, with zeros."""
-        return Items(*(part[:0] for part in self))
-
-
-def role_views(items: Items, rows: dict[str, torch.Tensor]) -> Role:
-    """Finds the three views of one role among the items of all passes.
-
-    Args:
-        rows: the place of every triplet's item with pictures, and of its text alone: (B,) each, -1 where there is none.
-    """
-    pictures, texts = rows["pictures"].clamp(min=0), rows["texts"].clamp(min=0)
-    has_image, has_text = rows["pictures"] >= 0, rows["texts"] >= 0
-    return Role(
-        t=View(items.embeddings[texts], items.expert_usage[texts], has_text),
-        i=View(items.image_embeddings[pictures], items.image_expert_usage[pictures], has_image),
-        mm=View(items.embeddings[pictures], items.expert_usage[pictures], has_image & has_text),
-        own=items.embeddings[torch.where(has_image, pictures, texts)],
-    )
-
-
-def computed_again(forward: Callable) -> Callable:
-    """A forward that keeps its inputs only, and is computed a second time, with the same random numbers, when its
-    gradient is due."""
-
-    @functools.wraps(forward)
-    def wrapper(*args, **kwargs):
-        if not torch.is_grad_enabled():
-            return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-
-    return wrapper

@@ -7,6 +7,8 @@ from functools import cached_property
 
 from PIL import Image
 
+from fetch_moon2 import address
+
 from ..catalogue import Row
 from ..pictures import decode, encode
 from .budget import Account, Budget
@@ -203,7 +205,7 @@ class EndpointWriter:
 
         usage = (usage or Usage()) + Usage(requests=1)
         status = getattr(error, "status_code", None)
-        where = f"The server {self.base_url}"
+        where = f"The server {address(self.base_url)}"
         if status in (401, 403):
             return WriterError(f"{where} refuses the key (status {status}): set the variable {self.api_key_env}.")
         if status == 404:

@@ -9,6 +9,9 @@ from functools import cached_property
 
 from PIL import Image
 
+from fetch_moon2 import address
+from hub_moon2 import without_secrets
+
 from ..pictures import Picture, decode
 from .editors import EditError, EditorUnavailable, checked_edit, prompts_version
 from .optional import optional_package
@@ -105,15 +108,18 @@ class EndpointEditor:
             raise EditError(f"the server did not answer within {self.timeout:g} s") from error
         except openai.APIConnectionError as error:
             raise EditorUnavailable(
-                f"The image-editing endpoint {self._client.base_url} cannot be reached: {error.__cause__ or error}"
+                f"The image-editing endpoint {address(str(self._client.base_url))} cannot be reached: "
+                f"{without_secrets(str(error.__cause__ or error), self.api_key)}"
             ) from error
         except openai.APIStatusError as error:
-            sentence = f"HTTP {error.status_code}: {_short(error.message)}"
+            sentence = f"HTTP {error.status_code}: {_short(without_secrets(error.message, self.api_key))}"
             if error.status_code in _HOPELESS or error.code == "insufficient_quota":
                 raise EditorUnavailable(f"The image-editing endpoint refuses {self.model}: {sentence}") from error
             raise EditError(f"the server refused: {sentence}") from error
         except (openai.APIError, ValueError) as error:
-            raise EditError(f"the answer is not that of an image endpoint: {_short(str(error))}") from error
+            raise EditError(
+                f"the answer is not that of an image endpoint: {_short(without_secrets(str(error), self.api_key))}"
+            ) from error
         self._account(getattr(answer, "usage", None))
         pictures = getattr(answer, "data", None)
         encoded = getattr(pictures[0], "b64_json", None) if isinstance(pictures, list) and pictures else None

@@ -8,7 +8,7 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from fetch_moon2 import fetch
+from fetch_moon2 import address, fetch
 
 # A server that is busy, or a connection that failed, is asked again so many times, after so many seconds, doubled.
 RETRIES = 2
@@ -17,8 +17,8 @@ BUSY = re.compile(r" answers (408|429|5\d\d) ")
 
 
 def picture_place(picture: dict) -> str | None:
-    """Where a picture in one of the forms of `records.Item` is, as its source says it."""
-    return picture.get("url") or picture.get("path")
+    """Where a picture in one of the forms of `records.Item` is, for a record: its path, or its address without keys."""
+    return address(picture["url"]) if picture.get("url") else picture.get("path")
 
 
 def picture_name(picture: dict, default: str) -> str:
