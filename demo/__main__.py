@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from commands_moon2 import whole
+from commands_moon2 import CommandParser, exit_codes, whole
 from demo.serve import DATASET, MODEL, Settings, serve
 from evaluation.errors import EvaluationError
 
@@ -22,37 +22,25 @@ COMMANDS = ("serve", "push")
 OPTIONAL = {"gradio": "gradio", "starlette": "gradio", "matplotlib": "matplotlib"}
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs one command; returns the exit code: 0, or 2 with a sentence on stderr if the user can put it right."""
+@exit_codes(EvaluationError, interrupted="interrupted; what is embedded is kept")
+def main(argv: list[str] | None = None) -> None:
+    """Runs one command; returns the exit code, see `commands_moon2`."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] not in (*COMMANDS, "-h", "--help"):
         argv = ["serve", *argv]
+    options = _parser().parse_args(argv)
     try:
-        options = _parser().parse_args(argv)
         options.command(options)
-    except EvaluationError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; what is embedded is kept", file=sys.stderr)
-        return 130
     except ModuleNotFoundError as error:
         missing = str(error.name).split(".")[0]
         if missing not in OPTIONAL:
             raise
         packages = " ".join(dict.fromkeys(OPTIONAL.values()))
-        print(f"error: {missing} is not installed: pip install {packages}", file=sys.stderr)
-        return 2
-    return 0
+        raise EvaluationError(f"{missing} is not installed: pip install {packages}") from error
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m demo",
-        description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> CommandParser:
+    parser = CommandParser(prog="python -m demo", description=__doc__, epilog=EPILOG)
     commands = parser.add_subparsers(required=True)
     _add_serve(commands)
     _add_push(commands)
@@ -66,33 +54,27 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
         description="Serves a page that searches a catalogue by text, by picture, or by both. The catalogue's vectors "
         "come from the cache of `python -m evaluation`; what is not there is embedded first.",
     )
-    parser.add_argument(
-        "--model", default=MODEL, help="folder or Hub id of a Moon2 checkpoint; its code is run (default: %(default)s)"
-    )
+    parser.add_argument("--model", default=MODEL, help="folder or Hub id of a Moon2 checkpoint; its code is run")
     parser.add_argument("--model_revision", help="branch, tag or commit of a --model on the Hub")
     parser.add_argument(
         "--dataset",
         default=DATASET,
-        help="folder or Hub id of an MBE2.0-format data set, whose corpus is searched (default: %(default)s)",
+        help="folder or Hub id of an MBE2.0-format data set, whose corpus is searched",
     )
     parser.add_argument("--dataset_revision", help="branch, tag or commit of a --dataset on the Hub")
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen at; 0.0.0.0 lets other machines in (default: %(default)s)",
+        help="address to listen at; 0.0.0.0 lets other machines in",
     )
     parser.add_argument("--port", type=whole(1), help="(default: the first free one from 7860 on)")
-    parser.add_argument(
-        "--results", type=whole(1), default=12, help="products that a search shows (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--batch_size", type=whole(1), default=64, help="products embedded at a time (default: %(default)s)"
-    )
+    parser.add_argument("--results", type=whole(1), default=12, help="products that a search shows")
+    parser.add_argument("--batch_size", type=whole(1), default=64, help="products embedded at a time")
     parser.add_argument(
         "--workers",
         type=whole(0),
         default=0,
-        help="processes that read large pictures while the model is at work (default: %(default)s)",
+        help="processes that read large pictures while the model is at work",
     )
     parser.add_argument(
         "--cache", type=Path, help="folder for vectors (default: moon2/embeddings in Hugging Face's cache)"
