@@ -2,10 +2,10 @@
 
     python -m benchmarks.build_dataset --catalogue fashion --rows 1000 10000 40000
 
-Each build runs as a process of its own. "Memory" is the peak over the build of the anonymous memory of all its
-processes together, by the kernel's count (Linux only): pages of mapped files are given back when others need them. The
-second table times decode, subject and views of `expansion.expand` against a plain loop that decodes and makes as many
-crops with Pillow.
+Each build runs as a process of its own, on rows drawn from the whole catalogue, so that all sizes have the same share
+of large pictures. "Memory" is the peak over the build of the anonymous memory of all its processes together, by the
+kernel's count (Linux only): pages of mapped files are given back when others need them. The second table times decode,
+subject and views of `expansion.expand` against a plain loop that decodes and makes as many crops with Pillow.
 """
 
 import argparse
@@ -18,6 +18,9 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
+import pyarrow.dataset
+import pyarrow.parquet as pq
 from PIL import Image, ImageEnhance
 from psutil import NoSuchProcess, Process
 
@@ -32,7 +35,7 @@ STAGES = ("read", "plan", "titles", "pictures", "write", "check")
 
 def main(argv: list[str] | None = None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--catalogue", help="folder of a catalogue; left out: the synthetic one")
+    parser.add_argument("--catalogue", help="folder of Parquet files of a catalogue; left out: the synthetic one")
     parser.add_argument("--rows", type=int, nargs="+", default=[1000], help="sizes (default: 1000)")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--augmented_images", type=int, default=2)
@@ -54,17 +57,28 @@ def main(argv: list[str] | None = None):
         compare_pictures(told, Path(folder))
 
 
-def source_options(catalogue: str | None, rows: int) -> list[str]:
+def source_options(catalogue: str | None, rows: int, folder: Path) -> list[str]:
     if catalogue is not None:
-        return ["--catalogue", catalogue, "--limit", str(rows), "--assign_splits", "true"]
+        return ["--catalogue", str(drawn(catalogue, rows, folder)), "--assign_splits", "true"]
     products = max(1, rows // 2)  # a product has two listings on average
     return ["--catalogue", "synthetic", "--num_products", str(products), "--num_test", str(max(1, products // 10))]
+
+
+def drawn(catalogue: str, rows: int, folder: Path) -> Path:
+    """A catalogue of so many rows, at random but always the same; fewer if it has fewer."""
+    place = folder / f"catalogue-{rows}"
+    if not place.is_dir():
+        table = pyarrow.dataset.dataset(catalogue, format="parquet").to_table()
+        chosen = np.random.default_rng(0).permutation(len(table))[:rows]
+        place.mkdir()
+        pq.write_table(table.take(np.sort(chosen)), place / "products.parquet", row_group_size=500)
+    return place
 
 
 def measured(told: argparse.Namespace, rows: int, processes: int, folder: Path) -> list[str]:
     """One line of the table: a build into an empty folder, and the same again."""
     output = folder / f"{rows}-{processes}"
-    command = [sys.executable, "-m", "mbe2_dataset", "build", *source_options(told.catalogue, rows)]
+    command = [sys.executable, "-m", "mbe2_dataset", "build", *source_options(told.catalogue, rows, folder)]
     command += ["--output", str(output), "--num_proc", str(processes), "--augmented_images", str(told.augmented_images)]
     seconds, said, memory = run(command)
     again, _, _ = run(command)
@@ -115,8 +129,8 @@ def compare_pictures(told: argparse.Namespace, folder: Path):
 
         rows = synthetic_rows(num_products=told.pictures, num_validation=0, num_test=0)[: told.pictures]
     else:
-        source = ProductSource(LocalTables(told.catalogue))
-        rows = ingest(source, folder / "pictures", IngestOptions(limit=told.pictures, assign_splits=True)).rows
+        source = ProductSource(LocalTables(drawn(told.catalogue, told.pictures, folder)))
+        rows = ingest(source, folder / "pictures", IngestOptions(assign_splits=True)).rows
     alternatives = {
         "subject and views": lambda: [
             expand(row, ClassicalExtractor(), None, told.augmented_images, 0) for row in rows

@@ -127,7 +127,8 @@ def build_dataset(
 
     The same rows, options and makers give the same bytes, whatever the engine is. What was made is kept in `work` (by
     default `<output>.work`): a build that was stopped goes on where it was, and another one makes only what is new. If
-    `output` is already what would be written, nothing is done.
+    `output` is already what would be written, nothing is done, except that what could not be made then (a server did
+    not answer) is tried again.
 
     Args:
         logged: queries of a search log (`sources.join_log`).
@@ -146,10 +147,12 @@ def build_dataset(
     output = Path(output).absolute()
     work = output.with_name(f"{output.name}.work") if work is None else Path(work).absolute()
     fingerprint = _fingerprint(rows, (origin, terms), options, makers, logged)
-    if (found := _written(output)) is not None and found["fingerprint"] == fingerprint and not found["unfinished"]:
+    found = _written(output)
+    is_same = found is not None and found["fingerprint"] == fingerprint
+    if is_same and not found["unfinished"]:
         counts = {name: Counter(kinds) for name, kinds in found["counts"].items()}
         return Built(found["rows"], counts, found, is_new=False)
-    check_output(output, overwrite)
+    check_output(output, overwrite or is_same)
     splits = {split: [row for row in rows if row.split == split] for split in SPLITS}
     check_leakage({split: catalogue_facts(part) for split, part in splits.items()})
 
@@ -279,8 +282,10 @@ def _make(
         with watch("pictures"):
             keys[VIEWS] = dict(zip(ids, carry_out(operation, products, journal, engine), strict=True))
     made = Made(journal.path, keys)
-    unfinished = len(products) * len(keys) - sum(len(journal.known(of.values())) for of in keys.values())
-    facts: dict = {"unfinished": unfinished}
+    # Products that are alike share a key.
+    wanted = [key for of in keys.values() for key in of.values()]
+    known = journal.known(wanted)
+    facts: dict = {"unfinished": sum(key not in known for key in wanted)}
     if makers.scorer is not None:
         with watch("scores"):
             operation = ScoreConsistency(makers.scorer, made)

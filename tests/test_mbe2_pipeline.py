@@ -278,6 +278,42 @@ def test_titles_of_a_service_are_paid_once(shop, tmp_path, monkeypatch, capsys):
     assert b"127.0.0.1" not in (tmp_path / "mbe2" / "README.md").read_bytes()
 
 
+def test_the_same_command_asks_again_for_what_a_server_failed_to_make(shop, tmp_path, capsys):
+    down = True
+
+    def reply(asked: dict, number: int) -> Reply:
+        if down and re.search(r"number3\b", said(asked)):
+            return Reply(status=500, headers={"x-should-retry": "false"})
+        return better(asked, number)
+
+    with chat_server(reply) as server:
+        assert build(shop, tmp_path / "mbe2", *paid(server.url)) == 0
+        missing = [row for row in triplets(tmp_path / "mbe2") if row["positive_id"] == "s3"]
+        assert all(row["positive_enriched_title"] is None for row in missing)
+        asked, down = len(server.requests), False
+        assert build(shop, tmp_path / "mbe2", *paid(server.url)) == 0, "without --overwrite"
+        assert len(server.requests) == asked + 1
+        found = [row for row in triplets(tmp_path / "mbe2") if row["positive_id"] == "s3"]
+        assert found and all("cotton shirt" in row["positive_enriched_title"] for row in found)
+        capsys.readouterr()
+        assert build(shop, tmp_path / "mbe2", *paid(server.url)) == 0
+        assert "up to date" in capsys.readouterr().out and len(server.requests) == asked + 1
+
+
+def test_products_that_are_alike_leave_nothing_unfinished(tmp_path, capsys):
+    """They share what is made of them."""
+    rows = [product(number) for number in range(20)]
+    rows.append(product(20) | {key: rows[1][key] for key in ("name", "photo", "category", "attributes")})
+    (tmp_path / "shop").mkdir()
+    pq.write_table(
+        pa.Table.from_pylist([row | {"split": "train"} for row in rows[:4]] + rows[4:]),
+        tmp_path / "shop" / "shop.parquet",
+    )
+    for said in ("written to", "up to date"):
+        assert build(tmp_path / "shop", tmp_path / "mbe2", "--augmented_images", "1") == 0
+        assert said in capsys.readouterr().out
+
+
 def test_killed_anywhere_and_run_again_gives_the_same_bytes_and_no_second_bill(shop, tmp_path):
     with chat_server(better) as server:
         words = ["--augmented_images", "1", *paid(server.url)]
