@@ -241,6 +241,19 @@ def test_the_detail_of_a_person_is_not_the_face():
     assert box[1] > 80, box
 
 
+def test_a_product_without_any_detail_has_no_view_of_it():
+    """Details of black leather would be the same black square for all products, in train and test."""
+    image = canvas()
+    ImageDraw.Draw(image).rectangle((40, 60, 120, 160), fill=(20, 20, 20))
+    views = expand(row(image), EXTRACTOR, None, 4, seed=0).views
+    assert {view.operation for view in views} == set(KINDS)
+    for view in views:
+        assert view.kept == (view.operation != "detail") == (view.picture is not None)
+        assert ("of one colour" in view.reason) == (view.operation == "detail")
+    ImageDraw.Draw(image).text((70, 100), "AB", fill=(240, 240, 240), font_size=24)
+    assert all(view.kept for view in expand(row(image), EXTRACTOR, None, 4, seed=0).views)
+
+
 def test_each_product_has_its_own_order_and_every_kind_before_one_again():
     orders = {kinds_for(f"p{index}", 6, 0) for index in range(50)}
     assert len(orders) > 10
@@ -284,7 +297,7 @@ def test_large_pictures_are_bounded():
 def test_pictures_of_every_shape_are_expanded():
     for size in ((1, 1), (1, 300), (300, 2), (17, 16), (900, 40)):
         for view in expand(row(Image.new("RGB", size, (200, 30, 30)), str(size)), EXTRACTOR, None, 3, 0).views:
-            assert view.kept, view
+            assert view.kept == (view.operation != "detail"), view
 
 
 @pytest.mark.skipif(not FASHION.exists(), reason="needs the fashion photos in ../shared/data")

@@ -10,10 +10,20 @@ from skimage.color import rgb2lab, rgb2ycbcr
 SHARES, LEAST_SIDE = (0.34, 0.50), 40
 # A part is not enlarged more than this.
 MOST_ENLARGED = 4.0
+# A part whose grey levels (of 255) have a lower standard deviation than this is of one colour: black leather, say.
+LEAST_CONTRAST = 4.0
+
+
+class NothingToSee(ValueError):
+    """No part of the subject shows anything."""
 
 
 def draw(image: Image.Image, mask: Image.Image | None, rng: np.random.Generator) -> dict[str, object]:
-    """Parameters: `box`, the square to show (left, upper, right, lower in pixels), and `side`, its size in the view."""
+    """Parameters: `box`, the square to show (left, upper, right, lower in pixels), and `side`, its size in the view.
+
+    Raises:
+        NothingToSee: even the part with the most to see is of one colour.
+    """
     width, height = image.size
     inside = np.ones((height, width), dtype=bool) if mask is None else np.asarray(mask) > 127
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
@@ -24,8 +34,11 @@ def draw(image: Image.Image, mask: Image.Image | None, rng: np.random.Generator)
     half = side // 2
     worth = worth[half : half + height - side + 1, half : half + width - side + 1]
     upper, left = np.unravel_index(worth.argmax(), worth.shape)
+    box = [int(left), int(upper), int(left) + side, int(upper) + side]
+    if np.asarray(image.convert("L").crop(box)).std() < LEAST_CONTRAST:
+        raise NothingToSee("the part with the most to see is of one colour")
     return {
-        "box": [int(left), int(upper), int(left) + side, int(upper) + side],
+        "box": box,
         "side": int(min(max(width, height), round(side * MOST_ENLARGED))),
     }
 

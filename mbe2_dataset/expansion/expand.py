@@ -10,6 +10,7 @@ from ..catalogue import Row
 from ..pictures import Picture, decode, encode
 from ..seeding import rng_for, seed_for
 from .background import apply as put_on_background
+from .detail import NothingToSee
 from .editors import SUBJECT, EditError, ImageEditor, prompt_for
 from .subject import Subject, SubjectExtractor, no_subject
 from .views import KINDS, KINDS_WITHOUT_MASK, make_view
@@ -64,8 +65,9 @@ def expand(
     """`count` views (n_c) of the first picture of `row`.
 
     Without an editor the extractor finds the subject, and views are made by geometry and light; a product whose subject
-    is not found gets only views that need no mask. An editor makes the views of the subject on white that the extractor
-    found, or of the picture as it is where none was found; without an extractor the editor does stage 1 too.
+    is not found gets only views that need no mask, and one without any detail lacks the view of it. An editor makes the
+    views of the subject on white that the extractor found, or of the picture as it is where none was found; without an
+    extractor the editor does stage 1 too.
 
     Raises:
         ValueError: neither an extractor nor an editor was given.
@@ -117,7 +119,10 @@ def _path(row: Row, number: int) -> str:
 def _offline(
     row: Row, image: Image.Image, subject: Subject, extractor: SubjectExtractor, kind: str, seed: int, number: int
 ) -> View:
-    picture, parameters = make_view(image, subject.mask, kind, seed, _path(row, number))
+    try:
+        picture, parameters = make_view(image, subject.mask, kind, seed, _path(row, number))
+    except NothingToSee as error:
+        return _failed(kind, extractor.model, extractor.revision, seed, str(error), extractor.prompt_version)
     return View(
         picture=picture,
         operation=kind,

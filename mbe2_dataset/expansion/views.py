@@ -25,6 +25,7 @@ def make_view(
 
     Raises:
         ValueError: a background was asked for without a mask.
+        NothingToSee: a detail was asked for of a subject that has none.
     """
     if mask is None and kind not in KINDS_WITHOUT_MASK:
         raise ValueError(f"A view of kind '{kind}' needs the mask of a subject.")
