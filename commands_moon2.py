@@ -2,18 +2,20 @@
 
 Options are spelt with underscores, as transformers spells them; with dashes they are the same (`--dry-run`). A command
 ends with 0 if it did what it was told, with 2 and a sentence on stderr if it could not, with 130 if it was interrupted,
-and with 1 where the answer itself is a no (`python -m mbe2_dataset check`).
+with 141 if nobody reads on (`| head`), and with 1 where the answer itself is a no (`python -m mbe2_dataset check`).
 """
 
 import argparse
 import difflib
 import functools
 import json
+import os
+import select
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 
-REFUSED, INTERRUPTED = 2, 130
+REFUSED, INTERRUPTED, UNREAD = 2, 130, 141
 
 
 class UsageError(ValueError):
@@ -140,7 +142,13 @@ def exit_codes(*mendable: type[Exception], interrupted: str = "interrupted"):
         @functools.wraps(main)
         def coded(*args, **options) -> int:
             try:
-                return main(*args, **options) or 0
+                code = main(*args, **options) or 0
+                sys.stdout.flush()
+                return code
+            except BrokenPipeError:
+                if not _is_unread():  # another pipe or connection
+                    raise
+                return UNREAD
             except (UsageError, *mendable) as error:
                 from hub_moon2 import without_secrets  # it takes a second to import
 
@@ -153,6 +161,20 @@ def exit_codes(*mendable: type[Exception], interrupted: str = "interrupted"):
         return coded
 
     return decorate
+
+
+def _is_unread() -> bool:
+    """Whether the reader of stdout is gone; if so, what is still to be written goes nowhere."""
+    try:
+        stdout = sys.stdout.fileno()
+    except OSError:  # it is no file
+        return False
+    watch = select.poll()
+    watch.register(stdout, select.POLLOUT)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in watch.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)
+    return True
 
 
 def whole(least: int) -> Callable[[str], int]:

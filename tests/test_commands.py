@@ -4,6 +4,8 @@ import argparse
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -175,6 +177,33 @@ def test_exit_codes(capsys):
     assert ending(KeyboardInterrupt()) == 130 and capsys.readouterr().err == "interrupted\n"
     with pytest.raises(ZeroDivisionError):
         ending(ZeroDivisionError())
+
+
+@pytest.mark.parametrize("lines", [1, 100_000], ids=["in the buffer", "more than the buffer"])
+def test_a_reader_that_stops_reading_is_no_error(lines):
+    """As in `python -m study table | head`."""
+    code = (
+        "from commands_moon2 import exit_codes\n"
+        f"main = exit_codes()(lambda: [print('a line of the table') for _ in range({lines})] and None)\n"
+        "input()\nraise SystemExit(main())"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    child.stdout.close()
+    child.stdin.write(b"\n")
+    child.stdin.close()
+    said = child.stderr.read()
+    assert (child.wait(), said) == (141, b"")
+
+
+def test_another_broken_pipe_is_an_error():
+    @exit_codes()
+    def main():
+        raise BrokenPipeError("of a server")
+
+    with pytest.raises(BrokenPipeError):
+        main()
 
 
 def test_json_is_all_there_is_on_stdout(capsys):

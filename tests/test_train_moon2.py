@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,8 @@ from training.recipe import read_recipe
 from training.report import grouped_mm_flops
 from training.trainer import Moon2Trainer
 
-RECIPE = Path(__file__).parent.parent / "recipes" / "tiny.yaml"
+ROOT = Path(__file__).parent.parent
+RECIPE = ROOT / "recipes" / "tiny.yaml"
 
 
 @pytest.fixture
@@ -331,3 +334,18 @@ def test_the_accelerate_configuration_is_read_by_accelerate():
     model = tiny_model("qwen3_vl")
     found = {type(module).__name__ for module in model.modules()}
     assert set(classes) <= found
+
+
+def test_going_on_from_a_checkpoint_asks_nobody_for_trust(tmp_path):
+    """In a terminal, a question whether to run its code would wait for an answer; the code is ours already."""
+    for part in (tiny_model(), tiny_processor()):
+        part.save_pretrained(tmp_path)
+    load = (
+        "import sys\nfrom training.models import build_model\nfrom training.recipe import ModelArguments\n"
+        "build_model(ModelArguments(model=sys.argv[1]), None)"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", load, str(tmp_path)], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    assert child.returncode == 0, child.stderr
+    assert "custom code" not in child.stdout + child.stderr

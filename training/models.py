@@ -3,12 +3,17 @@
 from pathlib import Path
 
 from torch import nn
+from transformers import AutoConfig
 
+from configuration_moon2 import Moon2Config
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
 from training.recipe import ModelArguments
 from training.scratch import scratch_model, scratch_processor
 from upcycle_moon2 import is_moon2, upcycle
+
+# Loading a tokenizer looks at the model's configuration; of an unknown type it would ask in the terminal for trust.
+AutoConfig.register(Moon2Config.model_type, Moon2Config, exist_ok=True)
 
 ADAPTER = "adapter"  # beside the merged model
 # Linear layers by the names that the supported families give them; expressions, for both towers share some names.
