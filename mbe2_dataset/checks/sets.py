@@ -229,7 +229,7 @@ def _near(pictures: dict, finder: _Finder) -> Iterator[Finding]:
 def _candidates(small: np.ndarray, large: np.ndarray) -> list[tuple[int, int, int]]:
     """Distance and places of pairs with like hashes and other bytes, nearest first."""
     pairs = []
-    block = max(1, 20_000_000 // max(1, len(large)))
+    block = max(1, 2_000_000 // max(1, len(large)))
     for start in range(0, len(small), block):
         distances = np.bitwise_count(small["phash"][start : start + block, None] ^ large["phash"])
         for i, j in zip(*np.nonzero(distances <= HASH_DISTANCE), strict=True):
