@@ -156,6 +156,24 @@ def test_products_groups_and_pictures_in_two_splits_are_found(mbe2, tmp_path):
     assert "image in row 2 of corpus/test" in names and "negative_augmented_images in row " in names
 
 
+def test_the_same_detail_of_different_photos_is_a_warning(mbe2, tmp_path):
+    """As of two shades of one lip gloss. A whole build must not be thrown away for it."""
+    (shard,) = (Path(mbe2) / "triplets").glob("validation-*.parquet")
+    theirs = pq.read_table(shard).to_pylist()[0]["positive_augmented_images"][0]
+
+    def leak(rows: list[dict]):
+        for row in rows:
+            if row["positive_augmented_images"]:
+                row["positive_augmented_images"][0] = theirs
+                return
+
+    report = check_dataset(edited(mbe2, tmp_path / "mbe2", "triplets", leak))
+    assert found(report, "error") == {}
+    (finding,) = (finding for finding in report.of_level("warning") if finding.check == "leakage")
+    assert (finding.count, finding.where) == (1, "train and validation") and "details of photos" in finding.message
+    assert finding.examples[0].count("augmented_images in row ") == 2
+
+
 def test_a_picture_that_was_encoded_again_is_found_by_its_looks(mbe2, tmp_path):
     picture = train_row(mbe2, 3)["positive_image"]
     image = Image.open(io.BytesIO(picture["bytes"])).convert("RGB")
