@@ -204,6 +204,7 @@ TITLES = {
     "variants are no news": (row("Women's Check Cottons Dresses", pattern="Checked", material="cotton"), None),
     "half of it is there": (row("Round dress", neck="Round Neck"), None),
     "another value is there": (row("Red dress", colour="Green"), None),
+    "trade marks": (row("blue dress", material="Lycra® Soft"), "blue lycra soft dress"),
     "claims": (row("A dress", colour="Best Red", feature="Free Shipping"), None),
     "Chinese": (row("华为手机壳", 材质="硅胶", 颜色="红色", 容量="350毫升"), "华为红色硅胶手机壳 350毫升"),
     "Chinese, foreign values": (row("华为手机壳", material="Silicone", 适用人群="女士"), "华为女士手机壳"),

@@ -24,6 +24,8 @@ _WITHOUT_NOUN = frozenset(("neck", "sleeve", "display", "occasion", "fit", "colo
 _LAST = ("capacity", "dimension", "weight", "count", "size")
 # Not worth a word in a title: nearly every product has it.
 _PLAIN = frozenset(phrase(word) for word in ("casual", "everyday", "daily", "日常", "休闲", "synthetic"))
+# "Lycra®" is "Lycra" in a title.
+_LEGAL = regex.compile("[®™©]")
 
 
 class TemplateWriter:
@@ -69,7 +71,7 @@ def _lacking(title: str, entities: tuple[Entity, ...]) -> dict[str, str]:
         if contains(said, words) or _overlaps(entity.type, words, said):
             stated.add(entity.type)
         else:
-            found[entity.type] = entity.value
+            found[entity.type] = _LEGAL.sub("", entity.value)
     order = ["audience", "type", *_BEFORE, *_WITH, *_LAST]
     wanted = [kind for kind in dict.fromkeys(order) if kind in found]
     for kind in _WEAK:
