@@ -3,13 +3,13 @@
 import json
 import runpy
 import sys
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from test_evaluation_benchmark import benchmark_rows, write_benchmark
 from test_evaluation_encoders import save_clip
@@ -75,7 +75,7 @@ def test_a_run_writes_every_figure_and_what_made_it(model, dataset, tmp_path, ca
     }  # fmt: skip
     assert run["seed"] == 0
     assert run["embedding"]["items"] > 0
-    assert run["versions"]["torch"] == torch.__version__
+    assert run["versions"]["torch"] == version("torch")
     assert run["model"]["parameters"] == tiny_model().num_parameters()
     printed = capsys.readouterr().out
     written = (tmp_path / "results" / "results.md").read_text(encoding="utf-8")
