@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from .build import Built, OutputError, build_dataset
 from .card import Origin
 from .catalogue import Catalogue, CatalogueError
@@ -107,11 +109,27 @@ def open_log(told: SourceArguments, source: Source, catalogue: Catalogue, work: 
 
 
 def run(options: Options, watch: Stopwatch) -> tuple[Built, Catalogue]:
-    """Everything; a second run of the same does nothing but look."""
+    """Everything; a second run of the same does nothing but look.
+
+    Raises:
+        OutputError: the output is a file, or another build uses the work folder.
+    """
     output = Path(options.output.output).absolute()
     if output.is_file():
         raise OutputError(f"The output {options.output.output} is a file; give a folder.")
     work = Path(options.output.work or f"{output}.work").absolute()
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(work / "lock", timeout=0).acquire()
+    except Timeout:
+        raise OutputError(
+            f"Another build is at work in {work}: wait until it ends, or give this one its own folder with --work."
+        ) from None
+    with lock:
+        return _run(options, output, work, watch)
+
+
+def _run(options: Options, output: Path, work: Path, watch: Stopwatch) -> tuple[Built, Catalogue]:
     num_proc, seed = options.output.num_proc or os.cpu_count() or 1, options.output.seed
     engine = Engine(options.output.engine, num_proc)
     makers = makers_for(options)

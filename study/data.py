@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock
 from PIL import Image
 
 from mbe2_dataset.__main__ import main as mbe2_main
@@ -24,7 +25,8 @@ TRANSFER_SPLITS = "0.06,0.04,0.9"
 def prepare(work: Path, mixes: set[tuple[int, int, int]], catalogue: Path, transfer: Path | None) -> None:
     """Builds what is not there yet: a data set of the fashion products for each query mix, and the transfer set.
 
-    Builds share titles and pictures through their journal, and one that was interrupted goes on.
+    Builds share titles and pictures through their journal, and one that was interrupted goes on. A second process
+    waits for the first.
 
     Raises:
         StudyError: there is no such catalogue, or a build fails.
@@ -32,6 +34,12 @@ def prepare(work: Path, mixes: set[tuple[int, int, int]], catalogue: Path, trans
     for place in filter(None, (catalogue, transfer)):
         if not place.is_dir():
             raise StudyError(f"There is no folder {place}: give the products' folder with --catalogue.")
+    work.mkdir(parents=True, exist_ok=True)
+    with FileLock(work / "lock"):
+        _prepare(work, mixes, catalogue, transfer)
+
+
+def _prepare(work: Path, mixes: set[tuple[int, int, int]], catalogue: Path, transfer: Path | None) -> None:
     chosen = work / "large"
     if not chosen.is_dir():
         staged = work / "large.part"
@@ -66,7 +74,7 @@ def large_pictures(file: Path) -> pa.Table:
     table = pq.read_table(file)
     if "images" not in table.column_names:
         raise StudyError(f"{file.name} has no column 'images'; the study takes the form of ../shared/data/fashion.")
-    return table.filter(pa.array(list(_is_large(table.column("images")))))
+    return table.filter(pa.array(_is_large(table.column("images")), pa.bool_()))
 
 
 def _is_large(pictures: pa.ChunkedArray) -> Iterator[bool]:

@@ -1,17 +1,16 @@
 """What is still to be done, in which order, and doing it: every run in a process of its own."""
 
-import fcntl
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from study.scoring import environment, score, write
 from study.training import MODEL, TRAINED, train
@@ -137,9 +136,11 @@ def run_one(variant: Variant, seed: int, place: Place, dataset: Path, base: Path
     """
     folder = place.folder(variant, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / "lock") as mine:
-        if not mine:
-            return BUSY
+    try:
+        lock = FileLock(folder / "lock", timeout=0).acquire()  # goes with the process, however that ends
+    except Timeout:
+        return BUSY
+    with lock:
         fields = variant.fields(place.max_steps)
         code = train(variant, fields, seed, dataset, folder, start)
         if code:
@@ -168,18 +169,3 @@ def run_one(variant: Variant, seed: int, place: Place, dataset: Path, base: Path
         for rest in (folder / "vectors", *(folder / MODEL).glob("checkpoint-*")):
             shutil.rmtree(rest)
     return 0
-
-
-@contextmanager
-def locked(file: Path) -> Iterator[bool]:
-    """Whether this process has the lock; it goes with the process, however that ends."""
-    descriptor = os.open(file, os.O_CREAT | os.O_RDWR)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-    finally:
-        os.close(descriptor)

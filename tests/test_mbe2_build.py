@@ -13,6 +13,7 @@ import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 import mbe2_dataset.build
@@ -412,6 +413,19 @@ def test_output_folder_is_not_overwritten_by_accident(tmp_path, capsys):
     assert (mine / "README.md").read_text() == "my notes"
     assert main(command(mine / "README.md")) == 2
     assert "is a file" in capsys.readouterr().err
+
+
+def test_two_builds_do_not_share_a_work_folder(tmp_path, capsys):
+    few = ("--num_products", "8", "--num_validation", "0", "--num_test", "3")
+    work = tmp_path / "mbe2.work"
+    work.mkdir()
+    with FileLock(work / "lock"):
+        assert main(command(tmp_path / "mbe2", *few)) == 2
+        assert f"Another build is at work in {work}" in capsys.readouterr().err
+        assert [path.name for path in tmp_path.rglob("*")] == ["mbe2.work", "lock"]
+        assert main(command(tmp_path / "mbe2", *few, "--work", str(tmp_path / "own"))) == 0
+    assert main(command(tmp_path / "mbe2", *few)) == 0
+    assert "up to date" in capsys.readouterr().out
 
 
 def test_card_tells_where_it_came_from(folder):

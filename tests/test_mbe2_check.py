@@ -170,7 +170,7 @@ def test_the_same_detail_of_different_photos_is_a_warning(mbe2, tmp_path):
     report = check_dataset(edited(mbe2, tmp_path / "mbe2", "triplets", leak))
     assert found(report, "error") == {}
     (finding,) = (finding for finding in report.of_level("warning") if finding.check == "leakage")
-    assert (finding.count, finding.where) == (1, "train and validation") and "details of photos" in finding.message
+    assert (finding.count, finding.where) == (1, "train and validation") and "augmented pictures" in finding.message
     assert finding.examples[0].count("augmented_images in row ") == 2
 
 

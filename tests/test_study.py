@@ -2,20 +2,23 @@
 
 import json
 import signal
+import threading
 import time
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 
 from conftest import TEXTS, picture, tiny_processor
 from study.__main__ import main
+from study.data import prepare
 from study.errors import StudyError
 from study.losses import LOSSES
 from study.models import upcycled
 from study.plot import draw, sweep
-from study.schedule import BUSY, Place, locked, missing, run_all
+from study.schedule import BUSY, Place, missing, run_all, run_one
 from study.scoring import pack, unpack
 from study.table import read_results, report
 from study.two_towers import TwoTowers
@@ -242,10 +245,33 @@ def test_runs_go_on_after_a_stop(tmp_path, capsys):
 
 
 def test_a_run_is_done_by_one_process_only(tmp_path):
-    with locked(tmp_path / "lock") as first, locked(tmp_path / "lock") as second:
-        assert (first, second) == (True, False)
-    with locked(tmp_path / "lock") as again:
-        assert again
+    place = Place(tmp_path, tmp_path / "results")
+    folder = place.folder(VARIANTS["full"], 0)
+    folder.mkdir(parents=True)
+    with FileLock(folder / "lock"):
+        assert run_one(VARIANTS["full"], 0, place, tmp_path, tmp_path, None, None) == BUSY
+    assert not place.results.exists()
+
+
+def test_two_processes_build_the_data_sets_one_after_the_other(tmp_path, monkeypatch):
+    begun, released, built = threading.Event(), threading.Event(), []
+
+    def build(catalogue, output, journal, *options):
+        if output.name not in built:
+            begun.set()
+            assert released.wait(60)
+            built.append(output.name)
+
+    monkeypatch.setattr("study.data._build", build)
+    threads = [threading.Thread(target=prepare, args=(tmp_path / "work", {(1, 1, 1)}, tmp_path, None)) for _ in "12"]
+    for thread in threads:
+        thread.start()
+    assert begun.wait(60)
+    time.sleep(0.2)
+    released.set()
+    for thread in threads:
+        thread.join(60)
+    assert built == ["fashion-1-1-1"]
 
 
 def test_a_key_changes_with_what_decides_the_model_only(monkeypatch):

@@ -155,7 +155,7 @@ def _once(found: np.ndarray) -> np.ndarray:
 def _shared_pictures(pictures: dict, finder: _Finder) -> Iterator[Finding]:
     """Leakage by the same bytes: an error, except between pictures that were both made by augmentation.
 
-    Photos of two shades of a lip gloss may differ in one place only, and a detail of another place is then the same.
+    Photos of two shades of a lip gloss may differ in one place only; a detail of another place is then the same.
     """
     splits, photos = _by_split(pictures, lambda config, found: found), _by_split(pictures, _photos)
     for first, second in combinations(splits, 2):
@@ -163,7 +163,7 @@ def _shared_pictures(pictures: dict, finder: _Finder) -> Iterator[Finding]:
         is_photo = np.isin(splits[first]["sha"][here], np.concatenate([photos[first]["sha"], photos[second]["sha"]]))
         for level, what, chosen in (
             ("error", "pictures are in both splits, byte for byte", is_photo),
-            ("warning", "details of photos that are nearly the same are in both splits, byte for byte", ~is_photo),
+            ("warning", "augmented pictures are in both splits, byte for byte", ~is_photo),
         ):
             pairs = list(zip(here[chosen], there[chosen], strict=True))
             names = [
