@@ -86,8 +86,8 @@ def report(folder: Path, variants: dict[str, Variant]) -> str:
             lines += [
                 "",
                 "Differences in points of Recall@10, on the queries and seeds that both have, with the 95 % paired "
-                "bootstrap interval over queries; bold: it does not hold 0. They are not corrected for the number of "
-                "rows, and do not say how far another seed would fall.",
+                "bootstrap interval over queries; after the ±, half of the 95 % t interval over seeds, which two seeds "
+                "or more have. Bold: neither interval holds 0. They are not corrected for the number of rows.",
                 "",
                 *_markdown(["variant", "against", "seeds", *HEADER[: len(DIRECTIONS)]], differences),
             ]
@@ -110,10 +110,12 @@ def _mean(values: list[float | None]) -> str:
     if None in values:
         return "-"
     mean = f"{100 * np.mean(values):.1f}"
-    if len(values) == 1:
-        return mean
-    half = student.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
-    return f"{mean} ± {100 * half:.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {100 * _half_interval(values):.1f}"
+
+
+def _half_interval(values: list[float]) -> float:
+    """Half of the t interval of the mean of two values or more."""
+    return student.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
 
 
 def _difference_row(runs: Runs, reference: Runs, name: str) -> list[str] | None:
@@ -137,13 +139,17 @@ def _difference(pairs: list[tuple[dict, dict]], direction: str) -> str:
     if len({figures["fingerprint"] for pair in pairs for figures in pair}) > 1:
         raise StudyError("Results are on different data: remove those of the older data set, and run the study again.")
     own, other = (
-        np.mean([unpack(pair[side]["hits"][direction], pair[side]["queries"][direction]) for pair in pairs], axis=0)
+        np.stack([unpack(pair[side]["hits"][direction], pair[side]["queries"][direction]) for pair in pairs])
         for side in (0, 1)
     )
-    (test,) = paired_test(other[:, None], own[:, None], permutations=1)
-    low, high = test["interval"]
-    text = f"{100 * test['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-    return f"**{text}**" if low > 0 or high < 0 else text
+    (test,) = paired_test(other.mean(0)[:, None], own.mean(0)[:, None], permutations=1)
+    difference, (low, high) = test["difference"], test["interval"]
+    text = f"{100 * difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    if len(pairs) == 1:
+        return text
+    half = _half_interval(list((own - other).mean(1)))
+    text += f" ± {100 * half:.1f}"
+    return f"**{text}**" if (low > 0 or high < 0) and abs(difference) > half else text
 
 
 def _markdown(header: list[str], rows: list[list[str]]) -> list[str]:

@@ -305,7 +305,17 @@ def test_the_table_by_hand(tmp_path):
     # 50 and 60 per cent: mean 55, and 12.706 * 7.071 / sqrt(2) = 63.5.
     assert any(line.startswith("| full | 2 | 55.0 ± 63.5 |") and "| 50.0 ± 0.0 | - |" in line for line in lines)
     dense = next(line for line in lines if line.startswith("| w/o modality-driven MoE (") and "| full |" in line)
-    assert "**-30.0 [" in dense, "on the seed that both have"
+    assert "| 1 | -30.0 [" in dense and "**" not in dense, "on the seed that both have; one seed is never bold"
+    # Both seeds lose 30: sure. One loses 10, the other 50: over queries sure, over seeds not (12.7 * 20 = 254).
+    for counts, expected in (((4, 6), "| 2 | **-30.0 ["), ((8, 2), "| 2 | -30.0 [")):
+        for seed, count in enumerate(counts):
+            put(tmp_path, "dense", seed, hits=hits(count))
+        row = next(line for line in report(tmp_path, VARIANTS).splitlines() if line.startswith(dense.split("| 1 |")[0]))
+        assert (
+            expected in row
+            and ("± 0.0** |" in row) == (counts == (4, 6))
+            and ("± 254.1 |" in row) == (counts == (8, 2))
+        )
     assert "| MOON2.0 | 63.09 | 91.08 |" in text and "w/o dynamic filtering | 60.63" in text
     assert "no_filter" not in read_results(tmp_path, VARIANTS), "results of an earlier form do not count"
 
