@@ -1,11 +1,13 @@
 """One run of the study: evaluation on both galleries and on the transfer set, and the small JSON that is kept."""
 
 import base64
+import dataclasses
 import json
 import os
 import platform
 import subprocess
 import time
+from collections import defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,9 +21,9 @@ from evaluation.benchmark import Benchmark, load_benchmark
 from evaluation.cache import VectorCache
 from evaluation.checkpoint import Checkpoint
 from evaluation.encoders import Moon2Encoder
-from evaluation.evaluate import Options, evaluate
+from evaluation.evaluate import Options, embed_benchmark, evaluate
 from evaluation.gallery import HARD, with_gallery
-from evaluation.retrieval import DIRECTIONS
+from evaluation.retrieval import DIRECTIONS, Embedded, QueryValues, evaluate_retrieval
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
 from study.two_towers import TwoTowers
@@ -30,6 +32,7 @@ from study.variants import Variant
 # Scores of single queries are kept of this metric. With groups as candidates it is 0 or 1: one bit for each query.
 METRIC = "recall@10"
 EASY_SET, HARD_SET, TRANSFER_SET = "easy", "hard", "transfer"
+VIEW_DIRECTIONS = ("t2i", "i2t")
 
 
 def score(variant: Variant, model: Path, dataset: Path, transfer: Path | None, vectors: Path) -> dict:
@@ -51,8 +54,12 @@ def score(variant: Variant, model: Path, dataset: Path, transfer: Path | None, v
 
 
 def _figures(encoder: Moon2Encoder, benchmark: Benchmark, cache: VectorCache) -> dict:
-    evaluation = evaluate(encoder, benchmark, cache, Options(by_group=True))
-    retrieval = evaluation.results["retrieval"]
+    options = Options(by_group=True)
+    evaluation = evaluate(encoder, benchmark, cache, options)
+    _, candidates = embed_benchmark(encoder, benchmark, cache, options)  # from the cache
+    between_views, hits = evaluate_views(benchmark, candidates)
+    retrieval = evaluation.results["retrieval"] | between_views
+    queries = evaluation.queries | hits
     found = {
         "fingerprint": benchmark.fingerprint,
         "candidates": max(retrieval[direction]["candidates"] for direction in DIRECTIONS),
@@ -60,14 +67,40 @@ def _figures(encoder: Moon2Encoder, benchmark: Benchmark, cache: VectorCache) ->
             direction: {name: round(value, 6) for name, value in retrieval[direction]["metrics"].items()}
             for direction in DIRECTIONS
         },
-        "hits": {direction: pack(evaluation.queries[direction].values[METRIC]) for direction in DIRECTIONS},
-        "queries": {direction: len(evaluation.queries[direction].ids) for direction in DIRECTIONS},
+        "hits": {direction: pack(queries[direction].values[METRIC]) for direction in DIRECTIONS},
+        "queries": {direction: len(queries[direction].ids) for direction in DIRECTIONS},
     }
     # As in the paper's table: accuracy over products, and over all predictions of attributes.
     for task, kind in (("classification", "metrics"), ("attributes", "micro")):
         figures = (evaluation.results[task] or {}).get(kind)
         found[task] = None if figures is None else round(figures["accuracy"], 6)
     return found
+
+
+def evaluate_views(
+    benchmark: Benchmark, candidates: dict[str, Embedded]
+) -> tuple[dict[str, dict], dict[str, QueryValues]]:
+    """Scores t2i and i2t, which are about the two views of one product, with the benchmark's products as queries: each
+    title among the pictures, each picture among the titles. The other directions are for what shoppers ask.
+
+    Args:
+        candidates: vectors of all candidates by view.
+
+    Returns:
+        Of the two directions what `evaluate_retrieval` gives; listings of one group count as one product.
+    """
+    own = benchmark.corpus
+    listings = defaultdict(dict)
+    for row, group in enumerate(own.groups):
+        listings[group][row] = 1
+    asked = dataclasses.replace(benchmark, queries=own, relevant=[listings[group] for group in own.groups])
+    queries = {}
+    for modality, view in (("text", "t"), ("image", "i")):
+        places = [place for place, row in enumerate(candidates[view].rows) if row < len(own)]
+        rows = [candidates[view].rows[place] for place in places]
+        queries[modality] = Embedded(rows, candidates[view].vectors[places])
+    retrieval, hits = evaluate_retrieval(asked, queries, {view: candidates[view] for view in "ti"}, by_group=True)
+    return {name: retrieval[name] for name in VIEW_DIRECTIONS}, {name: hits[name] for name in VIEW_DIRECTIONS}
 
 
 def pack(hits: np.ndarray) -> str:

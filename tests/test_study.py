@@ -1,5 +1,6 @@
 """The study: its variants are what they claim, it goes on where it was, and its tables say what the results say."""
 
+import dataclasses
 import json
 import signal
 import threading
@@ -10,8 +11,11 @@ import pytest
 import torch
 import yaml
 from filelock import FileLock
+from test_evaluation_benchmark import benchmark_rows, write_benchmark
 
 from conftest import TEXTS, picture, tiny_processor
+from evaluation.benchmark import load_benchmark, load_corpus
+from evaluation.retrieval import Embedded
 from study.__main__ import main
 from study.data import prepare
 from study.errors import StudyError
@@ -19,7 +23,7 @@ from study.losses import LOSSES
 from study.models import upcycled
 from study.plot import draw, sweep
 from study.schedule import BUSY, Place, missing, run_all, run_one
-from study.scoring import pack, unpack
+from study.scoring import evaluate_views, pack, unpack
 from study.table import read_results, report
 from study.two_towers import TwoTowers
 from study.variants import SMOLLM2, choose, read_variants
@@ -290,6 +294,26 @@ def test_hits_are_kept_bit_by_bit():
     assert unpack(pack(hits), 37).tolist() == hits.tolist()
     with pytest.raises(ValueError, match="not one bit"):
         pack(np.array([0.5]))
+
+
+def test_titles_are_asked_for_pictures_and_pictures_for_titles(tmp_path):
+    rows = benchmark_rows()
+    rows["corpus"][1]["group_id"] = "g0"
+    easy = load_benchmark(str(write_benchmark(tmp_path / "own", rows)))
+    other = write_benchmark(tmp_path / "other", {"corpus": [rows["corpus"][5] | {"id": "x", "group_id": "x"}]})
+    hard = dataclasses.replace(easy, distractors=load_corpus(str(other)))
+    titles, pictures = torch.eye(13), torch.eye(13)
+    pictures[[0, 1]] = titles[[1, 0]]  # of one group: both right
+    pictures[[2, 3]] = titles[[3, 2]]  # of two groups: both wrong
+    pictures[12], pictures[4] = titles[4], 0.8 * titles[4] + 0.6 * titles[12]  # title 4 is nearest to the distractor
+    candidates = {"t": Embedded(list(range(13)), titles), "i": Embedded(list(range(13)), pictures)}
+    for benchmark, rows, right in ((hard, 13, 9), (easy, 12, 10)):
+        shown = {view: Embedded(part.rows[:rows], part.vectors[:rows]) for view, part in candidates.items()}
+        found, hits = evaluate_views(benchmark, shown)
+        assert list(found) == list(hits) == ["t2i", "i2t"] and sorted(hits["t2i"].ids) == sorted(easy.corpus.ids)
+        assert (found["t2i"]["queries"], found["t2i"]["candidates"]) == (12, rows - 1)
+        assert found["t2i"]["metrics"]["recall@1"] == pytest.approx(right / 12)
+        assert found["i2t"]["metrics"]["recall@1"] == pytest.approx(10 / 12), "picture 4 is nearest to its title"
 
 
 def test_the_table_by_hand(tmp_path):
