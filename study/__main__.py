@@ -28,7 +28,7 @@ COMMANDS = {
     "list": ("say what there is and what is done", ["python -m study list", "python -m study list --json"]),
     "table": (
         "results as Markdown, in the layout of the paper's Table 4",
-        ["python -m study table", "python -m study table --output study/results.md"],
+        ["python -m study table --output study/results.md", "python -m study table --tiers 1 --galleries hard"],
     ),
     "plot": (
         "text-query against image-query recall, as the paper's Fig. 2",
@@ -65,6 +65,8 @@ def parser_of(command: str) -> CommandParser:
         parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of the figures")
     if command == "table":
         parser.add_argument("--output", type=Path, help="file to write; left out: it is printed")
+        parser.add_argument("--tiers", type=wholes, help="variants of these tiers only, as 1,2")
+        parser.add_argument("--galleries", nargs="+", choices=("easy", "hard", "transfer"), help="these only")
     if command == "plot":
         parser.add_argument("--output", type=Path, required=True, help="PNG file to write")
     parser.add_json()
@@ -172,7 +174,7 @@ def _list(options: argparse.Namespace) -> dict:
 def _table(options: argparse.Namespace) -> dict:
     from study.table import report
 
-    text = report(options.results, read_variants())
+    text = report(options.results, read_variants(), options.tiers, options.galleries)
     if options.output is None:
         print(text)
     else:

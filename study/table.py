@@ -58,19 +58,32 @@ def read_results(folder: Path, variants: dict[str, Variant]) -> dict[str, Runs]:
     return found
 
 
-def report(folder: Path, variants: dict[str, Variant]) -> str:
-    """All tables. Shares are printed in per cent."""
+def report(
+    folder: Path, variants: dict[str, Variant], tiers: list[int] | None = None, galleries: list[str] | None = None
+) -> str:
+    """The tables: figures, differences and the paper's rows, for each gallery. Shares are printed in per cent.
+
+    Args:
+        tiers, galleries: only rows of variants of these tiers, only these of `SETS`; all by default.
+
+    Raises:
+        StudyError: as `read_results`, or nothing is left to show.
+    """
     found = read_results(folder, variants)
+    shown = [runs for runs in found.values() if tiers is None or runs.variant.tier in tiers]
+    if not shown:
+        raise StudyError(f"No variant of tier {', '.join(map(str, tiers))} has results yet: python -m study list")
     some = next(iter(next(iter(found.values())).by_seed.values()))
     lines = [
         f"Recall@10 in five directions, then accuracy, in per cent: mean over seeds ± half of the 95 % t interval of "
         f"that mean (none with one seed). {some['steps']} steps of {some['batch']} triplets, unless the row says "
-        "otherwise; a group of listings counts as one product. The paper's rows are quoted from the paper: other data "
+        "otherwise; a group of listings counts as one product. Queries are the made ones of shoppers, but t→i asks with "
+        "each product's title for its picture, and i→t the other way round. The paper's rows are quoted from the paper: other data "
         "and models, so that only the order of rows can be compared.",
     ]
     for name, title in SETS.items():
-        rows = [runs for runs in found.values() if any(name in run["sets"] for run in runs.by_seed.values())]
-        if not rows:
+        rows = [runs for runs in shown if any(name in run["sets"] for run in runs.by_seed.values())]
+        if not rows or (galleries is not None and name not in galleries):
             continue
         sizes = next(run["sets"][name] for runs in rows for run in runs.by_seed.values() if name in run["sets"])
         queries = ", ".join(f"{ARROWS[one]} {count:,}" for one, count in sizes["queries"].items())

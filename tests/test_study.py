@@ -342,6 +342,12 @@ def test_the_table_by_hand(tmp_path):
         )
     assert "| MOON2.0 | 63.09 | 91.08 |" in text and "w/o dynamic filtering | 60.63" in text
     assert "no_filter" not in read_results(tmp_path, VARIANTS), "results of an earlier form do not count"
+    put(tmp_path, "omega_learned", 0)
+    part = report(tmp_path, VARIANTS, tiers=[2], galleries=["hard"])
+    assert "omega learned, as written | full |" in part, "what it is compared with may be of another tier"
+    assert "| full | 2 |" not in part and "## Hard" in part and "## Easy" not in part
+    with pytest.raises(StudyError, match="No variant of tier 5 has results"):
+        report(tmp_path, VARIANTS, tiers=[5])
 
 
 def test_results_on_different_data_are_not_compared(tmp_path):
