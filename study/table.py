@@ -77,9 +77,9 @@ def report(
     lines = [
         f"Recall@10 in five directions, then accuracy, in per cent: mean over seeds ± half of the 95 % t interval of "
         f"that mean (none with one seed). {some['steps']} steps of {some['batch']} triplets, unless the row says "
-        "otherwise; a group of listings counts as one product. Queries are the made ones of shoppers, but t→i asks with "
-        "each product's title for its picture, and i→t the other way round. The paper's rows are quoted from the paper: other data "
-        "and models, so that only the order of rows can be compared.",
+        "otherwise. Queries are made as shoppers might ask, but t→i asks with each product's title for its picture, "
+        "and i→t the other way round; a group of listings counts as one product. The paper's rows are quoted from the "
+        "paper: other data and models, so that only the order of rows can be compared.",
     ]
     for name, title in SETS.items():
         rows = [runs for runs in shown if any(name in run["sets"] for run in runs.by_seed.values())]
