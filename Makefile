@@ -57,6 +57,8 @@ bench: $(INSTALLED)
 	$(RUN) -m benchmarks.embed_catalogue
 	$(RUN) -m benchmarks.training
 	$(RUN) -m benchmarks.build_dataset
+	$(RUN) -m benchmarks.search
+	$(RUN) -m benchmarks.metrics
 
 # Hours, on the products in ../shared/data; it may be stopped at any time and goes on. For four hours: MINUTES=240.
 study: $(INSTALLED)

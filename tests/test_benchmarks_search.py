@@ -1,8 +1,8 @@
-"""The benchmark of search runs from end to end at its smallest size."""
+"""The benchmarks of search and of metrics run from end to end at their smallest size."""
 
 import pytest
 
-from benchmarks import search
+from benchmarks import metrics, search
 
 
 @pytest.mark.slow
@@ -12,3 +12,13 @@ def test_search_compares_three_ways(capsys):
     assert search.main([*words, "--repeats", "1"]) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| 300")]
     assert len(rows) == 3 and all("100.0000%" in row for row in rows)
+
+
+def test_metrics_compare_with_pytrec_eval_and_scipy(capsys, monkeypatch):
+    pytest.importorskip("pytrec_eval")
+    words = ["--queries", "30", "--candidates", "40", "--dimension", "8", "--repeats", "1"]
+    assert metrics.main(words) == 0
+    assert len([line for line in capsys.readouterr().out.splitlines() if line.startswith("| 30 x 40")]) == 2
+    monkeypatch.setattr(metrics, "with_pytrec_eval", lambda *_: dict.fromkeys(metrics.METRICS, 0.5))
+    with pytest.raises(AssertionError, match="recall@1"):
+        metrics.main(words)
