@@ -105,6 +105,7 @@ def build_trainer(recipe: Recipe) -> Moon2Trainer:
         loss=loss,
         grad_cache=run.grad_cache_chunk is not None,
         batches=batches,
+        dual_alignment_learning_rate=run.dual_alignment_learning_rate,
         max_refused_steps=run.max_refused_steps,
         validation=None if evaluated is None else ValidationRetrieval(evaluated, data.validation_sample),
         dump_filtered=run.dump_filtered,

@@ -7,8 +7,8 @@ import torch
 from configuration_moon2 import INTER_OBJECTIVES
 from loss_moon2 import LossOutput, Moon2Loss, Products, Role, anchor_usage
 
-# How strongly `Prior` keeps omega even, and when and how fast `Late` and `Slow` let it move (our choice).
-PRIOR, UNIFORM_SHARE, W_RATE = 1.0, 1 / 3, 0.1
+# How strongly `Prior` keeps omega even, and after which share of the training `Late` lets it move (our choice).
+PRIOR, UNIFORM_SHARE = 1.0, 1 / 3
 
 
 class Reweighted(Moon2Loss):
@@ -84,14 +84,6 @@ class Late(Prior):
         return {name: torch.full_like(value, 1 / len(objectives)) for name, value in output.omega.items()}, 0.0
 
 
-class Slow(Prior):
-    """As `Prior`, with W* at a tenth of the rate: Adam's steps do not depend on the scale of a gradient, so it is W*
-    itself that is scaled."""
-
-    def __call__(self, query, products, dual_alignment, objectives, aux_loss, progress):
-        return super().__call__(query, products, W_RATE * dual_alignment, objectives, aux_loss, progress)
-
-
 class Uncertainty(Reweighted):
     """omega_m = exp(-s_m) / M and + s_m / M (Kendall et al., 2018), s_m the mean of W*_{z,m} over the experts used."""
 
@@ -119,6 +111,5 @@ LOSSES = {
     "renormalised": Renormalised,
     "prior": Prior,
     "late": Late,
-    "slow": Slow,
     "uncertainty": Uncertainty,
 }

@@ -78,6 +78,7 @@ def build_trainer(variant: Variant, recipe: Recipe) -> Moon2Trainer:
         training,
         loss=LOSSES[variant.loss](**options),
         batches=recipe.batches,
+        dual_alignment_learning_rate=recipe.run.dual_alignment_learning_rate,
         run=recipe.decisive() | {"triplets": fingerprint(rows), "variant": variant.name},
         data_collator=TripletCollator(processor),
         train_dataset=TripletDataset(rows, *shown, data.false_positive_share),

@@ -151,6 +151,24 @@ def test_grad_cache_is_refused_where_weights_are_sharded(mbe2, tmp_path, monkeyp
     make_trainer(tiny_model(), mbe2, tmp_path, grad_cache=False)
 
 
+@pytest.mark.parametrize("rate", [None, 0.5, 0.0])
+def test_w_star_may_have_a_learning_rate_of_its_own(mbe2, tmp_path, rate):
+    """Adam's first step is as long as the learning rate, whatever the gradient."""
+    model = with_dropout(0.0)
+    options = {"max_steps": 1, "learning_rate": 1e-3, "lr_scheduler_type": "constant", "weight_decay": 0.1}
+    trainer = make_trainer(model, mbe2, tmp_path, False, per_device_train_batch_size=4, **options)
+    trainer.dual_alignment_learning_rate = rate
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    trainer.train()
+    moved = {name: (weight - before[name]).abs() for name, weight in model.named_parameters()}
+    expected = torch.full((4, 5), 1e-3 if rate is None else rate)
+    torch.testing.assert_close(moved.pop("dual_alignment.weight"), expected, atol=0, rtol=0.1)
+    assert 5e-4 < max(move.max() for move in moved.values()) < 2e-3, "all others move at the common rate"
+    groups = trainer.optimizer.param_groups
+    assert [len(group["params"]) for group in groups[2:]] == ([] if rate is None else [1])
+    assert sum(len(group["params"]) for group in groups) == len(before)
+
+
 def test_searching_for_unused_parameters_is_refused(mbe2, tmp_path):
     with pytest.raises(ValueError, match="ddp_find_unused_parameters does not work with several passes"):
         make_trainer(tiny_model(), mbe2, tmp_path, False, ddp_find_unused_parameters=True)

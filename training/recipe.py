@@ -1,6 +1,7 @@
 """Recipes: the fields that describe a run, read from YAML and the command line."""
 
 import argparse
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -20,6 +21,7 @@ EXAMPLES = (
     "python -m train_moon2 mine.yaml --resume_from_checkpoint true",
     "torchrun --nproc_per_node 2 -m train_moon2 tiny --dataset mbe2",
 )
+RUN_DECISIVE = ("grad_cache_chunk", "grad_cache_unit", "dual_alignment_learning_rate")
 LORA_TARGETS = ("attention", "experts", "vision")
 # What the weights after a given step depend on; a checkpoint remembers these of the TrainingArguments.
 DECISIVE = (
@@ -147,6 +149,13 @@ class RunArguments:
     grad_cache_unit: Literal["items", "tokens"] = field(
         default="items", metadata={"help": "What grad_cache_chunk counts; tokens include padding."}
     )
+    dual_alignment_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rate of W*; left out: that of all weights, at which W* hardly leaves its even start "
+            "before some thousand steps (our addition)."
+        },
+    )
     max_refused_steps: int = field(
         default=5, metadata={"help": "So many steps in a row with a loss or gradient that is not finite end the run."}
     )
@@ -168,6 +177,9 @@ class RunArguments:
             raise ValueError("grad_cache_unit only means something with grad_cache_chunk.")
         if self.grad_cache_chunk is not None and self.grad_cache_chunk < 1:
             raise ValueError(f"grad_cache_chunk is {self.grad_cache_chunk}; it must be at least 1.")
+        rate = self.dual_alignment_learning_rate
+        if rate is not None and not 0 <= rate < math.inf:
+            raise ValueError(f"dual_alignment_learning_rate is {rate}; it must be 0 or a positive number.")
 
 
 class Recipe(NamedTuple):
@@ -198,7 +210,7 @@ class Recipe(NamedTuple):
         parts = (self.model, self.data, self.batches, self.loss)
         return (
             {name: value for part in parts for name, value in asdict(part).items()}
-            | {name: getattr(self.run, name) for name in ("grad_cache_chunk", "grad_cache_unit")}
+            | {name: getattr(self.run, name) for name in RUN_DECISIVE}
             | {name: training[name] for name in DECISIVE}
             | {"processes": self.training.world_size}
             # The order of a stream's rows depends on how many processes read it.

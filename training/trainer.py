@@ -44,6 +44,7 @@ class Moon2Trainer(Trainer):
         grad_cache: do not keep what the passes compute; each is computed again when its gradient is due, so that the
             memory is that of one pass (`TripletCollator.chunk` sets its size), see `training.passes.Passes`.
         batches: how triplets are put together to batches.
+        dual_alignment_learning_rate: of W*, which then has no weight decay; `None` for that of all weights.
         max_refused_steps: so many steps in a row with a loss or gradient that is not finite end the run.
         validation: adds its figures to every evaluation.
         dump_filtered: keep what `FilterRecord.dump` needs.
@@ -64,6 +65,7 @@ class Moon2Trainer(Trainer):
         loss: Moon2Loss,
         grad_cache: bool = False,
         batches: BatchArguments | None = None,
+        dual_alignment_learning_rate: float | None = None,
         max_refused_steps: int = 5,
         validation: ValidationRetrieval | None = None,
         dump_filtered: bool = False,
@@ -83,6 +85,7 @@ class Moon2Trainer(Trainer):
         self.filter = FilterRecord(loss.filter_threshold, dump_filtered)
         self.run = run or {}
         self.grad_cache = grad_cache
+        self.dual_alignment_learning_rate = dual_alignment_learning_rate
         self.can_return_loss = True  # so that evaluate() computes the loss without labels
         if grad_cache and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise ValueError(
@@ -107,6 +110,20 @@ class Moon2Trainer(Trainer):
         sampler = TripletSampler(dataset, batch_size, self.batches, self.args.seed)
         self._epochs.parts = [dataset, sampler]
         return sampler
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """As in `Trainer`; with `dual_alignment_learning_rate` W* is a group of its own."""
+        made = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if made and self.dual_alignment_learning_rate is not None:
+            weights = (self.model if model is None else model).named_parameters()
+            own = {id(weight): weight for name, weight in weights if "dual_alignment" in name and weight.requires_grad}
+            for group in optimizer.param_groups:
+                group["params"] = [weight for weight in group["params"] if id(weight) not in own]
+            optimizer.add_param_group(
+                {"params": [*own.values()], "lr": self.dual_alignment_learning_rate, "weight_decay": 0.0}
+            )
+        return optimizer
 
     def train(self, *args, **kwargs):
         """As in `Trainer`; the signal handlers are given back however it ends."""
