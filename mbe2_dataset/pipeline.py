@@ -4,7 +4,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -64,13 +65,12 @@ def _tables(told: SourceArguments) -> Tables:
     return LocalTables(named, told.encoding)
 
 
-def open_catalogue(told: SourceArguments, folder: Path, seed: int, num_proc: int) -> tuple[Source, Catalogue]:
-    """The source, and its catalogue, stored in `folder`.
+def store_catalogue(source: Source, told: SourceArguments, folder: Path, seed: int, num_proc: int) -> Catalogue:
+    """The catalogue of the source, stored in `folder`.
 
     Raises:
         CatalogueError: it cannot be read, or has no row to train or to test with.
     """
-    source = open_source(told, seed, num_proc)
     options = IngestOptions(
         seed=seed,
         shares=told.shares,
@@ -86,7 +86,7 @@ def open_catalogue(told: SourceArguments, folder: Path, seed: int, num_proc: int
                 f"The catalogue {told.catalogue} has no row in the split '{split}', which {wanted}: give rows that "
                 f"split, or let splits be made (--assign_splits true --split_shares 0.8,0.1,0.1)."
             )
-    return source, catalogue
+    return catalogue
 
 
 def open_log(told: SourceArguments, source: Source, catalogue: Catalogue, work: Path) -> Sequence[LoggedQuery]:
@@ -108,16 +108,9 @@ def open_log(told: SourceArguments, source: Source, catalogue: Catalogue, work: 
     return log.queries
 
 
-def run(options: Options, watch: Stopwatch) -> tuple[Built, Catalogue]:
-    """Everything; a second run of the same does nothing but look.
-
-    Raises:
-        OutputError: the output is a file, or another build uses the work folder.
-    """
-    output = Path(options.output.output).absolute()
-    if output.is_file():
-        raise OutputError(f"The output {options.output.output} is a file; give a folder.")
-    work = Path(options.output.work or f"{output}.work").absolute()
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Keeps other builds out of the work folder, until the block or the process ends."""
     work.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(work / "lock", timeout=0).acquire()
@@ -126,37 +119,48 @@ def run(options: Options, watch: Stopwatch) -> tuple[Built, Catalogue]:
             f"Another build is at work in {work}: wait until it ends, or give this one its own folder with --work."
         ) from None
     with lock:
-        return _run(options, output, work, watch)
+        yield
 
 
-def _run(options: Options, output: Path, work: Path, watch: Stopwatch) -> tuple[Built, Catalogue]:
-    num_proc, seed = options.output.num_proc or os.cpu_count() or 1, options.output.seed
-    engine = Engine(options.output.engine, num_proc)
-    makers = makers_for(options)
-    with watch("read"):
-        source, catalogue = open_catalogue(options.source, work / "catalogue", seed, num_proc)
-        logged = open_log(options.source, source, catalogue, work)
+def run(options: Options, watch: Stopwatch) -> tuple[Built, Catalogue]:
+    """Everything; a second run of the same does nothing but look.
+
+    Raises:
+        OutputError: the output is a file, or another build uses the work folder.
+    """
     told = options.output
-    origin = Origin(
-        catalogue=source.name,
-        synthetic=options.source.synthetic,
-        command=options.command(source.name),
-        seed=seed,
-    )
-    built = build_dataset(
-        catalogue.rows,
-        output,
-        origin,
-        options.build_options(),
-        makers,
-        logged=logged,
-        work=work,
-        overwrite=told.overwrite,
-        engine=engine,
-        terms=told.terms(),
-        watch=watch,
-    )
-    return built, catalogue
+    output = Path(told.output).absolute()
+    if output.is_file():
+        raise OutputError(f"The output {told.output} is a file; give a folder.")
+    work = Path(told.work or f"{output}.work").absolute()
+    engine = Engine(told.engine, told.num_proc or os.cpu_count() or 1)
+    makers = makers_for(options)
+    with watch("read"):  # before anything is written: where there is no source, nothing is left behind
+        source = open_source(options.source, told.seed, engine.num_proc)
+    with _alone(work):
+        with watch("read"):
+            catalogue = store_catalogue(source, options.source, work / "catalogue", told.seed, engine.num_proc)
+            logged = open_log(options.source, source, catalogue, work)
+        origin = Origin(
+            catalogue=source.name,
+            synthetic=options.source.synthetic,
+            command=options.command(source.name),
+            seed=told.seed,
+        )
+        built = build_dataset(
+            catalogue.rows,
+            output,
+            origin,
+            options.build_options(),
+            makers,
+            logged=logged,
+            work=work,
+            overwrite=told.overwrite,
+            engine=engine,
+            terms=told.terms(),
+            watch=watch,
+        )
+        return built, catalogue
 
 
 def dry_run(options: Options) -> dict:

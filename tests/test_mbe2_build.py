@@ -428,6 +428,13 @@ def test_two_builds_do_not_share_a_work_folder(tmp_path, capsys):
     assert "up to date" in capsys.readouterr().out
 
 
+def test_a_source_that_is_not_there_leaves_nothing_behind(tmp_path, capsys):
+    missing = str(tmp_path / "nowhere")
+    assert main(["build", "--catalogue", missing, "--output", str(tmp_path / "mbe2")]) == 2
+    assert f"There is no file or folder {missing}" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+
+
 def test_card_tells_where_it_came_from(folder):
     text = (folder / "README.md").read_text()
     assert "MBE2.0-format" in text and "2511.12449" in text and "it is not MBE2.0" in text
