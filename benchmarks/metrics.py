@@ -4,11 +4,13 @@
 
 Ranks and metrics: from vectors to Recall@1/5/10, MRR and nDCG@10 of each query, over all candidates. pytrec_eval is
 given every similarity of a query, as it wants them, 100 queries at a time; both must find the same figures, else
-nothing is timed. Intervals: 95 % percentile bootstrap of five means, 1,000 resamples.
+nothing is timed. Intervals: 95 % percentile bootstrap of five means, 1,000 resamples. pytrec_eval comes with
+pytrec-eval-terrier, which the extra `dev` installs.
 """
 
 import argparse
 import sys
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import scipy.stats
@@ -76,28 +78,30 @@ def with_scipy(values: dict[str, np.ndarray], seed: int) -> dict[str, list[float
     return bounds
 
 
-def compare(queries: int, candidates: int, options: argparse.Namespace) -> list[list[str]]:
-    """Two rows of the table."""
-    asked, corpus, relevant = made_up(queries, candidates, options.dimension, options.seed)
+def compare_metrics(candidates: int, options: argparse.Namespace) -> tuple[list[str], dict[str, np.ndarray]]:
+    """A row of the table, and the figures of each query."""
+    asked, corpus, relevant = made_up(options.queries, candidates, options.dimension, options.seed)
     mine, theirs = ours(asked, corpus, relevant), with_pytrec_eval(asked, corpus, relevant)
     for metric in METRICS:
         np.testing.assert_allclose(mine[metric], theirs[metric], atol=1e-9, err_msg=metric)
-    ways = {
-        f"{queries:,} x {candidates:,}: ranks and metrics, against pytrec_eval": (
-            lambda: ours(asked, corpus, relevant),
-            lambda: with_pytrec_eval(asked, corpus, relevant),
-        ),
-        f"{queries:,} x {candidates:,}: intervals, against SciPy": (
-            lambda: intervals(mine, options.seed),
-            lambda: with_scipy(mine, options.seed),
-        ),
-    }
-    rows = []
-    for what, (own, other) in ways.items():
-        seconds = time_paired({"own": own, "other": other}, options.repeats)
-        cells = [spread(ratios(seconds[name], [1] * options.repeats)) for name in ("own", "other")]
-        rows.append([what, spread(ratios(seconds["other"], seconds["own"])), *cells])
-    return rows
+    ways = (lambda: ours(asked, corpus, relevant), lambda: with_pytrec_eval(asked, corpus, relevant))
+    what = f"{options.queries:,} x {candidates:,}: ranks and metrics, against pytrec_eval"
+    return row(what, *ways, options.repeats), mine
+
+
+def row(what: str, own: Callable, other: Callable, repeats: int) -> list[str]:
+    seconds = time_paired({"own": own, "other": other}, repeats)
+    cells = [spread(ratios(seconds[name], [1] * repeats)) for name in ("own", "other")]
+    return [what, spread(ratios(seconds["other"], seconds["own"])), *cells]
+
+
+def compare(options: argparse.Namespace) -> Iterator[list[str]]:
+    """The rows of the table."""
+    for candidates in options.candidates:
+        cells, values = compare_metrics(candidates, options)
+        yield cells
+    ways = (lambda: intervals(values, options.seed), lambda: with_scipy(values, options.seed))
+    yield row(f"{options.queries:,}: intervals, against SciPy", *ways, options.repeats)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -109,8 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     print(f"{options.dimension} dimensions; {machine()}, seed {options.seed}\n")
-    rows = (row for count in options.candidates for row in compare(options.queries, count, options))
-    print_table(["", "times faster", "s", "s of the other"], rows)
+    print_table(["", "times faster", "s", "s of the other"], compare(options))
     return 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from commands_moon2 import CommandParser, answer, command_of, exit_codes, whole, wholes
 from evaluation.errors import EvaluationError
 from study.errors import StudyError
-from study.variants import HERE, choose, read_variants
+from study.variants import GALLERIES, HERE, choose, read_variants
 
 PROG = "python -m study"
 FAILED = "a run failed"
@@ -66,7 +66,8 @@ def parser_of(command: str) -> CommandParser:
     if command == "table":
         parser.add_argument("--output", type=Path, help="file to write; left out: it is printed")
         parser.add_argument("--tiers", type=wholes, help="variants of these tiers only, as 1,2")
-        parser.add_argument("--galleries", nargs="+", choices=("easy", "hard", "transfer"), help="these only")
+        parser.add_argument("--galleries", nargs="+", choices=GALLERIES, help="these only")
+        parser.add_argument("--seeds", type=wholes, help="runs with these seeds only, as 0")
     if command == "plot":
         parser.add_argument("--output", type=Path, required=True, help="PNG file to write")
     parser.add_json()
@@ -174,7 +175,7 @@ def _list(options: argparse.Namespace) -> dict:
 def _table(options: argparse.Namespace) -> dict:
     from study.table import report
 
-    text = report(options.results, read_variants(), options.tiers, options.galleries)
+    text = report(options.results, read_variants(), options.tiers, options.galleries, options.seeds)
     if options.output is None:
         print(text)
     else:

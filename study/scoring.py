@@ -27,11 +27,11 @@ from evaluation.retrieval import DIRECTIONS, Embedded, QueryValues, evaluate_ret
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
 from study.two_towers import TwoTowers
-from study.variants import Variant
+from study.variants import GALLERIES, Variant
 
 # Scores of single queries are kept of this metric. With groups as candidates it is 0 or 1: one bit for each query.
 METRIC = "recall@10"
-EASY_SET, HARD_SET, TRANSFER_SET = "easy", "hard", "transfer"
+EASY_SET, HARD_SET, TRANSFER_SET = GALLERIES
 VIEW_DIRECTIONS = ("t2i", "i2t")
 
 

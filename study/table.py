@@ -18,6 +18,9 @@ from study.variants import Variant
 ARROWS = {"t2mm": "t→mm", "i2mm": "i→mm", "mm2mm": "mm→mm", "t2i": "t→i", "i2t": "i→t"}
 COLUMNS = (*DIRECTIONS, "classification", "attributes")
 HEADER = [*(ARROWS[direction] for direction in DIRECTIONS), "class", "attribute"]
+TRAINING_HEADER = [
+    "variant", "seeds", "minutes", "sum of omega", "omega", "expert, pictures", "texts", "filter precision", "recall"
+]  # fmt: skip
 SETS = {
     EASY_SET: "Easy gallery: the test products",
     HARD_SET: "Hard gallery: the test products among all the others",
@@ -30,6 +33,10 @@ class Runs(NamedTuple):
 
     variant: Variant
     by_seed: dict[int, dict]
+
+    def of(self, seeds: list[int]) -> "Runs":
+        """Those with these seeds."""
+        return self._replace(by_seed={seed: run for seed, run in self.by_seed.items() if seed in seeds})
 
 
 def read_results(folder: Path, variants: dict[str, Variant]) -> dict[str, Runs]:
@@ -59,20 +66,28 @@ def read_results(folder: Path, variants: dict[str, Variant]) -> dict[str, Runs]:
 
 
 def report(
-    folder: Path, variants: dict[str, Variant], tiers: list[int] | None = None, galleries: list[str] | None = None
+    folder: Path,
+    variants: dict[str, Variant],
+    tiers: list[int] | None = None,
+    galleries: list[str] | None = None,
+    seeds: list[int] | None = None,
 ) -> str:
-    """The tables: figures, differences and the paper's rows, for each gallery. Shares are printed in per cent.
+    """The tables: figures and differences for each gallery, the paper's rows, and what training came to.
 
     Args:
-        tiers, galleries: only rows of variants of these tiers, only these of `SETS`; all by default.
+        tiers, galleries, seeds: only rows of variants of these tiers, only these of `SETS`, only runs with these seeds;
+            all by default.
 
     Raises:
         StudyError: as `read_results`, or nothing is left to show.
     """
     found = read_results(folder, variants)
+    if seeds is not None:
+        found = {name: runs.of(seeds) for name, runs in found.items() if runs.of(seeds).by_seed}
     shown = [runs for runs in found.values() if tiers is None or runs.variant.tier in tiers]
-    if not shown:
-        raise StudyError(f"No variant of tier {', '.join(map(str, tiers))} has results yet: python -m study list")
+    chosen = [name for name in SETS if galleries is None or name in galleries]
+    if not any(name in run["sets"] for runs in shown for run in runs.by_seed.values() for name in chosen):
+        raise StudyError("There are no such results yet; what there is: python -m study list")
     some = next(iter(next(iter(found.values())).by_seed.values()))
     lines = [
         f"Recall@10 in five directions, then accuracy, in per cent: mean over seeds ± half of the 95 % t interval of "
@@ -81,13 +96,13 @@ def report(
         "and i→t the other way round; a group of listings counts as one product. The paper's rows are quoted from the "
         "paper: other data and models, so that only the order of rows can be compared.",
     ]
-    for name, title in SETS.items():
+    for name in chosen:
         rows = [runs for runs in shown if any(name in run["sets"] for run in runs.by_seed.values())]
-        if not rows or (galleries is not None and name not in galleries):
+        if not rows:
             continue
         sizes = next(run["sets"][name] for runs in rows for run in runs.by_seed.values() if name in run["sets"])
         queries = ", ".join(f"{ARROWS[one]} {count:,}" for one, count in sizes["queries"].items())
-        lines += ["", f"## {title}", "", f"{sizes['candidates']:,} candidates; queries: {queries}.", ""]
+        lines += ["", f"## {SETS[name]}", "", f"{sizes['candidates']:,} candidates; queries: {queries}.", ""]
         lines += _markdown(["variant", "seeds", *HEADER], [_row(runs, name) for runs in rows])
         differences = [
             _difference_row(runs, found[runs.variant.against], name)
@@ -106,13 +121,56 @@ def report(
             ]
     lines += ["", "## The paper's own rows (MBE2.0)", ""]
     lines += _markdown(["variant", *HEADER], [[name, *(f"{x:.2f}" for x in row)] for name, row in PAPER.items()])
+    lines += [
+        "",
+        "## What training came to",
+        "",
+        "Figures of the last ten steps, means over seeds; but omega is the lowest and the highest of all objectives "
+        "and seeds, and the expert is the one whose shares of pictures and texts differ most, of all seeds. Filter "
+        "precision: so much of what it distrusts is wrong; recall: so much of what is wrong it distrusts. Minutes of "
+        "one core, while another run had the other.",
+        "",
+        *_markdown(TRAINING_HEADER, [_training_row(runs) for runs in shown]),
+    ]
     return "\n".join(lines)
+
+
+def _training_row(runs: Runs) -> list[str]:
+    trained = [run["training"] for run in runs.by_seed.values()]
+    logs = [one["last_log"] for one in trained]
+    omegas = [value for log in logs for name, value in log.items() if name.startswith("omega_") and name != "omega_sum"]
+    shares = [
+        (share, log[f"{name.removesuffix('_i')}_t"])
+        for log in logs
+        for name, share in log.items()
+        if name.startswith("expert_") and name.endswith("_i") and share < 1  # there are several
+    ]
+    apart = max(shares, key=lambda pair: abs(pair[0] - pair[1]), default=None)
+    names = ("omega_sum", "filter_precision", "filter_recall")
+    total, precision, recall = (_plain_mean([log.get(name) for log in logs]) for name in names)
+    return [
+        _label(runs),
+        str(len(logs)),
+        f"{np.mean([one['seconds'] for one in trained]) / 60:.1f}",
+        total,
+        f"{min(omegas):.3f}-{max(omegas):.3f}",
+        *(["-", "-"] if apart is None else [f"{share:.4f}" for share in apart]),
+        precision,
+        recall,
+    ]
+
+
+def _plain_mean(values: list[float | None]) -> str:
+    return "-" if None in values else f"{np.mean(values):.2f}"
 
 
 def _row(runs: Runs, name: str) -> list[str]:
     sets = [run["sets"][name] for run in runs.by_seed.values() if name in run["sets"]]
-    label = runs.variant.changes if runs.variant.name != "full" else "full"
-    return [label, str(len(sets)), *(_mean([_figure(one, column) for one in sets]) for column in COLUMNS)]
+    return [_label(runs), str(len(sets)), *(_mean([_figure(one, column) for one in sets]) for column in COLUMNS)]
+
+
+def _label(runs: Runs) -> str:
+    return runs.variant.changes if runs.variant.name != "full" else "full"
 
 
 def _figure(figures: dict, column: str) -> float | None:

@@ -102,6 +102,16 @@ def test_same_seed_same_weights(tiny_recipe):
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
 
 
+def test_the_recipe_says_how_fast_w_star_learns(tiny_recipe):
+    moved = {}
+    for rate in (0.0, 0.1):
+        trainer = make_trainer(tiny_recipe, max_steps=3, dual_alignment_learning_rate=rate)
+        start = trainer.model.dual_alignment.weight.detach().clone()
+        trainer.train()
+        moved[rate] = (trainer.model.dual_alignment.weight - start).abs().max().item()
+    assert moved[0.0] == 0 and moved[0.1] > 0.05
+
+
 def make_trainer(recipe: str, **changes) -> Moon2Trainer:
     words = [word for name, value in changes.items() for word in (f"--{name}", str(value))]
     return build_trainer(read_recipe([recipe, *words]))
@@ -113,6 +123,7 @@ def make_trainer(recipe: str, **changes) -> Moon2Trainer:
         (["nowhere.yaml"], "There is no recipe nowhere.yaml"),
         (["{recipe}", "--dataset", "nowhere"], "no data set folder nowhere"),
         (["{recipe}", "--temperature", "0"], "temperature is 0"),
+        (["{recipe}", "--dual_alignment_learning_rate", "-1"], "dual_alignment_learning_rate is -1.0; it must be 0 or"),
         (["{recipe}", "--enriched_title_probability", "2"], "enriched_title_probability is 2"),
         (["{recipe}", "--num_experts", "1"], "num_experts_per_tok is 2"),
         (["{recipe}", "--model", "also"], "not both"),

@@ -152,8 +152,8 @@ class RunArguments:
     dual_alignment_learning_rate: float | None = field(
         default=None,
         metadata={
-            "help": "Learning rate of W*; left out: that of all weights, at which W* hardly leaves its even start "
-            "before some thousand steps (our addition)."
+            "help": "Learning rate of W*; left out: that of all weights, at which W* hardly leaves its even start in "
+            "a short run (our addition)."
         },
     )
     max_refused_steps: int = field(
