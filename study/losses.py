@@ -34,18 +34,11 @@ class Reweighted(Moon2Loss):
         return replace(output, loss=loss, omega=omega)
 
 
-class OwnView(Reweighted):
-    """Fixed modality mixing: a query is seen in its own view only, and the shares of the batch weigh the objectives.
+class ByQueries(Reweighted):
+    """The inter-product objectives weigh by how many queries have them; together what they do with uniform weights.
 
-    The inter-product objectives are one mean over the queries, whatever their modality; together they weigh what they
-    do with uniform weights.
+    It is as if they were one mean over the views of all queries, whatever their modality.
     """
-
-    def __call__(self, query, products, dual_alignment, objectives, aux_loss, progress):
-        text = query.t._replace(present=query.t.present & ~query.i.present)
-        image = query.i._replace(present=query.i.present & ~query.t.present)
-        query = query._replace(t=text, i=image)
-        return super().__call__(query, products, dual_alignment, objectives, aux_loss, progress)
 
     def weights(self, output, query, products, dual_alignment, objectives, progress):
         inter = [name for name in objectives if name in INTER_OBJECTIVES]
@@ -56,6 +49,16 @@ class OwnView(Reweighted):
             name: counts[name] / total.clamp(min=1) * len(inter) * even if name in inter else even
             for name in objectives
         }, 0.0
+
+
+class OwnView(ByQueries):
+    """Fixed modality mixing: a query is seen in its own view only, so that the shares of the batch are the weights."""
+
+    def __call__(self, query, products, dual_alignment, objectives, aux_loss, progress):
+        text = query.t._replace(present=query.t.present & ~query.i.present)
+        image = query.i._replace(present=query.i.present & ~query.t.present)
+        query = query._replace(t=text, i=image)
+        return super().__call__(query, products, dual_alignment, objectives, aux_loss, progress)
 
 
 class Renormalised(Reweighted):
@@ -107,6 +110,7 @@ class Uncertainty(Reweighted):
 
 LOSSES = {
     "moon2": Moon2Loss,
+    "by_queries": ByQueries,
     "own_view": OwnView,
     "renormalised": Renormalised,
     "prior": Prior,

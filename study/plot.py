@@ -14,6 +14,7 @@ from study.variants import Variant
 STYLES = {
     "joint + MoE": {"color": "#3f90da", "marker": "o"},
     "joint + dense": {"color": "#ffa90e", "marker": "s"},
+    "joint + dense, by queries": {"color": "#8a8a8a", "marker": "D"},
     "fixed mixing": {"color": "#bd1f01", "marker": "^"},
 }
 
@@ -36,7 +37,7 @@ def draw(folder: Path, variants: dict[str, Variant], output: Path):
             axes.plot(*values.T, linestyle="", alpha=0.3, **STYLES[name])
         for mix, values in line.items():
             place = values.mean(0)
-            below = name == "joint + dense"  # where its points lie next to those of joint + MoE
+            below = name.startswith("joint + dense")  # where its points lie next to those of joint + MoE
             offset = (4, -10 if below else 4)
             axes.annotate(":".join(map(str, mix)), place, xytext=offset, textcoords="offset points", fontsize=7)
     axes.margins(x=0.1)  # room for the last label

@@ -12,7 +12,7 @@ from study.errors import StudyError
 
 HERE = Path(__file__).parent
 VARIANTS, RECIPE = HERE / "variants.yaml", HERE / "recipe.yaml"
-LOSSES = ("moon2", "own_view", "renormalised", "prior", "late", "uncertainty")
+LOSSES = ("moon2", "by_queries", "own_view", "renormalised", "prior", "late", "uncertainty")
 ENCODERS = ("moon2", "two_towers")
 GALLERIES = ("easy", "hard", "transfer")
 SMOLLM2 = "smollm2"
@@ -45,10 +45,9 @@ class Variant:
         """
         shared = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
         recipe = {name: value for name, value in (shared | self.recipe).items() if value is not None}
-        if self.start is not None:  # what it starts from has an architecture and a tokenizer
-            recipe = {name: value for name, value in recipe.items() if name not in ("architecture", "vocab_size")}
-            if self.start != SMOLLM2:
-                del recipe["max_pixels"]
+        if self.start is not None:  # what it starts from has an architecture, a tokenizer and a size of pictures
+            own = ("architecture", "vocab_size", "max_pixels")
+            recipe = {name: value for name, value in recipe.items() if name not in own}
         if max_steps is not None:
             recipe |= {"max_steps": max_steps, "warmup_steps": min(recipe["warmup_steps"], max_steps // 2)}
         return recipe
