@@ -92,7 +92,7 @@ def build_trainer(recipe: Recipe) -> Moon2Trainer:
         if training.eval_strategy != "no":
             evaluated = TripletDataset(load_triplets(data.dataset, "validation", refresh=first))
     model, processor = build_model(model_arguments, rows)
-    shown = (data.enriched_title_probability, data.augmented_image_probability, training.seed)
+    shown = (data.enriched_title_probability, data.augmented_image_probability, training.seed, data.coaugmentation)
     if data.streaming:
         training.accelerator_config.dispatch_batches = False  # every process reads; strings cannot be handed around
         batch_size = training.train_batch_size * training.world_size

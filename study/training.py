@@ -72,7 +72,7 @@ def build_trainer(variant: Variant, recipe: Recipe) -> Moon2Trainer:
     rows = load_triplets(data.dataset, "train")
     model, processor = starting_model(variant, recipe.model, rows)
     options = {name: getattr(recipe.loss, name) for name in recipe.loss.__dataclass_fields__}
-    shown = (data.enriched_title_probability, data.augmented_image_probability, training.seed)
+    shown = (data.enriched_title_probability, data.augmented_image_probability, training.seed, data.coaugmentation)
     return Moon2Trainer(
         model,
         training,

@@ -76,6 +76,14 @@ def test_augmentation_depends_on_seed_epoch_and_row_only(rows):
         (row,) = rows.with_format("arrow")[index].to_pylist()
         assert full[index]["positive"]["text"] == row["positive_enriched_title"]
         assert full[index]["positive"]["image"] in row["positive_augmented_images"]
+    added = TripletDataset(rows, 1.0, 1.0, coaugmentation="add")
+    for index in range(20):
+        (row,) = rows.with_format("arrow")[index].to_pylist()
+        shown = added[index]["positive"]
+        assert shown["text"] == f"{row['positive_title']}\n{row['positive_enriched_title']}"
+        assert shown["image"] == [row["positive_image"], *row["positive_augmented_images"]]
+        assert len(shown["image"]) > 1
+    assert TripletDataset(rows, coaugmentation="add")[0] == plain[0], "what is never shown is not added"
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -298,17 +306,19 @@ def test_keys_are_the_same_in_every_process():
     assert stable_key("p000001-0") == 1882285741518013396
 
 
-def nine(rows) -> list[dict]:
-    triplets = [TripletDataset(rows)[index] for index in range(9)]
+def nine(rows, *shown) -> list[dict]:
+    triplets = [TripletDataset(rows, *shown)[index] for index in range(9)]
     kinds = {(triplet["query"]["text"] is None, triplet["query"]["image"] is None) for triplet in triplets}
     assert len(kinds) == 3, "the sample should have text, image and mixed queries"
     return triplets
 
 
-@pytest.mark.parametrize("chunk, unit", [(7, "items"), (100, "tokens")])
-def test_items_are_in_the_passes_where_the_rows_say(rows, chunk, unit):
+@pytest.mark.parametrize(
+    "chunk, unit, shown", [(7, "items", ()), (100, "tokens", ()), (7, "items", (1.0, 1.0, 0, "add"))]
+)
+def test_items_are_in_the_passes_where_the_rows_say(rows, chunk, unit, shown):
     """Each item's positions are those of that product alone, and what is beyond them is padding."""
-    processor, triplets = tiny_processor(), nine(rows)
+    processor, triplets = tiny_processor(), nine(rows, *shown)
     batch = TripletCollator(processor, chunk, unit)(triplets)
     assert list(batch["passes"]) == list(KINDS) and all(len(passes) > 1 for passes in batch["passes"].values())
     found = [
@@ -335,7 +345,8 @@ def test_items_are_in_the_passes_where_the_rows_say(rows, chunk, unit):
                     assert features["attention_mask"][index].sum() == length
     assert sorted(places) == list(range(len(found)))
     pictures = sum(len(features["image_grid_thw"]) for features in batch["passes"]["pictures"])
-    assert pictures == sum(triplet[role]["image"] is not None for triplet in triplets for role in ROLES)
+    images = [triplet[role]["image"] for triplet in triplets for role in ROLES]
+    assert pictures == sum(len(image) if isinstance(image, list) else image is not None for image in images)
 
 
 def test_passes_keep_to_their_size_and_waste_little(rows):

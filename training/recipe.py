@@ -115,7 +115,13 @@ class DataArguments:
     augmented_image_probability: float = field(
         default=0.5, metadata={"help": "How often a product shows an augmented picture (our choice)."}
     )
-
+    coaugmentation: Literal["replace", "add"] = field(
+        default="replace",
+        metadata={
+            "help": "Whether an enriched title and one augmented picture 'replace' a product's own, or 'add' to them: "
+            "then all augmented pictures are shown, as the paper counts the positions of an item."
+        },
+    )
     false_positive_share: float = field(
         default=0.0,
         metadata={"help": "Gives so many triplets a wrong positive, to see what the dynamic sample filter does."},

@@ -142,9 +142,11 @@ def _absorb(values: pa.Array, name: str, parts: dict[str, "hashlib._Hash"]):
 class _Triplets:
     """What `TripletDataset` and `TripletStream` share: from a row to products.
 
-    With the given probabilities a product's title is replaced by its enriched title, and its picture by one of its
-    augmented ones (co-augmentation, MOON2.0 section 5; the probabilities are our choice). What is drawn depends on
-    seed, epoch and the ids of the row only, so that workers, streams and resumed runs draw the same.
+    With the given probabilities a product shows its enriched title, and its augmented pictures (co-augmentation,
+    MOON2.0 section 5; the probabilities are our choice). `coaugmentation` says how: "replace", in the place of its
+    title and, one of them, of its picture; or "add", all of them after its title and picture, which is how the paper
+    counts the positions of an item. What is drawn depends on seed, epoch and the ids of the row only, so that workers,
+    streams and resumed runs draw the same.
     """
 
     def __init__(
@@ -152,10 +154,12 @@ class _Triplets:
         enriched_title_probability: float = 0.0,
         augmented_image_probability: float = 0.0,
         seed: int = 0,
+        coaugmentation: str = "replace",
     ):
         self.enriched_title_probability = enriched_title_probability
         self.augmented_image_probability = augmented_image_probability
         self.seed = seed
+        self.adds = coaugmentation == "add"
         # Shared memory: workers that live on from one epoch to the next have a copy of everything else.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -183,9 +187,10 @@ class _Triplets:
             text, image = row[f"{role}_title"], row[f"{role}_image"]
             enriched, augmented = row.get(f"{role}_enriched_title"), row.get(f"{role}_augmented_images")
             if enriched and title_draw < self.enriched_title_probability:
-                text = enriched
+                text = f"{text}\n{enriched}" if self.adds and text else enriched
             if augmented and image_draw < self.augmented_image_probability:
-                image = augmented[int(which * len(augmented))]
+                drawn = augmented[int(which * len(augmented))]
+                image = [image, *augmented] if self.adds and image else drawn
             triplet[role] = {"text": text, "image": image}
             triplet[f"{role}_id"] = stable_key(row[f"{role}_id"])
             triplet[f"{role}_group"] = stable_key(row[f"{role}_group_id"])
@@ -197,9 +202,11 @@ class TripletDataset(_Triplets, torch.utils.data.Dataset):
 
     Args:
         rows: the triplets, read whole.
-        enriched_title_probability, augmented_image_probability: how often a product shows its enriched title, and one
-            of its augmented pictures.
+        enriched_title_probability, augmented_image_probability: how often a product shows its enriched title, and its
+            augmented pictures.
         seed: another one gives other draws.
+        coaugmentation: "replace" for an enriched title and one augmented picture in the place of a product's own, "add"
+            for the enriched title and all augmented pictures after them.
         false_positive_share: so many triplets, the same in every epoch, get the positive of some other triplet: planted
             mistakes, for looking at what the dynamic sample filter makes of them.
     """
@@ -210,9 +217,10 @@ class TripletDataset(_Triplets, torch.utils.data.Dataset):
         enriched_title_probability: float = 0.0,
         augmented_image_probability: float = 0.0,
         seed: int = 0,
+        coaugmentation: str = "replace",
         false_positive_share: float = 0.0,
     ):
-        super().__init__(enriched_title_probability, augmented_image_probability, seed)
+        super().__init__(enriched_title_probability, augmented_image_probability, seed, coaugmentation)
         self.rows = rows.with_format("arrow")
         self.false_positive_share = false_positive_share
 
@@ -241,7 +249,7 @@ class TripletStream(_Triplets, torch.utils.data.IterableDataset):
 
     Args:
         rows: a stream of triplets.
-        enriched_title_probability, augmented_image_probability, seed: as in `TripletDataset`.
+        enriched_title_probability, augmented_image_probability, seed, coaugmentation: as in `TripletDataset`.
         batch_size: triplets of a batch, of all processes together.
         batches: what the triplets of a batch shall have in common.
         buffer_size: so many rows are held in memory to shuffle them.
@@ -258,12 +266,13 @@ class TripletStream(_Triplets, torch.utils.data.IterableDataset):
         enriched_title_probability: float = 0.0,
         augmented_image_probability: float = 0.0,
         seed: int = 0,
+        coaugmentation: str = "replace",
         batch_size: int = 1,
         batches: BatchArguments | None = None,
         buffer_size: int = 1000,
         passes: int | None = None,
     ):
-        super().__init__(enriched_title_probability, augmented_image_probability, seed)
+        super().__init__(enriched_title_probability, augmented_image_probability, seed, coaugmentation)
         self.batch_size = batch_size
         self.passes = passes
         self.batches = batches or BatchArguments()
