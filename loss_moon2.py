@@ -103,10 +103,10 @@ class Moon2Loss:
     temperature: float = field(default=0.05, metadata={"help": "eps of the inter-product losses (our choice)."})
     intra_temperature: float = field(default=0.05, metadata={"help": "eps~ of the intra-product losses (our choice)."})
     objective_weighting: str = field(
-        default="detached",
+        default="uniform",
         metadata={
             "help": "omega: 'learned' (gradient flows, as the paper writes it), 'detached' (acts, but gets no gradient "
-            "from the losses) or 'uniform' (1 / M)."
+            "from the losses) or 'uniform' (1 / M; our default, as study/ found no gain in the others)."
         },
     )
     aux_loss_weight: float = field(
@@ -193,7 +193,8 @@ class Moon2Loss:
             if self.objective_weighting == "detached":
                 omega = {name: value.detach() for name, value in omega.items()}
             elif self.objective_weighting == "uniform":
-                omega = {name: torch.full_like(value, 1 / len(objectives)) for name, value in omega.items()}
+                even = torch.full((), 1 / len(objectives), device=dual_alignment.device)
+                omega = {name: even if name in objective_losses else value for name, value in omega.items()}
             sparsity = sparsity_loss(dual_alignment)
             loss = sum(omega[name] * value for name, value in objective_losses.items())
             loss = loss + self.aux_loss_weight * aux_loss + self.sparsity_loss_weight * sparsity

@@ -341,13 +341,15 @@ def test_a_vector_that_is_not_a_number_shows_even_where_it_is_nobodys_negative()
 
 
 @pytest.mark.parametrize("everywhere, left", [(False, {"t2mm", "i2t", "t2i"}), (True, {"t2mm"})])
-def test_an_objective_without_rows_is_left_out(everywhere, left):
+@pytest.mark.parametrize("weighting", ["learned", "detached", "uniform"])
+def test_an_objective_without_rows_is_left_out(everywhere, left, weighting):
     query, products, dual_alignment = make_batch()
     nobody = torch.zeros(B, dtype=torch.bool)
     blind = lambda role: role._replace(i=role.i._replace(present=nobody), mm=role.mm._replace(present=nobody))  # noqa: E731
     if everywhere:
         products = products._replace(positive=blind(products.positive), negative=blind(products.negative))
-    output, gradients = run_with_gradients(blind(query), products, dual_alignment, matryoshka_dims=[4])
+    options = {"objective_weighting": weighting, "matryoshka_dims": [4]}
+    output, gradients = run_with_gradients(blind(query), products, dual_alignment, **options)
     assert set(output.objective_losses) == left
     assert {name for name, value in output.omega.items() if value == 0} == set(OBJECTIVES) - left
     assert output.loss.isfinite() and all(gradient.isfinite().all() for gradient in gradients)
