@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from configuration_moon2 import INTER_OBJECTIVES, INTRA_OBJECTIVES
 
-OBJECTIVE_WEIGHTINGS = ("learned", "detached", "uniform")
+OBJECTIVE_WEIGHTINGS = ("learned", "detached", "uniform", "queries")
 # How many similarities `info_nce` holds at once: in float32 4 MiB, which with what the backward pass needs of them is
 # little beside a pass of a model. Batches of up to 512 triplets (intra-product: 1,024 x 1,024) are one piece.
 MAX_SIMILARITIES = 2**20
@@ -103,10 +103,11 @@ class Moon2Loss:
     temperature: float = field(default=0.05, metadata={"help": "eps of the inter-product losses (our choice)."})
     intra_temperature: float = field(default=0.05, metadata={"help": "eps~ of the intra-product losses (our choice)."})
     objective_weighting: str = field(
-        default="uniform",
+        default="queries",
         metadata={
             "help": "omega: 'learned' (gradient flows, as the paper writes it), 'detached' (acts, but gets no gradient "
-            "from the losses) or 'uniform' (1 / M; our default, as study/ found no gain in the others)."
+            "from the losses), 'uniform' (1 / M) or 'queries' (as uniform, but the inter-product objectives share "
+            "their part by how many queries of the batch have them; our default, by study/)."
         },
     )
     aux_loss_weight: float = field(
@@ -132,7 +133,8 @@ class Moon2Loss:
         if self.objective_weighting not in OBJECTIVE_WEIGHTINGS:
             raise ValueError(
                 f"objective_weighting is {self.objective_weighting!r}; there are {', '.join(OBJECTIVE_WEIGHTINGS)}: "
-                "omega is trained by the losses, follows W* without being trained by them, or is 1 / M."
+                "omega is trained by the losses, follows W* without being trained by them, is 1 / M, or follows the "
+                "queries of the batch."
             )
         dims = self.matryoshka_dims
         if dims is not None:
@@ -186,15 +188,17 @@ class Moon2Loss:
             rows |= intra_product_losses(products, self.intra_temperature, dims)
             usage = anchor_usage(query, products)
 
-            objective_losses = {name: rows[name][0].mean() for name in objectives if rows[name][1].any()}
-            omega = objective_weights(
-                dual_alignment, objectives, {name: usage[name][rows[name][1]] for name in objectives}
-            )
+            present = {name: rows[name][1] for name in objectives}
+            objective_losses = {name: rows[name][0].mean() for name in objectives if present[name].any()}
+            if self.objective_weighting == "uniform":
+                omega = {name: present[name].any() / len(objectives) for name in objectives}
+            elif self.objective_weighting == "queries":
+                omega = query_weights(present)
+            else:
+                used = {name: usage[name][present[name]] for name in objectives}
+                omega = objective_weights(dual_alignment, objectives, used)
             if self.objective_weighting == "detached":
                 omega = {name: value.detach() for name, value in omega.items()}
-            elif self.objective_weighting == "uniform":
-                even = torch.full((), 1 / len(objectives), device=dual_alignment.device)
-                omega = {name: even if name in objective_losses else value for name, value in omega.items()}
             sparsity = sparsity_loss(dual_alignment)
             loss = sum(omega[name] * value for name, value in objective_losses.items())
             loss = loss + self.aux_loss_weight * aux_loss + self.sparsity_loss_weight * sparsity
@@ -318,6 +322,22 @@ def objective_weights(
         name: (usage[name].float().mean(0) @ preference[:, m] if len(usage[name]) else preference.new_zeros(()))
         for m, name in enumerate(objectives)
     }
+
+
+def query_weights(present: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """omega by the queries of the batch (our addition): the inter-product objectives are one mean over all views of all
+    queries, so that a modality which few queries have does not weigh as much as one that most have.
+
+    Together they weigh what they would with 1 / M each, which is what each intra-product objective does. An objective
+    without rows gets weight 0.
+
+    Args:
+        present: for each of the M objectives the mask of the rows that have it.
+    """
+    inter = [name for name in present if name in INTER_OBJECTIVES]
+    views = sum(present[name].sum() for name in inter)
+    omega = {name: present[name].any() / len(present) for name in present}
+    return omega | {name: present[name].sum() / views.clamp(min=1) * len(inter) / len(present) for name in inter}
 
 
 def sparsity_loss(dual_alignment: torch.Tensor) -> torch.Tensor:

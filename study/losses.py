@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import torch
 
-from configuration_moon2 import INTER_OBJECTIVES
 from loss_moon2 import LossOutput, Moon2Loss, Products, Role, anchor_usage
 
 # How strongly `Prior` keeps omega even, and after which share of the training `Late` lets it move (our choice).
@@ -34,25 +33,12 @@ class Reweighted(Moon2Loss):
         return replace(output, loss=loss, omega=omega)
 
 
-class ByQueries(Reweighted):
-    """The inter-product objectives weigh by how many queries have them; together what they do with uniform weights.
-
-    It is as if they were one mean over the views of all queries, whatever their modality.
-    """
-
-    def weights(self, output, query, products, dual_alignment, objectives, progress):
-        inter = [name for name in objectives if name in INTER_OBJECTIVES]
-        counts = dict(zip(INTER_OBJECTIVES, (view.present.sum() for view in (query.t, query.i, query.mm)), strict=True))
-        total = sum(counts[name] for name in inter)
-        even = torch.ones((), device=dual_alignment.device) / len(objectives)
-        return {
-            name: counts[name] / total.clamp(min=1) * len(inter) * even if name in inter else even
-            for name in objectives
-        }, 0.0
-
-
-class OwnView(ByQueries):
+class OwnView(Moon2Loss):
     """Fixed modality mixing: a query is seen in its own view only, so that the shares of the batch are the weights."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.objective_weighting = "queries"
 
     def __call__(self, query, products, dual_alignment, objectives, aux_loss, progress):
         text = query.t._replace(present=query.t.present & ~query.i.present)
@@ -110,7 +96,6 @@ class Uncertainty(Reweighted):
 
 LOSSES = {
     "moon2": Moon2Loss,
-    "by_queries": ByQueries,
     "own_view": OwnView,
     "renormalised": Renormalised,
     "prior": Prior,

@@ -138,13 +138,17 @@ def reference(query, products, dual_alignment, loss: Moon2Loss, progress: float,
     }
     if loss.objective_weighting == "uniform":
         omega = dict.fromkeys(OBJECTIVES, 1 / len(OBJECTIVES))
+    if loss.objective_weighting == "queries":  # the views of the queries share 3 of 5 parts
+        views = {name: len(members[name]) for name in ("t2mm", "i2mm", "mm2mm")}
+        assert len(set(views.values())) > 1
+        omega = {name: 3 / 5 * views[name] / sum(views.values()) if name in views else 1 / 5 for name in OBJECTIVES}
     sparsity = -sum(value * math.log(value) for row in preference for value in row) / Z
     total = sum(omega[name] * losses[name] for name in OBJECTIVES)
     total += loss.aux_loss_weight * aux + loss.sparsity_loss_weight * sparsity
     return {"loss": total, "losses": losses, "omega": omega, "phi": phi, "weight": weight, "sparsity": sparsity}
 
 
-@pytest.mark.parametrize("weighting", ["learned", "detached", "uniform"])
+@pytest.mark.parametrize("weighting", ["learned", "detached", "uniform", "queries"])
 @pytest.mark.parametrize("progress", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("dims", [None, [1, 3], [5, D]])
 def test_loss_equals_a_double_loop_reference(weighting, progress, dims):
@@ -279,22 +283,22 @@ def test_matryoshka_lengths_on_the_command_line():
     assert loss.matryoshka_dims == [4, 8]
 
 
-@pytest.mark.parametrize("weighting, moves", [("learned", True), ("detached", False), ("uniform", False)])
-def test_who_receives_a_gradient(weighting, moves):
+@pytest.mark.parametrize("weighting", ["learned", "detached", "uniform", "queries"])
+def test_who_receives_a_gradient(weighting):
     """W* learns from the losses only where the weights are learned; L_sparsity always reaches it."""
     query, products, dual_alignment = make_batch()
     dual_alignment.requires_grad_()
     without = Moon2Loss(objective_weighting=weighting, sparsity_loss_weight=0.0)
     loss = without(query, products, dual_alignment, OBJECTIVES, torch.tensor(1.0), 0.5).loss
     gradient = torch.autograd.grad(loss, dual_alignment, allow_unused=True)[0] if loss.requires_grad else None
-    assert (gradient is not None and bool(gradient.any())) == moves
+    assert (gradient is not None and bool(gradient.any())) == (weighting == "learned")
     sparse = Moon2Loss(objective_weighting=weighting, sparsity_loss_weight=1.0)
     sparse(query, products, dual_alignment, OBJECTIVES, torch.tensor(1.0), 0.5).loss.backward()
     assert dual_alignment.grad.any()
 
 
 @pytest.mark.parametrize("rubbish", [float("nan"), float("inf")])
-@pytest.mark.parametrize("weighting", ["learned", "uniform"])
+@pytest.mark.parametrize("weighting", ["learned", "uniform", "queries"])
 def test_rows_without_a_view_do_no_harm(rubbish, weighting):
     """What stands in the rows that lack a modality changes neither loss nor gradients, even if it is not a number."""
     query, products, dual_alignment = make_batch()
@@ -341,7 +345,7 @@ def test_a_vector_that_is_not_a_number_shows_even_where_it_is_nobodys_negative()
 
 
 @pytest.mark.parametrize("everywhere, left", [(False, {"t2mm", "i2t", "t2i"}), (True, {"t2mm"})])
-@pytest.mark.parametrize("weighting", ["learned", "detached", "uniform"])
+@pytest.mark.parametrize("weighting", ["learned", "detached", "uniform", "queries"])
 def test_an_objective_without_rows_is_left_out(everywhere, left, weighting):
     query, products, dual_alignment = make_batch()
     nobody = torch.zeros(B, dtype=torch.bool)
@@ -454,8 +458,8 @@ def test_numbers_that_are_none_or_out_of_range_are_refused(name, value):
         ({"filter_sharpness": 0.0}, "phi must grow"),
         ({"filter_threshold": 1.5}, "phi, which is compared with it"),
         ({"filter_warmup": 5}, "a share of the training"),
-        ({"objective_weighting": "free"}, "learned, detached, uniform"),
-        ({"objective_weighting": None}, "learned, detached, uniform"),
+        ({"objective_weighting": "free"}, "learned, detached, uniform, queries"),
+        ({"objective_weighting": None}, "learned, detached, uniform, queries"),
         ({"matryoshka_dims": []}, "list of different positive whole numbers"),
         ({"matryoshka_dims": [4, 0]}, "how many dimensions a shortened embedding keeps"),
         ({"matryoshka_dims": [-4]}, "how many dimensions"),
