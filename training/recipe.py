@@ -110,10 +110,10 @@ class DataArguments:
         metadata={"help": "Read the triplets as a stream, for sets larger than the disk; needs max_steps."},
     )
     enriched_title_probability: float = field(
-        default=0.5, metadata={"help": "How often a product shows its enriched title (our choice)."}
+        default=0.0, metadata={"help": "How often a product shows its enriched title (off by default, by study/)."}
     )
     augmented_image_probability: float = field(
-        default=0.5, metadata={"help": "How often a product shows an augmented picture (our choice)."}
+        default=0.0, metadata={"help": "How often a product shows an augmented picture (off by default, by study/)."}
     )
     coaugmentation: Literal["replace", "add"] = field(
         default="replace",
