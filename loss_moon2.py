@@ -186,8 +186,6 @@ class Moon2Loss:
             rows = inter_product_losses(query, products, self.temperature, dims)
             rows = {name: (losses * weight[used], used) for name, (losses, used) in rows.items()}
             rows |= intra_product_losses(products, self.intra_temperature, dims)
-            usage = anchor_usage(query, products)
-
             present = {name: rows[name][1] for name in objectives}
             objective_losses = {name: rows[name][0].mean() for name in objectives if present[name].any()}
             if self.objective_weighting == "uniform":
@@ -195,6 +193,7 @@ class Moon2Loss:
             elif self.objective_weighting == "queries":
                 omega = query_weights(present)
             else:
+                usage = anchor_usage(query, products)
                 used = {name: usage[name][present[name]] for name in objectives}
                 omega = objective_weights(dual_alignment, objectives, used)
             if self.objective_weighting == "detached":

@@ -105,7 +105,9 @@ def test_same_seed_same_weights(tiny_recipe):
 def test_the_recipe_says_how_fast_w_star_learns(tiny_recipe):
     moved = {}
     for rate in (0.0, 0.1):
-        trainer = make_trainer(tiny_recipe, max_steps=3, dual_alignment_learning_rate=rate)
+        trainer = make_trainer(
+            tiny_recipe, max_steps=3, dual_alignment_learning_rate=rate, objective_weighting="detached"
+        )
         start = trainer.model.dual_alignment.weight.detach().clone()
         trainer.train()
         moved[rate] = (trainer.model.dual_alignment.weight - start).abs().max().item()
@@ -124,6 +126,12 @@ def make_trainer(recipe: str, **changes) -> Moon2Trainer:
         (["{recipe}", "--dataset", "nowhere"], "no data set folder nowhere"),
         (["{recipe}", "--temperature", "0"], "temperature is 0"),
         (["{recipe}", "--dual_alignment_learning_rate", "-1"], "dual_alignment_learning_rate is -1.0; it must be 0 or"),
+        (["{recipe}", "--dual_alignment_learning_rate", "0.05"], "which objective_weighting: queries does not read"),
+        (
+            ["{recipe}", "--coaugmentation", "add", "--enriched_title_probability", "0"]
+            + ["--augmented_image_probability", "0"],
+            "nothing is ever added: give at least one",
+        ),
         (["{recipe}", "--enriched_title_probability", "2"], "enriched_title_probability is 2"),
         (["{recipe}", "--num_experts", "1"], "num_experts_per_tok is 2"),
         (["{recipe}", "--model", "also"], "not both"),

@@ -83,6 +83,9 @@ def test_augmentation_depends_on_seed_epoch_and_row_only(rows):
         assert shown["text"] == f"{row['positive_title']}\n{row['positive_enriched_title']}"
         assert shown["image"] == [row["positive_image"], *row["positive_augmented_images"]]
         assert len(shown["image"]) > 1
+    (row,) = rows.with_format("arrow")[0].to_pylist()
+    alone = added.triplet(row | {"positive_image": None, "positive_title": None})["positive"]
+    assert alone == {"text": row["positive_enriched_title"], "image": row["positive_augmented_images"]}
     assert TripletDataset(rows, coaugmentation="add")[0] == plain[0], "what is never shown is not added"
 
 

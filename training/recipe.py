@@ -135,6 +135,12 @@ class DataArguments:
         for name in ("enriched_title_probability", "augmented_image_probability", "false_positive_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; a probability lies between 0 and 1.")
+        shown = self.enriched_title_probability or self.augmented_image_probability
+        if self.coaugmentation == "add" and not shown:
+            raise ValueError(
+                "coaugmentation is 'add', but enriched_title_probability and augmented_image_probability are 0, so that "
+                "nothing is ever added: give at least one of them."
+            )
         if self.streaming and self.false_positive_share:
             raise ValueError("false_positive_share draws from all triplets: it does not go with streaming.")
         if self.validation_sample < 1:
@@ -275,4 +281,10 @@ def read_recipe(argv: list[str]) -> Recipe:
     recipe = Recipe(*arguments, given=given)
     if recipe.data.streaming and recipe.training.max_steps < 1:
         raise ValueError("streaming needs max_steps: nobody knows how long an epoch of a stream is.")
+    weighting = recipe.loss.objective_weighting
+    if recipe.run.dual_alignment_learning_rate is not None and weighting in ("uniform", "queries"):
+        raise ValueError(
+            f"dual_alignment_learning_rate is that of W*, which objective_weighting: {weighting} does not read: leave "
+            "it out, or let W* weigh the objectives with objective_weighting: learned or detached."
+        )
     return recipe

@@ -189,8 +189,8 @@ class _Triplets:
             if enriched and title_draw < self.enriched_title_probability:
                 text = f"{text}\n{enriched}" if self.adds and text else enriched
             if augmented and image_draw < self.augmented_image_probability:
-                drawn = augmented[int(which * len(augmented))]
-                image = [image, *augmented] if self.adds and image else drawn
+                own = [] if image is None else [image]
+                image = own + augmented if self.adds else augmented[int(which * len(augmented))]
             triplet[role] = {"text": text, "image": image}
             triplet[f"{role}_id"] = stable_key(row[f"{role}_id"])
             triplet[f"{role}_group"] = stable_key(row[f"{role}_group_id"])
