@@ -138,8 +138,8 @@ class DataArguments:
         shown = self.enriched_title_probability or self.augmented_image_probability
         if self.coaugmentation == "add" and not shown:
             raise ValueError(
-                "coaugmentation is 'add', but enriched_title_probability and augmented_image_probability are 0, so that "
-                "nothing is ever added: give at least one of them."
+                "coaugmentation is 'add', but enriched_title_probability and augmented_image_probability are 0, so "
+                "that nothing is ever added: give at least one of them."
             )
         if self.streaming and self.false_positive_share:
             raise ValueError("false_positive_share draws from all triplets: it does not go with streaming.")
