@@ -14,6 +14,7 @@ from study.variants import Variant
 STYLES = {
     "joint + MoE": {"color": "#3f90da", "marker": "o"},
     "joint + dense": {"color": "#ffa90e", "marker": "s"},
+    "joint + MoE, by queries": {"color": "#7a21dd", "marker": "v"},
     "joint + dense, by queries": {"color": "#8a8a8a", "marker": "D"},
     "fixed mixing": {"color": "#bd1f01", "marker": "^"},
 }
