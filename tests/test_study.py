@@ -383,9 +383,9 @@ def test_every_way_of_training_has_five_mixes():
     for variant in VARIANTS.values():
         if variant.curve:
             mixes.setdefault(variant.curve, set()).add(variant.query_mix)
-    mend = mixes.pop("joint + dense, by queries")
+    mends = [mixes.pop(f"joint + {layers}, by queries") for layers in ("MoE", "dense")]
     assert len(mixes) == 3 and all(len(found) == 5 for found in mixes.values())
-    assert len(mend) == 3 and mend < mixes["joint + dense"]
+    assert mends[0] == mends[1] and len(mends[0]) == 3 and mends[0] < mixes["joint + dense"]
 
 
 def test_errors_are_sentences(tmp_path, capsys):
