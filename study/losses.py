@@ -1,5 +1,6 @@
 """Losses of single variants: other weights of the objectives, and fixed modality mixing."""
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 
 import torch
@@ -10,9 +11,10 @@ from loss_moon2 import LossOutput, Moon2Loss, Products, Role, anchor_usage
 PRIOR, UNIFORM_SHARE = 1.0, 1 / 3
 
 
-class Reweighted(Moon2Loss):
+class Reweighted(Moon2Loss, ABC):
     """`Moon2Loss` with other weights: a subclass says which, and what they add to the loss."""
 
+    @abstractmethod
     def weights(
         self,
         output: LossOutput,
@@ -23,7 +25,6 @@ class Reweighted(Moon2Loss):
         progress: float,
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor | float]:
         """The weight of each objective, and a term that is added."""
-        raise NotImplementedError
 
     def __call__(self, query, products, dual_alignment, objectives, aux_loss, progress):
         output = super().__call__(query, products, dual_alignment, objectives, aux_loss, progress)

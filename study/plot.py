@@ -18,6 +18,7 @@ STYLES = {
     "joint + dense, by queries": {"color": "#8a8a8a", "marker": "D"},
     "fixed mixing": {"color": "#bd1f01", "marker": "^"},
 }
+EVEN = (1, 1, 1)
 
 
 def draw(folder: Path, variants: dict[str, Variant], output: Path):
@@ -31,15 +32,15 @@ def draw(folder: Path, variants: dict[str, Variant], output: Path):
     points = sweep(folder, variants)
     figure = Figure((6.4, 4.8), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    labelled = next((line for line in points.values() if (1, 1, 1) in line), None)
+    first = next((name for name, line in points.items() if EVEN in line), None)
     for name, line in points.items():
         shown = list(line.values())
         axes.errorbar(*np.array([values.mean(0) for values in shown]).T, label=name, capsize=0, **STYLES[name])
         for values in shown:  # every seed, faint
             axes.plot(*values.T, linestyle="", alpha=0.3, **STYLES[name])
         for mix, values in line.items():
-            if len(set(mix)) == 1 and line is not labelled:
-                continue  # points of even mixes lie on each other: one label for all
+            if mix == EVEN and name != first:
+                continue  # these points lie on each other: one label for all
             place = values.mean(0)
             below = name.startswith("joint + dense")  # where its points lie next to those of joint + MoE
             offset = (4, -10 if below else 4)
