@@ -1,11 +1,13 @@
 """Losses of single variants: other weights of the objectives, and fixed modality mixing."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
 
 import torch
 
-from loss_moon2 import LossOutput, Moon2Loss, Products, Role, anchor_usage
+from configuration_moon2 import INTER_OBJECTIVES
+from loss_moon2 import LossOutput, Moon2Loss, Products, Role, anchor_usage, objective_weights
 
 # How strongly `Prior` keeps omega even, and after which share of the training `Late` lets it move (our choice).
 PRIOR, UNIFORM_SHARE = 1.0, 1 / 3
@@ -78,21 +80,44 @@ class Uncertainty(Reweighted):
     """omega_m = exp(-s_m) / M and + s_m / M (Kendall et al., 2018), s_m the mean of W*_{z,m} over the experts used."""
 
     def weights(self, output, query, products, dual_alignment, objectives, progress):
-        usage = anchor_usage(query, products)
-        present = {"t2mm": query.t.present, "i2mm": query.i.present, "mm2mm": query.mm.present}
-        products_present = torch.cat(
-            [side.i.present & side.t.present for side in (products.positive, products.negative)]
-        )
+        usage = used_rows(query, products)
         omega, extra = {}, 0.0
         for column, name in enumerate(objectives):
             if name not in output.objective_losses:
                 omega[name] = dual_alignment.new_zeros(())
                 continue
-            rows = usage[name][present.get(name, products_present)].float().mean(0)
-            log_variance = rows @ dual_alignment[:, column].float()
+            log_variance = usage[name].float().mean(0) @ dual_alignment[:, column].float()
             omega[name] = (-log_variance).exp() / len(objectives)
             extra = extra + log_variance / len(objectives)
         return omega, extra
+
+
+class Descent(Reweighted):
+    """omega weighs without gradient, scaled to sum to one; W* learns from how far each objective is from done.
+
+    An added cross-entropy moves omega towards the shares of L_m / log K_m (K_m candidates for an anchor): what is
+    left of the loss of guessing, which is the inverse training rate of GradNorm (Chen et al., 2018).
+    """
+
+    def weights(self, output, query, products, dual_alignment, objectives, progress):
+        usage = {name: rows.detach() for name, rows in used_rows(query, products).items()}
+        omega = objective_weights(dual_alignment, objectives, usage)
+        total = sum(omega.values())
+        omega = {name: value / total for name, value in omega.items()}
+        left = {}
+        for name, loss in output.objective_losses.items():
+            candidates = 2 * len(products.positive.own) if name in INTER_OBJECTIVES else len(usage[name])
+            left[name] = loss.detach() / math.log(max(candidates, 2))
+        extra = -sum(share * omega[name].log() for name, share in left.items()) / sum(left.values())
+        return {name: value.detach() for name, value in omega.items()}, extra
+
+
+def used_rows(query: Role, products: Products) -> dict[str, torch.Tensor]:
+    """G~ of each objective's anchors that have the view (B_m, Z)."""
+    sides = products.positive, products.negative
+    both = torch.cat([side.i.present & side.t.present for side in sides])
+    present = {"t2mm": query.t.present, "i2mm": query.i.present, "mm2mm": query.mm.present}
+    return {name: rows[present.get(name, both)] for name, rows in anchor_usage(query, products).items()}
 
 
 LOSSES = {
@@ -102,4 +127,5 @@ LOSSES = {
     "prior": Prior,
     "late": Late,
     "uncertainty": Uncertainty,
+    "descent": Descent,
 }

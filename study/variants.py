@@ -12,7 +12,7 @@ from study.errors import StudyError
 
 HERE = Path(__file__).parent
 VARIANTS, RECIPE = HERE / "variants.yaml", HERE / "recipe.yaml"
-LOSSES = ("moon2", "own_view", "renormalised", "prior", "late", "uncertainty")
+LOSSES = ("moon2", "own_view", "renormalised", "prior", "late", "uncertainty", "descent")
 ENCODERS = ("moon2", "two_towers")
 GALLERIES = ("easy", "hard", "transfer")
 SMOLLM2 = "smollm2"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import signal
 import threading
@@ -121,6 +122,27 @@ def test_late_weights_are_even_at_first():
     for progress, even in ((0.1, True), (0.5, False)):
         omega = torch.stack(list(loss_of("late", progress=progress).omega.values()))
         assert bool((omega - 0.2).abs().max() < 1e-6) is even
+
+
+def test_weights_by_descent_follow_what_is_left_of_each_loss():
+    """Training W* alone brings omega to the shares of L_m / log K_m; the rest of the model gets none of it."""
+    query, products, alignment = make_batch()
+    usage = query.t.usage.clone().requires_grad_()
+    query = query._replace(t=query.t._replace(usage=usage))
+    alignment = alignment.detach().clone().requires_grad_()
+    optimizer = torch.optim.Adam([alignment], lr=0.1)
+    for _ in range(300):
+        output = loss_of("descent", (query, products, alignment), sparsity_loss_weight=0.0)
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+    both = sum(int((side.i.present & side.t.present).sum()) for side in (products.positive, products.negative))
+    candidates = {name: both if name in ("i2t", "t2i") else 2 * len(query.own) for name in OBJECTIVES}
+    left = {name: output.objective_losses[name].item() / math.log(candidates[name]) for name in OBJECTIVES}
+    for name in OBJECTIVES:
+        assert output.omega[name] == pytest.approx(left[name] / sum(left.values()), abs=1e-3)
+    assert usage.grad is None
+    assert len({round(value, 3) for value in left.values()}) > 1, "there is something to tell apart"
 
 
 def test_fixed_mixing_is_one_mean_over_the_queries_each_in_its_own_view():
