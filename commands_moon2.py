@@ -192,6 +192,6 @@ def whole(least: int) -> Callable[[str], int]:
     return number
 
 
-def wholes(text: str) -> list[int]:
-    """The type of an option that is a list of whole numbers, as "256,128"."""
-    return [whole(0)(part) for part in text.split(",")]
+def wholes(least: int) -> Callable[[str], list[int]]:
+    """The type of an option that is a list of whole numbers of at least `least`, as "256,128"."""
+    return lambda text: [whole(least)(part) for part in text.split(",")]

@@ -74,13 +74,14 @@ def _run(options: argparse.Namespace) -> dict:
     from evaluation.evaluate import Options
     from evaluation.gallery import train_products, with_gallery
     from evaluation.report import side_by_side, summary, write_text
+    from evaluation.retrieval import candidate_keys
 
     _refuse_file(options.output)
     folders = _folders(options.model, options.output)
-    if options.model_revision is not None and len(options.model) > 1:
-        raise EvaluationError("--model_revision only means something with a single --model.")
+    _check_models(options)
     benchmark = load_benchmark(options.dataset, options.dataset_revision)
     benchmark = with_gallery(benchmark, options.gallery, options.dataset, options.dataset_revision)
+    candidate_keys(benchmark, options.by_group)  # says before the embedding that there are no groups
     what = Options(
         batch_size=options.batch_size,
         workers=options.workers,
@@ -110,7 +111,7 @@ def _run(options: argparse.Namespace) -> dict:
 def _score(name: str, folder: Path, benchmark, what, cache: Path, options: argparse.Namespace) -> tuple:
     """One model: facts and evaluation, which are written into its folder."""
     from evaluation.cache import VectorCache
-    from evaluation.compression import check_compression
+    from evaluation.compression import check_dims
     from evaluation.encoders import load_encoder
     from evaluation.evaluate import evaluate, evaluate_words
     from evaluation.lexical import NAME
@@ -121,11 +122,28 @@ def _score(name: str, folder: Path, benchmark, what, cache: Path, options: argpa
         encoder, evaluation = None, evaluate_words(benchmark, what)
     else:
         encoder = load_encoder(name, options.model_revision)
-        check_compression(what.dims, what.precisions, encoder.dimension, name)
+        check_dims(what.dims, encoder.dimension, name)
         evaluation = evaluate(encoder, benchmark, vectors, what)
     facts = run_facts(encoder, benchmark, vars(options), evaluation.note, vectors)
     write_report(folder, facts, evaluation)
     return facts, evaluation
+
+
+def _check_models(options: argparse.Namespace) -> None:
+    """What can be known of the models before the first is at work: that each is there, and what was asked of it."""
+    from evaluation.checkpoint import find_checkpoint
+    from evaluation.compression import check_precisions
+    from evaluation.lexical import NAME
+
+    check_precisions(options.precisions)
+    if options.model_revision is not None and len(options.model) > 1:
+        raise EvaluationError("--model_revision only means something with a single --model.")
+    given = [f"--{name}" for name in ("model_revision", "dims", "precisions", "probe") if getattr(options, name)]
+    if options.model == [NAME] and given:
+        raise EvaluationError(f"{NAME} matches words and has no vectors: leave out {', '.join(given)}.")
+    for name in options.model:
+        if name != NAME:
+            find_checkpoint(name, options.model_revision)
 
 
 def _folders(names: list[str], output: Path) -> dict[str, Path]:
@@ -201,7 +219,9 @@ def add_run(commands: argparse._SubParsersAction) -> None:
         "data set's triplets), or folder or Hub id of another data set whose corpus is added",
     )
     run.add_argument("--by_group", action="store_true", help="listings of one group count as one product in retrieval")
-    run.add_argument("--dims", type=wholes, default=[], help="dimensions to cut the vectors to as well, as 256,128,64")
+    run.add_argument(
+        "--dims", type=wholes(1), default=[], help="dimensions to cut the vectors to as well, as 256,128,64"
+    )
     run.add_argument(
         "--precisions",
         type=lambda text: text.split(","),

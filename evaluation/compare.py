@@ -32,9 +32,9 @@ def add_compare(commands: argparse._SubParsersAction) -> None:
 def _compare(options: argparse.Namespace) -> dict:
     from evaluation.report import write_text
 
-    rows = compare_runs(options.first, options.second, options.seed)
-    print(comparison_table(options.first, options.second, rows))
-    content = {"A": str(options.first), "B": str(options.second), "seed": options.seed, "rows": rows}
+    found = compare_runs(options.first, options.second, options.seed)
+    print(comparison_table(options.first, options.second, found))
+    content = {"A": str(options.first), "B": str(options.second), "seed": options.seed} | found
     if options.output is not None:
         try:
             options.output.parent.mkdir(parents=True, exist_ok=True)
@@ -44,12 +44,14 @@ def _compare(options: argparse.Namespace) -> dict:
     return content
 
 
-def compare_runs(first: Path, second: Path, seed: int = 0) -> list[dict]:
+def compare_runs(first: Path, second: Path, seed: int = 0) -> dict:
     """The differences B - A.
 
     Returns:
-        For each task ("t2mm", ..., "class", "attribute") and metric that both runs have: `task`, `metric`, `items`,
-        `a`, `b` (shares in 0..1) and `difference`, `interval`, `p_value` of `evaluation.bootstrap.paired_test`.
+        rows: for each task ("t2mm", ..., "class", "attribute") and metric that both runs have: `task`, `metric`,
+            `items`, `a`, `b` (shares in 0..1) and `difference`, `interval`, `p_value` of
+            `evaluation.bootstrap.paired_test`.
+        only_a, only_b: the tasks that one of the runs lacks.
 
     Raises:
         EvaluationError: a folder has no results, or they are not on the same data, candidates and queries.
@@ -88,10 +90,12 @@ def compare_runs(first: Path, second: Path, seed: int = 0) -> list[dict]:
             rows.append({"task": task, "metric": metric, "items": len(a["id"]), **both, **test})
     if not rows:
         raise EvaluationError(f"{first} and {second} have no figure in common.")
-    return rows
+    only_a = [task for task in scores_a if task not in scores_b]
+    return {"rows": rows, "only_a": only_a, "only_b": [task for task in scores_b if task not in scores_a]}
 
 
-def comparison_table(first: Path, second: Path, rows: list[dict]) -> str:
+def comparison_table(first: Path, second: Path, found: dict) -> str:
+    """What `compare_runs` found, as Markdown."""
     from evaluation.report import ARROWS, table
 
     cells = [
@@ -105,14 +109,16 @@ def comparison_table(first: Path, second: Path, rows: list[dict]) -> str:
             f"[{100 * row['interval'][0]:+.2f}, {100 * row['interval'][1]:+.2f}]",
             f"{row['p_value']:.4f}",
         ]
-        for row in rows
+        for row in found["rows"]
     ]
+    alone = {side: [ARROWS.get(task, task) for task in found[f"only_{side.lower()}"]] for side in "AB"}
     return "\n\n".join(
         [
             f"A: {first}, B: {second}. Per cent; 95 % paired bootstrap interval of B - A; p of a two-sided permutation "
             "test, not corrected for the number of rows. Only queries are drawn: how far seeds of training differ is "
             "another question.",
             table(["", "metric", "items", "A", "B", "B - A", "interval", "p"], cells),
+            *(f"Only {side} has figures for {', '.join(tasks)}." for side, tasks in alone.items() if tasks),
         ]
     )
 

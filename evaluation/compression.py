@@ -13,11 +13,15 @@ from evaluation.retrieval import Embedded, evaluate_retrieval
 PRECISIONS = {"float32": 32, "int8": 8, "binary": 1}
 
 
-def check_compression(dims: list[int], precisions: list[str], dimension: int, name: str) -> None:
-    """Raises an EvaluationError if a precision is unknown, or the vectors are too short to be cut to one of `dims`."""
+def check_precisions(precisions: list[str]) -> None:
+    """Raises an EvaluationError if one is unknown."""
     for precision in precisions:
         if precision not in PRECISIONS:
             raise EvaluationError(f"--precisions has {precision!r}; there are {', '.join(PRECISIONS)}.")
+
+
+def check_dims(dims: list[int], dimension: int, name: str) -> None:
+    """Raises an EvaluationError if the vectors are too short to be cut to one of `dims`."""
     for wanted in dims:
         if wanted > dimension:
             raise EvaluationError(f"--dims has {wanted}, but the vectors of {name} have {dimension} dimensions.")

@@ -53,7 +53,7 @@ def attention_map(
         layers: how many of the last decoder layers to average.
 
     Raises:
-        EvaluationError: the title is blank or too long, or the model has fewer layers.
+        EvaluationError: the title is blank or too long, the model has fewer layers, or its attention is not finite.
     """
     if not title.strip():
         raise EvaluationError("The title is blank; a heat-map needs a word at least.")
@@ -63,6 +63,8 @@ def attention_map(
     if layers > len(attentions):
         raise EvaluationError(f"--layers is {layers}, but the model has {len(attentions)} layers.")
     attention = torch.stack(attentions[-layers:]).float().mean((0, 2))[0].cpu().numpy()
+    if not np.isfinite(attention).all():
+        raise EvaluationError("The model's attention is not finite (NaN): its weights are damaged.")
 
     types = inputs["position_types"][0].cpu()
     text = np.flatnonzero(types == TEXT)

@@ -26,7 +26,7 @@ def add_heatmap(commands) -> None:
     parser = commands.add_parser(
         "heatmap",
         examples=[
-            "python -m evaluation heatmap --model moon2 --image p.jpg --text 'knitted cardigan' --output heatmap.png",
+            "python -m evaluation heatmap --model moon2 --image p.jpg --text 'knitted cardigan'",
             "python -m evaluation heatmap --model moon2 --dataset mbe2 --product p000001-2 --output heatmap.png",
             "python -m evaluation heatmap --model moon2 --dataset mbe2 --count 12 --output sheet.png",
             "python -m evaluation heatmap --model moon2 --sanity --output sanity.json",
@@ -45,9 +45,10 @@ def add_heatmap(commands) -> None:
     parser.add_argument("--count", type=whole(1), help="the first so many products, on a contact sheet")
     parser.add_argument("--sanity", action="store_true", help="draw nothing: measure on the built-in catalogue "
                         f"(--count products, {SANITY} by default) how much of the attention falls on the "
-                        "product; --output is then a JSON file")  # fmt: skip
+                        "product, into a JSON file")  # fmt: skip
     parser.add_argument("--seed", type=whole(0), default=0, help="of the built-in catalogue, for --sanity")
-    parser.add_argument("--output", required=True, type=Path, help="the PNG file to write")
+    parser.add_argument("--output", type=Path, help="the PNG file to write (default: heatmap.png; with --sanity "
+                        "sanity.json)")  # fmt: skip
     parser.add_argument("--words", type=whole(0), default=5, help="single words to draw, those with most "
                         "attention; on a contact sheet none")  # fmt: skip
     parser.add_argument("--layers", type=whole(1), default=2, help="how many of the last layers to average")
@@ -60,6 +61,10 @@ def _run(options: argparse.Namespace) -> dict:
     given = [f"--{name}" for name in ("image", "text", "dataset", "product", "products") if getattr(options, name)]
     if options.sanity and given:
         raise EvaluationError(f"--sanity looks at the built-in catalogue: leave out {', '.join(given)}.")
+    if options.output is None:
+        options.output = Path("sanity.json" if options.sanity else "heatmap.png")
+    if not options.sanity and options.output.suffix.lower() != ".png":
+        raise EvaluationError(f"--output {options.output} must end in .png: that is what is written.")
     shown = [] if options.sanity else _shown(options)
     checkpoint = load_checkpoint(options.model, options.model_revision, attn_implementation="eager")
     if options.sanity:

@@ -65,9 +65,9 @@ def parser_of(command: str) -> CommandParser:
         parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of the figures")
     if command == "table":
         parser.add_argument("--output", type=Path, help="file to write; left out: it is printed")
-        parser.add_argument("--tiers", type=wholes, help="variants of these tiers only, as 1,2")
+        parser.add_argument("--tiers", type=wholes(0), help="variants of these tiers only, as 1,2")
         parser.add_argument("--galleries", nargs="+", choices=GALLERIES, help="these only")
-        parser.add_argument("--seeds", type=wholes, help="runs with these seeds only, as 0")
+        parser.add_argument("--seeds", type=wholes(0), help="runs with these seeds only, as 0")
     if command == "plot":
         parser.add_argument("--output", type=Path, required=True, help="PNG file to write")
     parser.add_json()
@@ -76,8 +76,8 @@ def parser_of(command: str) -> CommandParser:
 
 def _add_run(run: CommandParser):
     run.add_argument("--only", nargs="+", metavar="NAME", help="these variants only")
-    run.add_argument("--tiers", type=wholes, help="variants of these tiers only, as 1,2")
-    run.add_argument("--seeds", type=wholes, default=[0, 1, 2], help="as 0,1,2 (the default)")
+    run.add_argument("--tiers", type=wholes(0), help="variants of these tiers only, as 1,2")
+    run.add_argument("--seeds", type=wholes(0), default=[0, 1, 2], help="as 0,1,2 (the default)")
     run.add_argument("--minutes", type=float, help="stop after so many, with a checkpoint")
     run.add_argument("--catalogue", type=Path, help="folder of the fashion products (default: ../shared/data/fashion)")
     run.add_argument("--transfer", type=Path, help="folder of the transfer products (default: luma beside it)")

@@ -90,7 +90,7 @@ def write_run(folder: Path, recall: list[float], accuracy: list[float], first: i
 def test_two_runs_are_compared_item_by_item(tmp_path, capsys):
     a = write_run(tmp_path / "a", [0.0, 0.5, 1.0] * 20, [0.0, 1.0])
     b = write_run(tmp_path / "b", [0.5, 0.5, 1.0] * 20, [1.0, 1.0])
-    attribute, text = compare_runs(a, b)
+    attribute, text = compare_runs(a, b)["rows"]
     assert (text["task"], text["metric"], text["items"]) == ("t2mm", "mrr", 60)
     assert (text["a"], text["b"]) == pytest.approx((0.5, 2 / 3))
     assert text["difference"] == pytest.approx(1 / 6)
@@ -101,6 +101,13 @@ def test_two_runs_are_compared_item_by_item(tmp_path, capsys):
     assert main(["compare", str(a), str(b), "--output", str(output)]) == 0
     assert json.loads(output.read_text())["rows"] == [attribute, text]
     assert "+16.67" in capsys.readouterr().out
+
+
+def test_what_only_one_run_has_is_named(tmp_path, capsys):
+    a, b = write_run(tmp_path / "a", [0.0, 1.0], [1.0]), write_run(tmp_path / "b", [0.0, 1.0], [])
+    for first, second, side in ((a, b, "A"), (b, a, "B")):
+        assert main(["compare", str(first), str(second)]) == 0
+        assert f"Only {side} has figures for attribute." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

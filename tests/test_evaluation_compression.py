@@ -7,7 +7,7 @@ import pytest
 import torch
 from sentence_transformers import quantize_embeddings
 
-from evaluation.compression import check_compression, compress, evaluate_compression
+from evaluation.compression import check_dims, check_precisions, compress, evaluate_compression
 from evaluation.errors import EvaluationError
 from evaluation.retrieval import Embedded, similarity
 
@@ -65,6 +65,6 @@ def test_every_pair_is_a_row_and_the_full_one_is_the_plain_search():
 
 def test_options_that_cannot_be_met_are_refused():
     with pytest.raises(EvaluationError, match="--dims has 64, but the vectors of m have 32"):
-        check_compression([16, 64], [], 32, "m")
+        check_dims([16, 64], 32, "m")
     with pytest.raises(EvaluationError, match="--precisions has 'int4'; there are float32, int8, binary"):
-        check_compression([], ["int4"], 32, "m")
+        check_precisions(["int4"])

@@ -49,6 +49,23 @@ def test_a_contact_sheet(model, corpus, tmp_path):
     assert Image.open(tmp_path / "sheet.png").width == chosen.shape[1] / 2
 
 
+def test_photo_and_title_are_enough(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture(48, 32, 1).save("p.jpg")
+    run("--model", model, "--image", "p.jpg", "--text", "red mug")
+    assert Image.open("heatmap.png").format == "PNG"
+
+
+def test_a_model_with_damaged_weights_draws_nothing(corpus, tmp_path):
+    damaged = tiny_model()
+    damaged.get_input_embeddings().weight.data.fill_(float("nan"))
+    damaged.save_pretrained(tmp_path / "model")
+    tiny_processor().save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="not finite"):
+        run("--model", str(tmp_path / "model"), "--dataset", "mbe2", "--output", str(tmp_path / "x.png"))
+    assert not (tmp_path / "x.png").exists()
+
+
 def test_the_sanity_figure(model, tmp_path, capsys):
     run("--model", model, "--sanity", "--count", "2", "--output", str(tmp_path / "sanity.json"))
     content = json.loads((tmp_path / "sanity.json").read_text())
@@ -63,6 +80,7 @@ def test_options_that_do_not_go_together_are_refused(model, corpus, tmp_path):
         (["--count", "2"], "only mean something with --dataset"),
         (["--dataset", "mbe2", "--count", "2", "--product", "a"], "Give one of --product"),
         (["--dataset", "mbe2", "--products", "a,b"], "has no product 'b' with title and picture"),
+        (["--dataset", "mbe2", "--output", "x.jpg"], "must end in .png"),
         (["--dataset", "mbe2", "--count", "0"], "--count: '0' is not a whole number of at least 1"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -237,7 +237,7 @@ def test_as_a_module_the_exit_code_reaches_the_shell(tmp_path, monkeypatch, caps
     with pytest.raises(SystemExit) as stop:
         runpy.run_module("evaluation", run_name="__main__")
     assert stop.value.code == 2
-    assert capsys.readouterr() == ("", f"error: There is no dataset folder {nowhere}.\n")
+    assert capsys.readouterr() == ("", f"error: There is no model folder {nowhere}.\n")
 
 
 def test_help_names_both_commands_and_shows_examples(capsys):
@@ -332,3 +332,20 @@ def test_models_and_revisions_that_cannot_be_told_apart_are_refused(model, datas
     several = ["--model", model, "--model", "bm25", "--model_revision", "main"]
     assert "a single --model" in refused(capsys, *several, *rest)
     assert "--dims has 4096" in refused(capsys, "--model", model, *rest, "--dims", "4096")
+
+
+def test_what_cannot_be_done_is_said_before_anything_is_embedded(model, dataset, tmp_path, capsys, monkeypatch):
+    def embed(*arguments):
+        raise AssertionError("it began to embed")
+
+    monkeypatch.setattr("evaluation.evaluate.evaluate", embed)
+    rest = ["--dataset", dataset, "--output", str(tmp_path / "results")]
+    assert "there are float32, int8, binary" in refused(capsys, "--model", model, *rest, "--precisions", "foo")
+    assert "'0' is not a whole number of at least 1" in refused(capsys, "--model", model, *rest, "--dims", "0")
+    assert "no model folder" in refused(capsys, "--model", model, "--model", f"{tmp_path}/nowhere", *rest)
+    rows = benchmark_rows()
+    rows["corpus"] = [{name: value for name, value in row.items() if name != "group_id"} for row in rows["corpus"]]
+    without_groups = ["--dataset", str(write_benchmark(tmp_path / "mbe2-no-groups", rows)), *rest[2:]]
+    assert "no column 'group_id'" in refused(capsys, "--model", model, *without_groups, "--by_group")
+    vectors = ["--dims", "8", "--precisions", "int8", "--probe"]
+    assert "leave out --dims, --precisions, --probe" in refused(capsys, "--model", "bm25", *rest, *vectors)
