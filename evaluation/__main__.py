@@ -95,7 +95,7 @@ def _run(options: argparse.Namespace) -> dict:
     runs = [_score(name, folder, benchmark, what, cache, options) for name, folder in folders.items()]
     if len(runs) == 1 and not options.paper_rows:
         facts, evaluation = runs[0]
-        print(summary(facts["model"]["name"], evaluation.results, evaluation.note))
+        print(summary(facts["model"]["name"], evaluation.results, facts["model"]["note"]))
     else:
         text = side_by_side(runs, options.paper_rows)
         write_text(options.output / ("results.md" if len(runs) > 1 else "side_by_side.md"), text + "\n")

@@ -2,20 +2,38 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from datasets import Dataset, Image
+from datasets import Dataset, Image, LargeList, List, Value
 
 from evaluation.errors import EvaluationError
 from evaluation.source import load_tables
 
+TEXT = Value("string")
 COLUMNS = {
-    "corpus": ("id", "text", "image", "category", "attributes"),
-    "queries": ("id", "text", "image", "modality"),
-    "qrels": ("query-id", "corpus-id", "score"),
+    "corpus": {
+        "id": TEXT,
+        "text": TEXT,
+        "image": Image(),
+        "category": List(TEXT),
+        "attributes": List({"name": TEXT, "value": TEXT}),
+    },
+    "queries": {"id": TEXT, "text": TEXT, "image": Image(), "modality": TEXT},
+    "qrels": {"query-id": TEXT, "corpus-id": TEXT, "score": Value("int64")},
 }
+OPTIONAL = {"group_id": TEXT}
+# How else a value may be stored. Judgements of other sets may be floats, of which only whole ones are scores.
+STORED_AS = {
+    "string": re.compile("(large_)?string|string_view"),
+    "binary": re.compile("(large_)?binary"),
+    "int64": re.compile(r"(u?int|float)\d+"),
+}
+COMMIT = re.compile("[0-9a-f]{40}")
 # The view in which a query of each modality is embedded.
 QUERY_VIEWS = {"text": "t", "image": "i", "mixed": "mm"}
 
@@ -100,6 +118,7 @@ class Benchmark:
         fingerprint: SHA-256 over ids, texts, pictures, labels, groups and judgements, and over the distractors.
         distractors: further candidates, none of which is relevant; see `evaluation.gallery`.
         gallery: what the candidates are.
+        revision: the Hub commit, `None` for a folder.
     """
 
     corpus: Products
@@ -111,6 +130,7 @@ class Benchmark:
     fingerprint: str
     distractors: Products | None = None
     gallery: str = "easy"
+    revision: str | None = None
 
     @property
     def candidates(self) -> list[Products]:
@@ -126,13 +146,15 @@ def load_benchmark(path: str, revision: str | None = None) -> Benchmark:
         revision: branch, tag or commit on the Hub.
 
     Raises:
-        EvaluationError: a configuration or column is missing, a table is empty, an id is null or occurs twice, a query
-            lacks what its modality promises, or qrels name an unknown id. The message names the row or id.
+        EvaluationError: a configuration or column is missing or of another type, a table is empty, an id is null or
+            occurs twice, a query lacks what its modality promises, part of a category or attribute is null, qrels name
+            an unknown id, or a score is no whole number. The message names the column, row or id.
     """
     tables = {config: _load(path, config, revision) for config in COLUMNS}
     corpus, queries = Products("corpus", tables["corpus"]), Products("queries", tables["queries"])
     modalities = list(tables["queries"]["modality"])
     _check_modalities(queries, modalities)
+    _check_labels(tables["corpus"])
     categories = [list(category or []) for category in tables["corpus"]["category"]]
     attributes = [_grouped(row or []) for row in tables["corpus"]["attributes"]]
     judgements = list(zip(*(tables["qrels"][column] for column in COLUMNS["qrels"]), strict=True))
@@ -145,6 +167,7 @@ def load_benchmark(path: str, revision: str | None = None) -> Benchmark:
         categories=categories,
         attributes=attributes,
         fingerprint=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
+        revision=_commit(tables["corpus"]) or revision,
     )
 
 
@@ -167,7 +190,32 @@ def _load(path: str, config: str, revision: str | None) -> Dataset:
         if column not in dataset.column_names:
             found = ", ".join(dataset.column_names)
             raise EvaluationError(f"Configuration {config!r} of {path} has no column {column!r}; it has: {found}.")
+    for column, wanted in (COLUMNS[config] | OPTIONAL).items():
+        found = dataset.features.get(column)
+        if found is not None and not _fits(found, wanted):
+            raise EvaluationError(
+                f"Configuration {config!r} of {path} has {found} in the column {column!r}, which must be {wanted}."
+            )
     return dataset
+
+
+def _fits(found: Any, wanted: Any) -> bool:
+    """Whether values of a feature can be read as those of another one; nulls can."""
+    if found == Value("null"):
+        return True
+    if isinstance(wanted, List):
+        return isinstance(found, (List, LargeList)) and _fits(found.feature, wanted.feature)
+    if isinstance(wanted, dict):
+        return isinstance(found, dict) and all(name in found and _fits(found[name], wanted[name]) for name in wanted)
+    if isinstance(wanted, Image):
+        return isinstance(found, Image) or _fits(found, {"bytes": Value("binary"), "path": TEXT})
+    return isinstance(found, Value) and STORED_AS[wanted.dtype].fullmatch(found.dtype) is not None
+
+
+def _commit(dataset: Dataset) -> str | None:
+    """The commit of a data set on the Hub, after which datasets names the folder of its copy; `None` for a folder."""
+    folders = [Path(file["filename"]).parent.name for file in dataset.cache_files]
+    return next((name for name in folders if COMMIT.fullmatch(name)), None)
 
 
 def _digest(picture: dict | None) -> str | None:
@@ -198,6 +246,18 @@ def _check_modalities(queries: Products, modalities: list[str]) -> None:
             raise EvaluationError(f"{query} has the modality {modality!r} but no image.")
 
 
+def _check_labels(corpus: Dataset) -> None:
+    for row, (identifier, category, attributes) in enumerate(
+        zip(corpus["id"], corpus["category"], corpus["attributes"], strict=True)
+    ):
+        product = f"Product {identifier!r} (row {row} of corpus)"
+        if None in (category or ()):
+            raise EvaluationError(f"{product} has the category {category}: a level of it is null.")
+        for attribute in attributes or ():
+            if attribute is None or attribute["name"] is None or attribute["value"] is None:
+                raise EvaluationError(f"{product} has the attribute {attribute}: its name or value is null.")
+
+
 def _grouped(attributes: list[dict]) -> dict[str, list[str]]:
     """[{name, value}] -> {name: values}, as a name may occur more than once."""
     values: dict[str, list[str]] = {}
@@ -217,7 +277,11 @@ def _relevant(query_ids: list, corpus_ids: list, judgements: list[tuple]) -> lis
             raise EvaluationError(f"Row {row} of qrels refers to the query {query!r}, which is not among the queries.")
         if product not in corpus_rows:
             raise EvaluationError(f"Row {row} of qrels refers to the product {product!r}, which is not in the corpus.")
+        if score is None or score % 1:
+            raise EvaluationError(
+                f"Row {row} of qrels has the score {score}; a score is a whole number, 0 for no match."
+            )
         if score > 0:
             grades = relevant[query_rows[query]]
-            grades[corpus_rows[product]] = max(score, grades.get(corpus_rows[product], 0))
+            grades[corpus_rows[product]] = max(int(score), grades.get(corpus_rows[product], 0))
     return relevant

@@ -1,7 +1,8 @@
 """Vectors of a whole catalogue, shard by shard: `python -m evaluation embed`.
 
 A shard is embedded by one process and is whole or not there, so that a run that was killed goes on where it was, and
-ends with the same bytes as one that was not. Processes share nothing, and each loads the model, which takes seconds:
+ends with the same bytes as one that was not (with the same --batch_size; another may change a vector's last bits).
+Processes share nothing, and each loads the model, which takes seconds:
 for few items one process is faster. With several GPUs each has its own.
 
 torch and the models are imported where they are used: `python -m evaluation --help` should not wait for them.
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from evaluation.encoders import Encoder
 
 RUN, SKIPPED = "run.json", "skipped.jsonl"
+# What a run may go on with otherwise than it began.
+CHANGEABLE = ("batch_size", "on_error")
 SHARD_SIZE = 4096
 
 
@@ -72,21 +75,20 @@ def embed_catalogue(items: Items, work: Work, num_proc: int = 1) -> dict:
 
     Raises:
         EvaluationError: an item cannot be embedded (its id is named) and `on_error` is "raise", or none can, or the
-            folder holds vectors of something else.
+            model cannot embed the view, or the folder holds vectors of something else.
     """
     from evaluation.encoders import load_encoder
 
     output = Path(work.output)
     encoder = load_encoder(work.model, work.revision)
-    if work.view != "own" and work.view not in encoder.views:
-        raise EvaluationError(
-            f"{work.model} cannot embed the view {work.view}; it can: {', '.join(sorted(encoder.views))}."
-        )
+    _check_view(items, work, encoder)
     settings = _settings(items, work, encoder)
     _claim(output, settings)
+    shards = [output / SHARDS / f"{number:05d}.parquet" for number in range(-(-len(items) // work.shard_size))]
+    if work.on_error == "raise":
+        _refuse_skips(output, [path for path in shards if path.exists()])
     if (output / MANIFEST).exists():
         return identity(output)
-    shards = [output / SHARDS / f"{number:05d}.parquet" for number in range(-(-len(items) // work.shard_size))]
     missing = [number for number, path in enumerate(shards) if not path.exists()]
     sizes = [min(work.shard_size, len(items) - number * work.shard_size) for number in range(len(shards))]
     run = _in_processes if num_proc > 1 else _in_turn
@@ -100,17 +102,30 @@ def embed_catalogue(items: Items, work: Work, num_proc: int = 1) -> dict:
     count = join_shards(output, shards)
     if not count:
         raise EvaluationError(f"None of the {len(items)} items could be embedded; {output / SKIPPED} says why.")
-    manifest = settings | {"vectors": count, "skipped": skipped.count("\n")}
+    changeable = {name: getattr(work, name) for name in CHANGEABLE}
+    manifest = settings | changeable | {"vectors": count, "skipped": skipped.count("\n")}
     write_json(output / MANIFEST, manifest)
     return manifest
 
 
+def _check_view(items: Items, work: Work, encoder: "Encoder") -> None:
+    can = ", ".join(sorted(encoder.views))
+    if work.view != "own":
+        if work.view not in encoder.views:
+            raise EvaluationError(f"{work.model} cannot embed the view {work.view}; it can: {can}.")
+        return
+    for view, part in (("t", "text"), ("i", "image")):
+        if view not in encoder.views and any(items[row][part] is not None for row in range(len(items))):
+            raise EvaluationError(f"{items.name} has {part}s, which {work.model} cannot embed: give --view {can}.")
+
+
 def _settings(items: Items, work: Work, encoder: "Encoder") -> dict:
-    """All that decides the vectors."""
+    """All that decides the vectors, but for their last bits."""
     import torch
     import transformers
 
-    options = {name: value for name, value in asdict(work).items() if name not in ("output", "workers", "revision")}
+    others = ("output", "workers", "revision", *CHANGEABLE)
+    options = {name: value for name, value in asdict(work).items() if name not in others}
     return options | {
         "revision": encoder.revision,
         "model_fingerprint": encoder.fingerprint,
@@ -140,6 +155,18 @@ def _claim(output: Path, settings: dict) -> None:
         raise EvaluationError(f"--output {output} holds other files: give a new folder.")
     else:
         write_json(path, settings)
+
+
+def _refuse_skips(output: Path, shards: list[Path]) -> None:
+    """What a run with "skip" has left out is an error to one with "raise"."""
+    for path in map(_skips_of, shards):
+        notes = path.read_text(encoding="utf-8")
+        if notes:
+            note = json.loads(notes.partition("\n")[0])
+            raise EvaluationError(
+                f"{output} was begun with --on_error skip and lacks row {note['row']} (id {note['id']!r}): "
+                f"{note['reason'].rstrip('.')}. Give --on_error skip again, or another --output."
+            )
 
 
 def _in_turn(items: Items, work: Work, encoder: "Encoder", numbers: list[int], num_proc: int) -> Iterator[int]:
@@ -281,7 +308,8 @@ def add_embed(commands) -> None:
                         "embedded: end with its id, or note it in skipped.jsonl")  # fmt: skip
     parser.add_argument("--num_proc", type=whole(1), default=1, help="processes, each with the model")
     parser.add_argument("--workers", type=whole(0), default=0, help="of each process, to read pictures")
-    parser.add_argument("--batch_size", type=whole(1), default=64, help="items at a time")
+    parser.add_argument("--batch_size", type=whole(1), default=64, help="items at a time; a run that goes on may "
+                        "have another, which may change the last bits of its vectors")  # fmt: skip
     parser.add_argument("--shard_size", type=whole(1), default=SHARD_SIZE, help="items of a shard")
     parser.set_defaults(command=_run)
 

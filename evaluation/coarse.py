@@ -11,12 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from evaluation.errors import EvaluationError
-from evaluation.vectors import Vectors
+from evaluation.vectors import Vectors, read_blocks
 
 # Corpus rows of one product: with some hundred queries, the result stays in the processor's cache.
 BLOCK = 2048
-READ = 16384
 # What the sums that are taken as true lose: float64 sums, rounded once to float32.
 TRUE_ERROR = 2.0**-22
 BFLOAT16_ERROR = 2.0**-8
@@ -179,25 +177,6 @@ def fastest_first(dimension: int) -> list[str]:
     finally:
         torch.set_num_threads(threads)
     return sorted(usable, key=lambda name: min(times[name] for times in rounds))
-
-
-def read_blocks(vectors: Vectors):
-    """(start, float32 (n, D)) from first to last.
-
-    Raises:
-        EvaluationError: a value is not finite; the message names the id.
-    """
-    for start in range(0, len(vectors), READ):
-        block = vectors.read(start, min(start + READ, len(vectors)))
-        check_finite(block, vectors, start)
-        yield start, block
-
-
-def check_finite(block: np.ndarray, vectors: Vectors, start: int) -> None:
-    finite = np.isfinite(block).all(1)
-    if not finite.all():
-        row = start + int(finite.argmin())
-        raise EvaluationError(f"The vector of {str(vectors.ids[row])!r} (row {row} of {vectors.name}) is not finite.")
 
 
 def _norms(block: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Any model through one adapter: products in, L2-normalised vectors out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +10,14 @@ from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from torch.nn.functional import normalize
-from transformers import AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from evaluation.checkpoint import Checkpoint, find_checkpoint, fingerprint, load_checkpoint, read_config
 from evaluation.embed import embed, embed_batches
@@ -36,6 +43,7 @@ class Encoder(Protocol):
         fingerprint: SHA-256 of what decides its vectors.
         parameters, dtype: the number and kind of its weights.
         note: what a reader of the figures should know of how the vectors are made; may be empty.
+        longest: the tokens that it reads of a text; `None` if it reads all, or if that is not known.
     """
 
     name: str
@@ -47,9 +55,13 @@ class Encoder(Protocol):
     parameters: int
     dtype: str
     note: str
+    longest: int | None
 
     def prompt(self, role: str) -> str | None:
         """The instruction that queries (or "document"s) are embedded with."""
+
+    def cut(self, texts: Sequence[str], role: str = "document") -> int:
+        """How many of the texts have more than `longest` tokens: the encoder drops the rest of them, without a word."""
 
     def encode(
         self,
@@ -135,9 +147,14 @@ class Moon2Encoder:
         self.dimension = checkpoint.model.config.hidden_size
         self.fingerprint = fingerprint(checkpoint.folder)
         self.parameters, self.dtype = checkpoint.model.num_parameters(), _dtype(checkpoint.model)
+        self.longest = min(checkpoint.processor.max_text_length, checkpoint.processor.tokenizer.model_max_length)
 
     def prompt(self, role: str) -> str | None:
         return None
+
+    def cut(self, texts, role="document"):
+        options = {"add_special_tokens": False, "split_special_tokens": True}
+        return _longer(partial(self.checkpoint.processor.tokenizer, **options), texts, self.longest)
 
     def encode(self, products, batch_size=64, workers=0, role="document", description="embed"):
         model, processor = self.checkpoint.model, self.checkpoint.processor
@@ -169,9 +186,16 @@ class SentenceEncoder:
         self.dimension = self.model.get_embedding_dimension()
         self.parameters, self.dtype = sum(weight.numel() for weight in self.model.parameters()), _dtype(self.model)
         self.note = "" if self.joint or "mm" not in views else MEAN_NOTE
+        is_known = isinstance(getattr(self.model, "tokenizer", None), PreTrainedTokenizerBase)
+        self.longest = self.model.max_seq_length if is_known and "t" in views else None
 
     def prompt(self, role: str) -> str | None:
         return self._prompts[role]
+
+    def cut(self, texts, role="document"):
+        if self.longest is None:
+            return 0
+        return _longer(self.model.tokenizer, [f"{self.prompt(role) or ''}{text}" for text in texts], self.longest)
 
     def encode(self, products, batch_size=64, workers=0, role="document", description="embed"):
         call = {"query": self.model.encode_query, "document": self.model.encode_document}[role]
@@ -208,24 +232,28 @@ class TwoTowerEncoder:
         config = read_config(folder, name)
         self.kind = config.get("model_type", "two-towers")
         remote = self.kind not in TWO_TOWERS
-        self.model = AutoModel.from_pretrained(folder, trust_remote_code=remote).eval()
+        self.model = _whole_model(folder, remote).eval()
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         if remote:
             processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
             tokenizer, pictures = processor.tokenizer, processor.image_processor
-            padding, longest = "max_length", tokenizer.model_max_length
+            padding, self.longest = "max_length", tokenizer.model_max_length
         else:
             tokenizer = AutoTokenizer.from_pretrained(folder)
             # The pixels must not depend on whether torchvision is installed.
             pictures = AutoImageProcessor.from_pretrained(folder, backend="pil")
-            padding, longest = TWO_TOWERS[self.kind], self.model.config.text_config.max_position_embeddings
-        options = {"padding": padding, "truncation": True, "max_length": longest, "return_tensors": "pt"}
+            padding, self.longest = TWO_TOWERS[self.kind], self.model.config.text_config.max_position_embeddings
+        self._tokenizer = tokenizer
+        options = {"padding": padding, "truncation": True, "max_length": self.longest, "return_tensors": "pt"}
         self._prepare = partial(_two_tower_inputs, partial(tokenizer, **options), pictures)
         self.dimension = self._text(self._prepare([{"text": "a"}])["text"]).shape[1]
         self.parameters, self.dtype = sum(weight.numel() for weight in self.model.parameters()), _dtype(self.model)
 
     def prompt(self, role: str) -> str | None:
         return None
+
+    def cut(self, texts, role="document"):
+        return _longer(self._tokenizer, texts, self.longest)
 
     def encode(self, products, batch_size=64, workers=0, role="document", description="embed"):
         lengths, describe = _lengths(products), _describe(products)
@@ -249,6 +277,24 @@ class TwoTowerEncoder:
     def _text(self, tokens: dict) -> torch.Tensor:
         options = {name: value.to(self.model.device) for name, value in tokens.items()}
         return normalize(_pooled(self.model.get_text_features(**options)), dim=-1)
+
+
+def _whole_model(folder: Path, remote: bool) -> PreTrainedModel:
+    """A model as it was saved: what a checkpoint lacks transformers would fill in with random weights.
+
+    Raises:
+        ValueError: weights are missing or of another shape; the message names some of them.
+    """
+    options = {"ignore_mismatched_sizes": True, "output_loading_info": True}  # so that all are known below
+    model, info = AutoModel.from_pretrained(folder, trust_remote_code=remote, **options)
+    missing, mismatched = sorted(info["missing_keys"]), sorted(key for key, *_ in info["mismatched_keys"])
+    wrong = [f"{key} is missing" for key in missing] + [f"{key} is of another shape" for key in mismatched]
+    if wrong:
+        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ValueError(
+            f"the weights are not those of a {type(model).__name__} with this config: {', '.join(wrong[:3])}{more}."
+        )
+    return model
 
 
 def _sentence_transformer(folder: Path) -> SentenceTransformer:
@@ -302,6 +348,10 @@ def _read(product: dict, index: int) -> tuple[str | None, list]:
 def _pooled(output: Any) -> torch.Tensor:
     """(B, D); transformers returns an object, remote code may return the tensor."""
     return (output if isinstance(output, torch.Tensor) else output.pooler_output).float().cpu()
+
+
+def _longer(tokenize: Callable[..., dict], texts: Sequence[str], longest: int) -> int:
+    return sum(len(tokenize(text, verbose=False)["input_ids"]) > longest for text in texts)
 
 
 def _dtype(model: PreTrainedModel | SentenceTransformer) -> str:

@@ -6,19 +6,19 @@ import numpy as np
 import torch
 
 from evaluation.errors import EvaluationError
-from evaluation.search import ExactSearch, Hits
-from evaluation.vectors import Vectors
+from evaluation.search import ExactSearch, Hits, check_fit
+from evaluation.vectors import Vectors, check_finite, read_blocks
 
 # Settings of the approximate kinds: our choice, for about 0.9 to 1.0 of the true neighbours.
 INDEXES = {"faiss": "Flat", "faiss-hnsw": "HNSW32,Flat", "faiss-ivf": "IVF{lists},Flat"}
-PROBES, READ = 32, 16384
+PROBES = 32
 
 
 class FaissSearch:
     """A faiss index of a corpus. Memory: the vectors as float32, and for HNSW some 300 bytes more for each.
 
     Raises:
-        EvaluationError: faiss is not installed.
+        EvaluationError: faiss is not installed, or a vector is not finite (its id is named).
     """
 
     def __init__(self, corpus: Vectors, engine: str, threads: int | None = None):
@@ -28,15 +28,17 @@ class FaissSearch:
             raise EvaluationError(f"--engine {engine} needs faiss: pip install 'moon2[search]'.") from error
         faiss.omp_set_num_threads(threads or torch.get_num_threads())
         self.corpus = corpus
-        lists = max(1, int(4 * len(corpus) ** 0.5))
+        lists = min(len(corpus), int(4 * len(corpus) ** 0.5))
         self.index = faiss.index_factory(
             corpus.dimension, INDEXES[engine].format(lists=lists), faiss.METRIC_INNER_PRODUCT
         )
         if not self.index.is_trained:
             sample = np.sort(np.random.default_rng(0).permutation(len(corpus))[: 40 * lists])
-            self.index.train(corpus.take(sample))
-        for start in range(0, len(corpus), READ):
-            self.index.add(corpus.read(start, min(start + READ, len(corpus))))
+            points = corpus.take(sample)
+            check_finite(points, corpus, sample)
+            self.index.train(points)
+        for _, block in read_blocks(corpus):
+            self.index.add(block)
         if engine == "faiss-ivf":
             self.index.nprobe = min(PROBES, lists)
         if engine == "faiss-hnsw":
@@ -46,11 +48,14 @@ class FaissSearch:
         self, queries: Vectors, k: int, start: int = 0, stop: int | None = None, done: Callable | None = None
     ) -> Hits:
         """As `ExactSearch.search`, by faiss's scores and in its order; -1 stands for a neighbour that was not found."""
+        check_fit(queries, self.corpus, k)
         stop = len(queries) if stop is None else stop
         parts = []
         for first in range(start, stop, 1024):
             last = min(first + 1024, stop)
-            scores, rows = self.index.search(queries.read(first, last), k)
+            chunk = queries.read(first, last)
+            check_finite(chunk, queries, range(first, last))
+            scores, rows = self.index.search(chunk, k)
             parts.append(Hits(rows, scores))
             if done is not None:
                 done(last - first)

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from commands_moon2 import whole
 from evaluation.engines import INDEXES, FaissSearch, recall_of
 from evaluation.errors import EvaluationError
-from evaluation.search import ExactSearch, Hits
+from evaluation.search import ExactSearch, Hits, check_fit
 from evaluation.vectors import Vectors, identity, open_vectors, staged, write_json
 
 PART = 16384
@@ -57,12 +57,11 @@ def search_all(
     parts = output.with_name(f"{output.name}.parts")
     if output.is_dir():
         raise EvaluationError(f"--output {output} is a folder; give a file.")
-    if not 1 <= k <= len(searched):
-        raise EvaluationError(f"k is {k}; {searched.name} has {len(searched)} vectors, so give 1 to {len(searched)}.")
+    check_fit(asked, searched, k)
     _claim(parts, settings)
     start = time.perf_counter()
     files = [parts / f"{number:05d}.parquet" for number in range(-(-len(asked) // part))]
-    if not all(file.exists() for file in files):
+    if engine != "exact" or not all(file.exists() for file in files):
         index = (
             ExactSearch(searched, precision, threads) if engine == "exact" else FaissSearch(searched, engine, threads)
         )
@@ -86,8 +85,9 @@ def search_all(
 
 
 def _claim(parts: Path, settings: dict) -> None:
+    """Takes a folder without parts, or with parts of the same search."""
     path = parts / "search.json"
-    if not path.exists():
+    if not any(parts.glob("*.parquet")):
         write_json(path, settings)
     elif json.loads(path.read_text(encoding="utf-8")) != settings:
         raise EvaluationError(f"{parts} holds the parts of another search: give another --output, or delete it.")
@@ -142,8 +142,7 @@ def _run(options: argparse.Namespace) -> dict:
     facts = search_all(
         options.queries, options.corpus, options.k, options.output, options.engine, options.precision, options.threads
     )
-    kind = f"approximate: {facts['recall']:.4f} of the exact ones on a sample" if "recall" in facts else "exact"
-    if options.engine == "faiss":
-        kind = "exact up to float32 sums"
+    kinds = {"exact": "exact", "faiss": "exact up to float32 sums"}
+    kind = kinds.get(options.engine) or f"approximate: {facts['recall']:.4f} of the exact ones on a sample"
     print(f"The {options.k} nearest of {facts['count']:,} queries ({kind}) are in {options.output}")
     return {"output": options.output, **facts}

@@ -1,5 +1,6 @@
 """A table of items to embed: any data set with an id column and texts, pictures or both."""
 
+import csv
 import hashlib
 import json
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from evaluation.source import load_tables
 
 FILE_KINDS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
 VIEWS = ("own", "t", "i", "mm")
-BATCH = 256
+TEXTS = ("string", "large_string", "string_view", "null")
 
 
 class Columns(NamedTuple):
@@ -34,13 +35,21 @@ class Items:
 
     def __init__(self, name: str, dataset: datasets.Dataset, columns: Columns, folder: Path):
         self.name, self.columns, self.folder = name, columns, folder
-        for column in filter(None, columns):
-            if column not in dataset.column_names:
+        for kind, column in columns._asdict().items():
+            if column and column not in dataset.column_names:
                 found = ", ".join(dataset.column_names)
-                raise EvaluationError(f"{name} has no column {column!r}; it has: {found}.")
+                none = "" if kind == "id" else f', or --{kind}_column "" if it has no {kind}s'
+                raise EvaluationError(
+                    f"{name} has no column {column!r}; it has: {found}. Name another with --{kind}_column{none}."
+                )
         dataset = dataset.select_columns([column for column in columns if column])
         if columns.image and isinstance(dataset.features[columns.image], datasets.Image):
             dataset = dataset.cast_column(columns.image, datasets.Image(decode=False))
+        if columns.text and getattr(dataset.features[columns.text], "dtype", None) not in TEXTS:
+            raise EvaluationError(
+                f"The column {columns.text!r} of {name} holds {dataset.features[columns.text]}, not texts: write them "
+                "as strings, or name another with --text_column."
+            )
         self.dataset = dataset
         self.ids = [None if value is None else str(value) for value in dataset[columns.id]]
         seen: dict[str, int] = {}
@@ -57,7 +66,7 @@ class Items:
         """`text` and `image` of a row, `None` where there is none."""
         values = self.dataset[row]
         text = values.get(self.columns.text)
-        return {"text": text if text and str(text).strip() else None, "image": self._picture(values)}
+        return {"text": text if text and text.strip() else None, "image": self._picture(values)}
 
     def _picture(self, values: dict) -> Any:
         picture = values.get(self.columns.image)
@@ -122,12 +131,14 @@ def open_items(
     """Opens a table.
 
     Args:
-        source: a Parquet, CSV, TSV, JSON or JSON Lines file, or folder or Hub id of a data set.
+        source: a Parquet, CSV, TSV, JSON or JSON Lines file, or folder or Hub id of a data set. All that a CSV or TSV
+            file holds is text, so ids keep their leading zeros, and "NA" is a word; what is empty is not there.
         config: of a data set; by default "corpus", which MBE2.0-format sets have.
         split: by default the only one.
 
     Raises:
-        EvaluationError: it cannot be read, or lacks a column, or an id is missing or occurs twice.
+        EvaluationError: it cannot be read, or lacks a column, or has texts that are no strings, or an id is missing
+            or occurs twice.
     """
     path = Path(source)
     if path.suffix.lower() in FILE_KINDS:
@@ -146,16 +157,29 @@ def _load_file(path: Path) -> datasets.DatasetDict:
     if not path.is_file():
         raise EvaluationError(f"There is no file {path}.")
     state = path.stat()
-    options = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
     # Kept by size and time: datasets would not notice that the file has changed.
     place = hashlib.sha256(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:16]
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "evaluation" / place
     try:
         kind = FILE_KINDS[path.suffix.lower()]
+        options = _as_strings(path) if kind == "csv" else {}
         return datasets.load_dataset(kind, data_files=str(path), cache_dir=str(cache), **options)
     except (OSError, ValueError, DatasetsError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise EvaluationError(f"{path} cannot be read as a table: {reason}") from error
+
+
+def _as_strings(path: Path) -> dict:
+    """Options to read a CSV or TSV file without guessing at types; only what is empty is `None`."""
+    options = {"sep": "\t" if path.suffix.lower() == ".tsv" else ","}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.reader(file, delimiter=options["sep"])
+        header = next(rows, [])
+        first = next(rows, header)
+    if len(first) > len(header):  # the first field would be taken for a row's name
+        raise ValueError("its first row has more fields than its header; put texts with separators in quotes")
+    features = datasets.Features({name: datasets.Value("string") for name in header})
+    return options | {"features": features, "keep_default_na": False, "na_values": [""]}
 
 
 def _digest(picture: Any) -> bytes:

@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import CountVectorizer
 
 from evaluation.benchmark import Benchmark
+from evaluation.errors import EvaluationError
 from evaluation.retrieval import Embedded, QueryValues, evaluate_retrieval
 
 NAME = "bm25"
@@ -25,11 +26,19 @@ class Bm25:
 
     Args:
         titles: the collection that the weights of words are taken from.
+
+    Raises:
+        EvaluationError: there is no word in any of them.
     """
 
     def __init__(self, titles: list[str]):
         self._counts = CountVectorizer(tokenizer=tokens, token_pattern=None, lowercase=False)
-        found = self._counts.fit_transform(titles)
+        try:
+            found = self._counts.fit_transform(titles)
+        except ValueError as error:
+            raise EvaluationError(
+                f"None of the {len(titles)} titles has a word in it: {NAME} has nothing to match."
+            ) from error
         documents = np.bincount(found.indices, minlength=found.shape[1])
         self._idf = np.log1p((len(titles) - documents + 0.5) / (documents + 0.5))
         self._mean_length = found.sum() / len(titles)
@@ -55,7 +64,11 @@ def tokens(text: str) -> list[str]:
 def evaluate_lexical(
     benchmark: Benchmark, by_group: bool = False, seed: int = 0
 ) -> tuple[dict[str, dict | None], dict[str, QueryValues]]:
-    """`evaluate_retrieval` for the directions that ask texts of titles: t2mm (by the products' titles) and t2t."""
+    """`evaluate_retrieval` for the directions that ask texts of titles: t2mm (by the products' titles) and t2t.
+
+    Raises:
+        EvaluationError: no title has a word in it.
+    """
     corpus = {}
     views = {view: candidate_rows(benchmark, view) for view in ("t", "mm")}
     titles = [text for products in benchmark.candidates for text in products.texts]

@@ -98,7 +98,7 @@ class Mbe2Retrieval(AbsTaskRetrieval):
             corpus=_table(corpus, self.view, corpus.rows(self.view)),
             queries=_table(queries, QUERY_VIEWS[self.modality], list(judged)),
             relevant_docs={
-                queries.ids[row]: {corpus.ids[candidate]: int(grade) for candidate, grade in grades.items()}
+                queries.ids[row]: {corpus.ids[candidate]: grade for candidate, grade in grades.items()}
                 for row, grades in judged.items()
             },
             top_ranked=None,

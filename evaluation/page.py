@@ -22,13 +22,16 @@ from evaluation.plots import arrow, draw_compression, draw_directions, draw_map,
 from evaluation.report import (
     HEADER,
     SCORES,
+    attribute_interval_rows,
     attribute_rows,
     compression_rows,
     headline,
     interval_rows,
+    label_interval_rows,
     label_rows,
     left_out,
     run_lines,
+    yardsticks,
 )
 from evaluation.retrieval import ALL_DIRECTIONS, Embedded
 from evaluation.routing import VIEWS, read_routing
@@ -196,11 +199,13 @@ def _render(
         title=f"{name} on {Path(data['name']).name}",
         subtitle=f"{data['corpus']:,} products, {data['queries']:,} queries, gallery {data['gallery']} "
         f"({data['candidates']:,} candidates); {facts['date']}",
-        headline=(HEADER, [headline(name, run), headline("chance", run, chance=True)]),
+        headline=(HEADER, [headline(name, run), *yardsticks(run)]),
         note=facts["model"]["note"],
         intervals=interval_rows(run["retrieval"]),
         labels=label_rows(run),
+        label_intervals=label_interval_rows(run),
         attributes=attribute_rows(run["attributes"]) if run["attributes"] is not None else None,
+        attribute_intervals=attribute_interval_rows(run["attributes"]) if run["attributes"] is not None else None,
         compression=compression_rows(run["compression"]) if "compression" in run else None,
         left_out=left_out(run).splitlines(),
         plots={name: f"data:image/png;base64,{base64.b64encode(content).decode()}" for name, content in drawn.items()},

@@ -24,8 +24,10 @@ from evaluation.retrieval import ALL_DIRECTIONS, DIRECTIONS
 ARROWS = {name: name.replace("2", "->") for name in ALL_DIRECTIONS}
 METRIC_NAMES = dict(zip(METRICS, ("R@1", "R@5", "R@10", "MRR", "nDCG@10"), strict=True))
 HEADER = ["", *(ARROWS[direction] for direction in DIRECTIONS), "class", "attribute"]
-LABEL_COLUMNS = ("accuracy", "precision", "recall", "f1", "chance", "majority")
-LABEL_HEADER = ["", "products", "labels", "accuracy", "macro P", "macro R", "macro F1", "chance", "majority"]
+YARDSTICKS = ("chance", "majority")
+LABEL_METRICS = {"accuracy": "accuracy", "precision": "macro P", "recall": "macro R", "f1": "macro F1"}
+LABEL_COLUMNS = (*LABEL_METRICS, *YARDSTICKS)
+LABEL_HEADER = ["", "products", "labels", *LABEL_METRICS.values(), *YARDSTICKS]
 SCORES = "scores.parquet"
 
 
@@ -35,13 +37,14 @@ def run_facts(encoder: Encoder | None, benchmark: Benchmark, options: dict, note
     Args:
         encoder: `None` for BM25.
         options: of the command line.
+        note: how the vectors were made, where that is not as one expects; that texts were cut is added.
         cache: which of the vectors it had to embed tells the speed.
     """
     return {
-        "model": _model_facts(encoder, options) | {"note": note},
+        "model": _model_facts(encoder, benchmark, note),
         "dataset": {
             "name": options["dataset"],
-            "revision": options["dataset_revision"],
+            "revision": benchmark.revision,
             "fingerprint": benchmark.fingerprint,
             "corpus": len(benchmark.corpus),
             "queries": len(benchmark.queries),
@@ -67,9 +70,17 @@ def run_facts(encoder: Encoder | None, benchmark: Benchmark, options: dict, note
     }
 
 
-def _model_facts(encoder: Encoder | None, options: dict) -> dict:
+def _model_facts(encoder: Encoder | None, benchmark: Benchmark, note: str) -> dict:
     if encoder is None:
-        return {"name": NAME, "kind": NAME, "revision": None, "k1": K1, "b": B}
+        return {"name": NAME, "kind": NAME, "revision": None, "k1": K1, "b": B, "note": note}
+    titles = [text for products in benchmark.candidates for text in products.texts if text is not None]
+    asked = zip(benchmark.queries.texts, benchmark.modalities, strict=True)
+    queries = [text for text, modality in asked if text is not None and modality != "image"]
+    cut = encoder.cut(titles) + encoder.cut(queries, "query")
+    said = (
+        f"{cut:,} of {len(titles) + len(queries):,} titles and queries are longer than the {encoder.longest} tokens "
+        "that it reads, and were cut"
+    )
     return {
         "name": encoder.name,
         "kind": encoder.kind,
@@ -81,6 +92,8 @@ def _model_facts(encoder: Encoder | None, options: dict) -> dict:
         "views": sorted(encoder.views),
         "query_prompt": encoder.prompt("query"),
         "document_prompt": encoder.prompt("document"),
+        "texts_cut": cut,
+        "note": "; ".join(filter(None, [note, said if cut else ""])),
     }
 
 
@@ -91,9 +104,12 @@ def write_report(folder: Path, facts: dict, evaluation: Evaluation) -> None:
     results = evaluation.results
     parts = [
         f"# Evaluation of {facts['model']['name']} on {facts['dataset']['name']}",
-        summary(facts["model"]["name"], results, evaluation.note),
+        summary(facts["model"]["name"], results, facts["model"]["note"]),
         "## Intervals\n\n95 %, from resampled queries. Per cent.\n\n" + table(*interval_rows(results["retrieval"])),
     ]
+    header, rows = label_interval_rows(results)
+    if rows:
+        parts.append("Of the labels, from resampled products.\n\n" + table(header, rows))
     if "compression" in results:
         parts.append(
             "## Fewer dimensions and bits\n\nRecall@10, per cent.\n\n"
@@ -101,8 +117,11 @@ def write_report(folder: Path, facts: dict, evaluation: Evaluation) -> None:
         )
     if results["attributes"] is not None:
         header, rows = attribute_rows(results["attributes"])
-        shown = table(header, rows) if rows else "No attribute has enough support."
-        parts.append("## Attributes, one by one\n\n" + shown)
+        shown = [table(header, rows)] if rows else ["No attribute has enough support."]
+        header, rows = attribute_interval_rows(results["attributes"])
+        if rows:
+            shown.append("95 % intervals, from resampled products.\n\n" + table(header, rows))
+        parts += ["## Attributes, one by one", *shown]
     parts.append("## Run\n\n" + "\n".join(f"- {line}" for line in run_lines(facts)))
     write_text(folder / "results.md", "\n\n".join(parts) + "\n")
     staged = folder / f"{SCORES}.part"
@@ -143,7 +162,7 @@ def summary(name: str, results: dict, note: str = "") -> str:
     """The headline table, the retrieval table and the label table, as Markdown; all figures in per cent."""
     parts = [
         "Recall@10 for the five directions, then accuracy (attributes: mean over predictions). Per cent.",
-        table(HEADER, [headline(name, results), headline("chance", results, chance=True)]),
+        table(HEADER, [headline(name, results), *yardsticks(results)]),
     ]
     if note:
         parts.append(f"Note: {note}.")
@@ -163,31 +182,52 @@ def summary(name: str, results: dict, note: str = "") -> str:
 
 def label_rows(results: dict) -> tuple[list[str], list[list[str]]]:
     """Header and rows of classification and attribute prediction; no rows if the model has neither."""
-    classification, attributes = results["classification"], results["attributes"]
-    rows = []
-    if classification is not None:
-        rows.append(["category", *_counts(classification), *_cells(classification["metrics"])])
-    if "probe" in results:
-        rows.append(["category, linear probe", *_counts(results["probe"]), *_cells(results["probe"]["metrics"])])
+    tasks = _label_tasks(results)
+    return LABEL_HEADER, [[title, *counts, *_cells(metrics)] for title, (counts, metrics) in tasks.items()]
+
+
+def label_interval_rows(results: dict) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the figures of `label_rows` with their intervals."""
+    rows = [[title, *_interval_cells(metrics)] for title, (_, metrics) in _label_tasks(results).items()]
+    return ["", *LABEL_METRICS.values()], rows
+
+
+def _label_tasks(results: dict) -> dict[str, tuple[list[str], dict | None]]:
+    """What has label figures, by title: numbers of products and of labels, and the metrics, `intervals` among them."""
+    classification, probe, attributes = (results.get(task) for task in ("classification", "probe", "attributes"))
+    tasks = {}
+    for title, found in (("category", classification), ("category, linear probe", probe)):
+        if found is not None:
+            metrics = found["metrics"] and found["metrics"] | {"intervals": found["intervals"]}
+            tasks[title] = [str(found["products"]), str(found["labels"])], metrics
     if attributes is not None:
-        counts = _attribute_counts(attributes)
-        rows.append(["attributes, mean over predictions", *counts, *_cells(attributes["micro"])])
-        rows.append(["attributes, mean over attributes", *counts, *_cells(attributes["macro"])])
-    return LABEL_HEADER, rows
+        rows = attributes["attributes"].values()
+        counts = [str(sum(row[what] for row in rows)) for what in ("products", "values")]
+        tasks["attributes, mean over predictions"] = counts, attributes["micro"]
+        tasks["attributes, mean over attributes"] = counts, attributes["macro"]
+    return tasks
 
 
-def headline(name: str, results: dict, chance: bool = False) -> list[str]:
-    """One row of the paper's table: Recall@10 for the five directions, then accuracy of class and attribute."""
-    which = "chance" if chance else "metrics"
+def headline(name: str, results: dict, row: str = "figures") -> list[str]:
+    """One row of the paper's table: Recall@10 for the five directions, then accuracy of class and attribute.
+
+    Args:
+        row: "figures", or what to show in their place: one of `YARDSTICKS`.
+    """
+    which, label = (row, row) if row in YARDSTICKS else ("metrics", "accuracy")
     directions = (results["retrieval"].get(direction) for direction in DIRECTIONS)
     classification, attributes = results["classification"], results["attributes"]
-    label = "chance" if chance else "accuracy"
     return [
         name,
-        *(_percent(row and row[which], "recall@10") for row in directions),
+        *(_percent(found and found.get(which), "recall@10") for found in directions),
         _percent(classification and classification["metrics"], label),
         _percent(attributes and attributes["micro"], label),
     ]
+
+
+def yardsticks(results: dict) -> list[list[str]]:
+    """The rows to read a headline by: random rankings and labels, and always the most frequent label."""
+    return [headline(name, results, name) for name in YARDSTICKS]
 
 
 def side_by_side(runs: list[tuple[dict, Evaluation]], with_paper: bool = False) -> str:
@@ -199,7 +239,8 @@ def side_by_side(runs: list[tuple[dict, Evaluation]], with_paper: bool = False) 
     """
     named = [(facts["model"]["name"], evaluation) for facts, evaluation in runs]
     rows = [headline(name, evaluation.results) for name, evaluation in named]
-    rows.append(headline("chance", max((found.results for _, found in named), key=_figures), chance=True))
+    fullest = max((found.results for _, found in named), key=_figures)
+    rows += yardsticks(fullest)
     if with_paper:
         rows += [[f"paper, its own data: {name}", *(f"{value:.2f}" for value in row)] for name, row in PAPER.items()]
     parts = [
@@ -213,6 +254,11 @@ def side_by_side(runs: list[tuple[dict, Evaluation]], with_paper: bool = False) 
             for name, found in named
         ]
         parts.append(f"## {METRIC_NAMES[metric]}, with 95 % intervals\n\n" + table(["", *ARROWS.values()], cells))
+    labels = [(name, _label_tasks(found.results)) for name, found in named]
+    for title, (_, expected) in _label_tasks(fullest).items():
+        cells = [[name, *_interval_cells(tasks[title][1] if title in tasks else None)] for name, tasks in labels]
+        cells += [[name, _percent(expected, name), *["-"] * (len(LABEL_METRICS) - 1)] for name in YARDSTICKS]
+        parts.append(f"## Labels: {title}, with 95 % intervals\n\n" + table(["", *LABEL_METRICS.values()], cells))
     models = [
         [
             facts["model"]["name"],
@@ -224,7 +270,7 @@ def side_by_side(runs: list[tuple[dict, Evaluation]], with_paper: bool = False) 
     ]
     header = ["", "kind", "parameters", "dimension", "items/s embedded"]
     parts.append("## Models\n\n" + table(header, models))
-    notes = [f"- {name}: {found.note}." for name, found in named if found.note]
+    notes = [f"- {facts['model']['name']}: {facts['model']['note']}." for facts, _ in runs if facts["model"]["note"]]
     if notes:
         parts.append("\n".join(notes))
     return "\n\n".join(parts)
@@ -276,10 +322,16 @@ def compression_rows(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
 
 
 def _with_interval(row: dict | None, metric: str) -> str:
-    if row is None or row["metrics"] is None:
+    if row is None or row["metrics"] is None or metric not in row["metrics"]:
         return "-"
     low, high = row["intervals"][metric]
     return f"{_percent(row['metrics'], metric)} [{100 * low:.2f}, {100 * high:.2f}]"
+
+
+def _interval_cells(metrics: dict | None) -> list[str]:
+    """Label figures, of those that there are, with the `intervals` beside them."""
+    row = None if metrics is None else {"metrics": metrics, "intervals": metrics["intervals"]}
+    return [_with_interval(row, metric) for metric in LABEL_METRICS]
 
 
 def left_out(results: dict) -> str:
@@ -309,6 +361,12 @@ def attribute_rows(attributes: dict) -> tuple[list[str], list[list[str]]]:
     return LABEL_HEADER, rows
 
 
+def attribute_interval_rows(attributes: dict) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the figures of `attribute_rows` with their intervals."""
+    rows = [[name, *_interval_cells(row)] for name, row in attributes["attributes"].items()]
+    return ["", *LABEL_METRICS.values()], rows
+
+
 def run_lines(facts: dict) -> list[str]:
     """What one needs to know of a run, in lines."""
     model, data, machine = facts["model"], facts["dataset"], facts["hardware"]
@@ -332,15 +390,6 @@ def run_lines(facts: dict) -> list[str]:
 
 def _origin(source: dict) -> str:
     return source["name"] if source["revision"] is None else f"{source['name']}@{source['revision']}"
-
-
-def _counts(classification: dict) -> list[str]:
-    return [str(classification["products"]), str(classification["labels"])]
-
-
-def _attribute_counts(attributes: dict) -> list[str]:
-    table = attributes["attributes"].values()
-    return [str(sum(row[what] for row in table)) for what in ("products", "values")]
 
 
 def _cells(metrics: dict | None) -> list[str]:

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from evaluation.coarse import PRECISIONS, Coarse, Queries, check_finite, fastest_first
+from evaluation.coarse import PRECISIONS, Coarse, Queries, fastest_first
 from evaluation.errors import EvaluationError
-from evaluation.vectors import Vectors
+from evaluation.vectors import Vectors, check_finite
 
 QUERIES = 512
 # Columns of which the maximum is looked at before any single one.
@@ -33,6 +33,21 @@ class Hits(NamedTuple):
 
     rows: np.ndarray
     scores: np.ndarray
+
+
+def check_fit(queries: Vectors, corpus: Vectors, k: int) -> None:
+    """Whether a corpus can be searched for the k best of each query.
+
+    Raises:
+        EvaluationError: k is more than the corpus has, or the dimensions differ.
+    """
+    if not 1 <= k <= len(corpus):
+        raise EvaluationError(f"k is {k}; {corpus.name} has {len(corpus)} vectors, so give 1 to {len(corpus)}.")
+    if queries.dimension != corpus.dimension:
+        raise EvaluationError(
+            f"The vectors of {queries.name} have {queries.dimension} dimensions, those of {corpus.name} "
+            f"{corpus.dimension}: they come from different models or options."
+        )
 
 
 class ExactSearch:
@@ -81,20 +96,12 @@ class ExactSearch:
             EvaluationError: k is more than the corpus has, the dimensions differ, or a query is not finite.
         """
         stop = len(queries) if stop is None else stop
-        if not 1 <= k <= len(self.corpus):
-            raise EvaluationError(
-                f"k is {k}; {self.corpus.name} has {len(self.corpus)} vectors, so give 1 to {len(self.corpus)}."
-            )
-        if queries.dimension != self.corpus.dimension:
-            raise EvaluationError(
-                f"The vectors of {queries.name} have {queries.dimension} dimensions, those of {self.corpus.name} "
-                f"{self.corpus.dimension}: they come from different models or options."
-            )
+        check_fit(queries, self.corpus, k)
 
         def one(first: int) -> tuple[Hits, int]:
             last = min(first + QUERIES, stop)
             chunk = queries.read(first, last)
-            check_finite(chunk, queries, first)
+            check_finite(chunk, queries, range(first, last))
             found = _Chunk(self.corpus, self._coarse, self._tie_order, chunk, k).run()
             if done is not None:
                 done(last - first)

@@ -1,11 +1,12 @@
 """Hands a folder of vectors to a vector store, for those who outgrow one machine: LanceDB or Qdrant.
 
-Both get the ids and the vectors, compared by cosine. Searches here are exact in the store's own sense (float32); what a
-store does approximately it does with an index that its user adds.
+Both get the ids and the vectors. A Qdrant collection is compared by cosine; LanceDB is told the distance with a query.
 """
 
 import argparse
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import pyarrow as pa
 from tqdm.auto import tqdm
 
 from evaluation.errors import EvaluationError
-from evaluation.vectors import Vectors, open_vectors
+from evaluation.vectors import Vectors, open_vectors, read_blocks
 from fetch_moon2 import address
 
 BATCH = 1024
 STORES = ("lancedb", "qdrant")
+SERVER = ("http://", "https://")
+MEMORY = (":memory:", "memory://", "shared-memory://")
 
 
 def to_lancedb(vectors: Vectors, location: str | Path, name: str) -> Any:
@@ -28,43 +31,56 @@ def to_lancedb(vectors: Vectors, location: str | Path, name: str) -> Any:
         location: folder of an embedded database, or any address that LanceDB takes.
 
     Raises:
-        EvaluationError: LanceDB is not installed, or there is such a table.
+        EvaluationError: LanceDB is not installed or refuses the location or the name, or there is such a table, or a
+            vector is not finite.
     """
-    database = _lancedb().connect(str(location))
-    if name in database.list_tables().tables:
-        raise EvaluationError(
-            f"{address(str(location))} has a table {name!r} already: give another --name, or drop it."
-        )
-    vector = pa.list_(pa.float32(), vectors.dimension)
-    table = database.create_table(name, schema=pa.schema({"id": pa.string(), "vector": vector}))
-    for ids, rows in _batches(vectors, "lancedb"):
-        column = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), vectors.dimension)
-        table.add(pa.table({"id": ids, "vector": column}))
+    try:
+        import lancedb
+    except ModuleNotFoundError as error:
+        raise EvaluationError("The store lancedb needs LanceDB: pip install 'moon2[lancedb]'.") from error
+    _check(vectors, location)
+    if str(location).startswith(SERVER):
+        raise EvaluationError(f"--location {address(str(location))} is a web server; LanceDB is kept in a folder.")
+    with _refusals("LanceDB", location, name):
+        database = lancedb.connect(str(location))
+        if name in database.list_tables().tables:
+            raise EvaluationError(
+                f"{address(str(location))} has a table {name!r} already: give another --name, or drop it."
+            )
+        vector = pa.list_(pa.float32(), vectors.dimension)
+        table = database.create_table(name, schema=pa.schema({"id": pa.string(), "vector": vector}))
+        for ids, rows in _batches(vectors, "lancedb"):
+            column = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), vectors.dimension)
+            table.add(pa.table({"id": ids, "vector": column}))
     return table
 
 
-def search_lancedb(table: Any, queries: np.ndarray, k: int) -> list[list[tuple[str, float]]]:
-    """For each query (Q, D) the k best as (id, cosine), best first."""
-    results = []
-    for query in queries:
-        rows = table.search(query).distance_type("cosine").bypass_vector_index().limit(k).to_list()
-        results.append([(row["id"], 1 - row["_distance"]) for row in rows])
-    return results
-
-
-def to_qdrant(vectors: Vectors, location: str, name: str, api_key: str | None = None) -> Any:
+def to_qdrant(vectors: Vectors, location: str | Path, name: str, api_key: str | None = None) -> Any:
     """Writes a collection whose points have the id in their payload; returns the client.
 
     Args:
-        location: ":memory:", a folder, or the address of a server (http://... or https://...).
+        location: a folder, or the address of a server (http://... or https://...).
 
     Raises:
-        EvaluationError: the client is not installed, the server does not answer, or there is such a collection.
+        EvaluationError: the client is not installed or refuses the location or the name, or the server does not
+            answer, or there is such a collection, or a vector is not finite.
     """
-    client, models = _qdrant(location, api_key)
-    from qdrant_client.http.exceptions import ApiException
-
     try:
+        from qdrant_client import QdrantClient, models
+        from qdrant_client.http.exceptions import ApiException
+    except ModuleNotFoundError as error:
+        raise EvaluationError("The store qdrant needs its client: pip install 'moon2[qdrant]'.") from error
+    _check(vectors, location)
+    location = str(location)
+    is_server = location.startswith(SERVER)
+    if ":" in location and not is_server:
+        raise EvaluationError(
+            f"--location {address(location)} would be a folder of that name: the address of a server begins with "
+            "http:// or https://, as in http://localhost:6333."
+        )
+    with _refusals("Qdrant", location, name, ApiException):
+        place = {"url": location, "api_key": api_key, "check_compatibility": False}
+        client = QdrantClient(**place if is_server else {"path": location})
         if client.collection_exists(name):
             raise EvaluationError(
                 f"{address(location)} has a collection {name!r} already: give another --name, or delete it."
@@ -77,46 +93,37 @@ def to_qdrant(vectors: Vectors, location: str, name: str, api_key: str | None = 
             numbers, payloads = list(range(start, start + len(ids))), [{"id": identifier} for identifier in ids]
             client.upsert(name, models.Batch(ids=numbers, vectors=rows.tolist(), payloads=payloads), wait=True)
             start += len(ids)
-    except ApiException as error:
-        raise EvaluationError(f"Qdrant at {address(location)} does not answer as it should: {error}") from error
     return client
 
 
-def search_qdrant(client: Any, name: str, queries: np.ndarray, k: int) -> list[list[tuple[str, float]]]:
-    """As `search_lancedb`."""
-    _, models = _import_qdrant()
-    exact = models.SearchParams(exact=True)
-    found = [client.query_points(name, query=query.tolist(), limit=k, search_params=exact).points for query in queries]
-    return [[(point.payload["id"], point.score) for point in points] for points in found]
+def _check(vectors: Vectors, location: str | Path) -> None:
+    """Before anything is made: what no store can take, and places where nothing would be kept."""
+    if Path(location).is_file():
+        raise EvaluationError(f"--location {location} is a file: give a folder, or the address of a server.")
+    if str(location).startswith(MEMORY):
+        raise EvaluationError(
+            f"--location {location} is memory, which ends with this command: give a folder, or the address of a server."
+        )
+    for _ in read_blocks(vectors):
+        pass
 
 
-def _batches(vectors: Vectors, name: str):
-    for start in tqdm(range(0, len(vectors), BATCH), desc=name, unit="batch"):
-        stop = min(start + BATCH, len(vectors))
-        yield vectors.ids[start:stop].tolist(), vectors.read(start, stop)
-
-
-def _lancedb():
+@contextmanager
+def _refusals(store: str, location: str | Path, name: str, *others: type[Exception]) -> Iterator[None]:
+    """A store's own complaint, of a name or a place, as a sentence."""
     try:
-        import lancedb
-    except ModuleNotFoundError as error:
-        raise EvaluationError("The store lancedb needs LanceDB: pip install 'moon2[lancedb]'.") from error
-    return lancedb
+        yield
+    except EvaluationError:
+        raise
+    except (OSError, ValueError, RuntimeError, *others) as error:
+        raise EvaluationError(f"{store} at {address(str(location))} does not take {name!r}: {error}") from error
 
 
-def _import_qdrant():
-    try:
-        from qdrant_client import QdrantClient, models
-    except ModuleNotFoundError as error:
-        raise EvaluationError("The store qdrant needs its client: pip install 'moon2[qdrant]'.") from error
-    return QdrantClient, models
-
-
-def _qdrant(location: str, api_key: str | None):
-    client, models = _import_qdrant()
-    if location.startswith(("http://", "https://")):
-        return client(url=location, api_key=api_key, check_compatibility=False), models
-    return client(":memory:") if location == ":memory:" else client(path=location), models
+def _batches(vectors: Vectors, name: str) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Ids and float32 vectors, with progress."""
+    blocks = tqdm(read_blocks(vectors, BATCH), desc=name, unit="batch", total=-(-len(vectors) // BATCH))
+    for start, rows in blocks:
+        yield vectors.ids[start : start + len(rows)].tolist(), rows
 
 
 def add_store(commands) -> None:
@@ -132,7 +139,8 @@ def add_store(commands) -> None:
     )
     parser.add_argument("--vectors", required=True, help="folder written by `embed`, or an .npy file")
     parser.add_argument("--store", required=True, choices=STORES, help="which kind of store")
-    parser.add_argument("--location", required=True, help="a folder, or the address of a server")
+    parser.add_argument("--location", required=True, help="a folder, or the address of a server, as "
+                        "http://localhost:6333")  # fmt: skip
     parser.add_argument("--name", default="products", help="of the table or collection")
     parser.set_defaults(command=_run)
 

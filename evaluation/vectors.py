@@ -10,7 +10,7 @@ again where they are read.
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from evaluation.errors import EvaluationError
 
 DTYPES = ("float32", "float16", "int8")
 MANIFEST, SHARDS, VECTORS, IDS = "manifest.json", "shards", "vectors.npy", "ids.npy"
+READ = 16384
 
 
 class Vectors:
@@ -78,7 +79,7 @@ def open_vectors(path: str | Path) -> Vectors:
     numbers.
 
     Raises:
-        EvaluationError: it is neither, unfinished, or its files do not fit together.
+        EvaluationError: it is neither, or unfinished, or its files do not fit together.
     """
     path = Path(path)
     folder = path.is_dir()
@@ -88,16 +89,28 @@ def open_vectors(path: str | Path) -> Vectors:
             "`embed` again to finish it."
         )
     file = path / VECTORS if folder else path
-    try:
-        array = np.load(file, mmap_mode="r")
-        ids = np.load(path / IDS) if folder else np.arange(len(array)).astype(str)
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f"{file} cannot be read as vectors: {error}.") from error
-    if array.ndim != 2 or array.dtype.name not in DTYPES or not array.flags.c_contiguous:
+    array = _mapped(file)
+    if array.ndim != 2 or array.dtype.name not in DTYPES:
         raise EvaluationError(f"{file} holds {array.dtype} {array.shape}; vectors are (N, D) {', '.join(DTYPES)}.")
+    if not array.flags.c_contiguous:
+        raise EvaluationError(
+            f"{file} is in Fortran order, column after column: save it again with "
+            "numpy.save(file, numpy.ascontiguousarray(vectors))."
+        )
+    ids = np.array(_mapped(path / IDS)) if folder else np.arange(len(array)).astype(str)
     if len(ids) != len(array):
         raise EvaluationError(f"{path} has {len(array)} vectors but {len(ids)} ids: embed it again.")
     return Vectors(array, ids, str(path))
+
+
+def _mapped(file: Path) -> np.ndarray:
+    try:
+        return open_memmap(file, "r")
+    except (OSError, ValueError) as error:
+        reason = str(error).rstrip(".")
+        raise EvaluationError(
+            f"{file} cannot be read as vectors: {reason}. Give a folder written by `embed`, or one array as .npy."
+        ) from error
 
 
 def identity(path: str | Path) -> dict:
@@ -167,8 +180,22 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def batches(vectors: Vectors, size: int, described: Callable) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Ids and float32 vectors, `size` at a time, with progress."""
-    for start in described(range(0, len(vectors), size)):
+def read_blocks(vectors: Vectors, size: int = READ) -> Iterator[tuple[int, np.ndarray]]:
+    """(start, float32 (n, D)) from first to last, with n at most `size`.
+
+    Raises:
+        EvaluationError: a value is not finite; the message names the id.
+    """
+    for start in range(0, len(vectors), size):
         stop = min(start + size, len(vectors))
-        yield vectors.ids[start:stop].tolist(), vectors.read(start, stop)
+        block = vectors.read(start, stop)
+        check_finite(block, vectors, range(start, stop))
+        yield start, block
+
+
+def check_finite(block: np.ndarray, vectors: Vectors, rows: Sequence[int]) -> None:
+    """Refuses float32 (n, D) of the n `rows` if a value is not finite."""
+    finite = np.isfinite(block).all(1)
+    if not finite.all():
+        row = rows[int(finite.argmin())]
+        raise EvaluationError(f"The vector of {str(vectors.ids[row])!r} (row {row} of {vectors.name}) is not finite.")

@@ -1,14 +1,10 @@
-"""The demo in a real browser: Playwright drives Debian's Chromium, on a desktop's width and on a phone's.
+"""The demo in a real browser, on a desktop's width and on a phone's."""
 
-With MOON2_SCREENSHOTS=<folder> every state is also kept as a PNG, to be looked at.
-"""
-
-import os
-import shutil
 import time
 from pathlib import Path
 
 import pytest
+from browser import SIZES, Visit
 
 from conftest import picture, tiny_model, tiny_processor
 
@@ -19,8 +15,6 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 from demo.query import Reader  # noqa: E402
 from demo.serve import Settings, serve  # noqa: E402
 
-CHROMIUM = shutil.which("chromium")
-SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 expect = playwright.expect
 
 
@@ -34,62 +28,26 @@ def address(mbe2, tmp_path_factory):
     served.close()
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-class Visit:
-    """One visit to the page.
-
-    Attributes:
-        foreign: every address outside of the page's own that the browser asked for.
-        failures: errors of the page's scripts.
-    """
+class DemoVisit(Visit):
+    """A visit to the demo, with the parts of its page."""
 
     def __init__(self, browser, address: str, size: str):
-        width, height = SIZES[size]
-        self.size, self.foreign, self.failures = size, [], []
-        self.tab = browser.new_page(viewport={"width": width, "height": height})
-        self.tab.on("request", lambda request: self._note(request.url, address))
-        self.tab.on("pageerror", lambda error: self.failures.append(str(error)))
-        self.tab.goto(address)
+        super().__init__(browser, address, size)
         self.text = self.tab.get_by_label("Text", exact=True)
         self.search = self.tab.get_by_role("button", name="Search", exact=True)
         self.cards = self.tab.locator(".card")
         self.kind = self.tab.locator("#query strong")
         expect(self.text).to_be_visible()
 
-    def _note(self, url: str, address: str) -> None:
-        if not url.startswith((address, "data:", "blob:")):
-            self.foreign.append(url)
-
     def add(self, path: Path) -> None:
         self.tab.locator("#picture input[type=file]").set_input_files(path)
-
-    def keep(self, state: str) -> None:
-        folder = os.environ.get("MOON2_SCREENSHOTS")
-        if folder:
-            self.tab.wait_for_timeout(300)  # for what is still fading in
-            self.tab.screenshot(path=Path(folder) / f"{self.size}-{state}.png", full_page=True)
-
-    def fits(self) -> bool:
-        """Whether nothing sticks out at the side."""
-        return self.tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 @pytest.fixture(params=SIZES)
 def visit(chromium, address, request):
-    visit = Visit(chromium, address, request.param)
+    visit = DemoVisit(chromium, address, request.param)
     yield visit
-    assert not visit.foreign, "the page loads nothing from elsewhere"
-    assert not visit.failures
-    visit.tab.close()
+    visit.close()
 
 
 @pytest.fixture(scope="module")

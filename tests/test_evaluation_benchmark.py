@@ -6,6 +6,8 @@ from pathlib import Path
 import datasets
 import pytest
 from datasets import Dataset, Features, Image, List, Value
+from hub_server import hub as hub
+from hub_server import run_python
 
 from conftest import picture
 from evaluation.benchmark import ProductView, load_benchmark
@@ -140,6 +142,11 @@ BROKEN = {
     "query without image": (change("queries", 2, image=None), "Query 'q0-mixed' .* 'mixed' but no image"),
     "unknown query": (change("qrels", 4, **{"query-id": "q99"}), "Row 4 of qrels refers to the query 'q99'"),
     "unknown product": (change("qrels", 4, **{"corpus-id": "p99"}), "Row 4 of qrels refers to the product 'p99'"),
+    "null score": (change("qrels", 4, score=None), "Row 4 of qrels has the score None; a score is a whole number"),
+    "null level": (change("corpus", 4, category=["goods", None]), "'p4' .row 4 of corpus. has the category .* is null"),
+    "null attribute": (change("corpus", 4, attributes=[None]), "'p4' .row 4 of corpus. has the attribute None"),
+    "null name": (change("corpus", 4, attributes=[{"name": None, "value": "x"}]), "'p4' .* its name or value is null"),
+    "null value": (change("corpus", 4, attributes=[{"name": "x", "value": None}]), "'p4' .* its name or value is null"),
 }
 
 
@@ -151,6 +158,88 @@ def test_a_broken_benchmark_is_refused(tmp_path, case):
     folder = write_benchmark(tmp_path / "mbe2", rows)
     with pytest.raises(EvaluationError, match=message):
         load_benchmark(str(folder))
+
+
+def of_type(monkeypatch, config: str, column: str, kind, values: list, rows: dict[str, list[dict]]):
+    """Gives a column another type and values."""
+    monkeypatch.setitem(FEATURES[config], column, kind)
+    for place, row in enumerate(rows[config]):
+        row[column] = values[place % len(values)]
+
+
+TEXT, WHOLE = Value("string"), Value("int64")
+WRONG_TYPES = {
+    "whole ids": ("corpus", "id", WHOLE, list(range(12)), "Value.'int64'. in the column 'id', which must be Value.'st"),
+    "whole texts": ("queries", "text", WHOLE, [1], "Value.'int64'. in the column 'text'"),
+    "paths of pictures": (
+        "corpus",
+        "image",
+        TEXT,
+        ["a.jpg"],
+        "Value.'string'. in the column 'image', .* must be Image",
+    ),
+    "one string as category": (
+        "corpus",
+        "category",
+        TEXT,
+        ["mugs"],
+        "Value.'string'. in .* must be List.Value.'string'",
+    ),
+    "strings as attributes": ("corpus", "attributes", List(TEXT), [["red"]], "must be List.*'name': Value.'string'"),
+    "whole groups": ("corpus", "group_id", WHOLE, list(range(12)), "Value.'int64'. in the column 'group_id'"),
+    "scores as texts": (
+        "qrels",
+        "score",
+        TEXT,
+        ["1"],
+        "Value.'string'. in the column 'score', which must be Value.'int64",
+    ),
+    "half scores": (
+        "qrels",
+        "score",
+        Value("float64"),
+        [1.0, 0.5],
+        "Row 1 of qrels has the score 0.5; a score is a whole",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_TYPES)
+def test_a_column_of_another_type_is_refused(tmp_path, monkeypatch, case):
+    config, column, kind, values, message = WRONG_TYPES[case]
+    rows = benchmark_rows()
+    of_type(monkeypatch, config, column, kind, values, rows)
+    with pytest.raises(EvaluationError, match=message):
+        load_benchmark(str(write_benchmark(tmp_path / "mbe2", rows)))
+
+
+def test_what_means_the_same_is_taken(tmp_path, monkeypatch):
+    """Whole floats as scores, wide strings, pictures as they are stored, and columns of nulls."""
+    rows = benchmark_rows()
+    plain = load_benchmark(str(write_benchmark(tmp_path / "plain", rows)))
+    monkeypatch.setitem(FEATURES["corpus"], "text", Value("large_string"))
+    monkeypatch.setitem(FEATURES["corpus"], "image", {"bytes": Value("binary"), "path": TEXT})
+    of_type(monkeypatch, "qrels", "score", Value("float64"), [1.0], rows)
+    of_type(monkeypatch, "corpus", "category", Value("null"), [None], rows)
+    of_type(monkeypatch, "corpus", "attributes", List(Value("null")), [[]], rows)
+    found = load_benchmark(str(write_benchmark(tmp_path / "other", rows)))
+    assert found.relevant == plain.relevant
+    assert {type(grade) for grades in found.relevant for grade in grades.values()} == {int}
+    assert (found.corpus.texts, found.corpus.pictures) == (plain.corpus.texts, plain.corpus.pictures)
+    assert (found.categories, found.attributes) == ([[]] * 12, [{}] * 12)
+
+
+def test_a_set_of_the_hub_has_its_commit_as_revision(hub, tmp_path):
+    """Whatever it was asked by; also from the cache alone."""
+    hub.add_folder("user/judged", write_benchmark(tmp_path / "mbe2", benchmark_rows()))
+    repository = hub.repositories["dataset", "user/judged"]
+    repository.tags["v1"] = repository.branches["main"]
+    code = "from evaluation.benchmark import load_benchmark; print(load_benchmark('user/judged', {}).revision)"
+    online = run_python("\n".join(code.format(name) for name in ("None", "'v1'")), hub, home=tmp_path / "home")
+    offline = "import os; os.environ['HF_HUB_OFFLINE'] = '1'\n" + code.format("None")
+    cached = run_python(offline, hub, home=tmp_path / "home")
+    assert online.stdout.split() + cached.stdout.split() == [repository.branches["main"]] * 3, online.stderr
+    assert load_benchmark(str(tmp_path / "mbe2")).revision is None
 
 
 def test_a_set_rebuilt_with_other_columns_and_rows_is_read_anew(tmp_path):

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from conftest import picture, tiny_model, tiny_processor
-from evaluation import bulk
+from evaluation import bulk, encoders
 from evaluation.bulk import Work, embed_catalogue
 from evaluation.encoders import load_encoder
 from evaluation.errors import EvaluationError
-from evaluation.items import Columns, open_items
+from evaluation.items import Columns, Shown, open_items
 from evaluation.vectors import open_vectors
 
 COUNT = 11
@@ -130,6 +130,33 @@ def open_vectors_of(tmp_path: Path, model: str) -> np.ndarray:
     return open_vectors(tmp_path / "good").array
 
 
+def test_a_run_may_go_on_with_other_batches_and_with_skipping(tmp_path, model):
+    source = table(tmp_path / "c.parquet", damage)
+    with pytest.raises(EvaluationError, match="row 2"):
+        run(source, model, tmp_path / "v")
+    manifest = run(source, model, tmp_path / "v", batch_size=2, on_error="skip")
+    assert (manifest["vectors"], manifest["skipped"]) == (COUNT - 3, 3)
+    assert (manifest["batch_size"], manifest["on_error"]) == (2, "skip")
+    with pytest.raises(EvaluationError, match=r"begun with --on_error skip and lacks row 2 \(id '102'\): .*cannot be"):
+        run(source, model, tmp_path / "v")
+
+
+def test_a_text_model_says_which_view_it_has(tmp_path, model, monkeypatch):
+    encoder = load_encoder(model)
+    encoder.views = frozenset("t")
+    monkeypatch.setattr(encoders, "load_encoder", lambda *names: encoder)
+
+    def bare(content):
+        content["photo"] = [None] * COUNT
+
+    for on_error in ("raise", "skip"):
+        with pytest.raises(EvaluationError, match="has images, which .* cannot embed: give --view t"):
+            run(table(tmp_path / "c.parquet"), model, tmp_path / "v", view="own", on_error=on_error)
+    assert not (tmp_path / "v").exists()
+    assert run(table(tmp_path / "c.parquet"), model, tmp_path / "t", view="t")["vectors"] == COUNT
+    assert run(table(tmp_path / "b.parquet", bare), model, tmp_path / "own", view="own")["vectors"] == COUNT
+
+
 def test_nothing_to_embed_is_an_error(tmp_path, model):
     def empty(content):
         content["photo"] = [None] * COUNT
@@ -168,10 +195,35 @@ def test_tables_of_other_kinds(tmp_path, model):
     np.testing.assert_array_equal(open_vectors(tmp_path / "csv").array, open_vectors(tmp_path / "parquet").array)
 
 
+def csv(path: Path, *lines: str):
+    path.write_text("\n".join(["id,text,image", *lines]), encoding="utf-8")
+    return open_items(str(path))
+
+
+def test_a_csv_file_is_read_as_it_stands(tmp_path):
+    items = csv(tmp_path / "c.csv", "00123,NA,http://a.b/1.jpg", "123,None,0012", "1.0,007,", "x,,null")
+    assert items.ids == ["00123", "123", "1.0", "x"]
+    shown = Shown(items, "own", range(4))
+    assert [item["text"] for item in shown] == ["NA", "None", "007", None] and shown.text_lengths == [2, 4, 3, 0]
+    pictures = ["http://a.b/1.jpg", str(tmp_path / "0012"), None, str(tmp_path / "null")]
+    assert [item["image"] for item in shown] == pictures
+    (tmp_path / "c.tsv").write_text("id\ttext\n007\tmug, red", encoding="utf-8")
+    items = open_items(str(tmp_path / "c.tsv"), columns=Columns(image=None))
+    assert items.ids == ["007"] and items[0] == {"text": "mug, red", "image": None}
+    with pytest.raises(EvaluationError, match="Row 1 of .* has no id"):
+        csv(tmp_path / "c.csv", "1,a,", ",b,")
+    with pytest.raises(EvaluationError, match="first row has more fields than its header"):
+        csv(tmp_path / "c.csv", "1,mug, red,", "2,cup,")
+
+
 def test_tables_that_cannot_be_used_are_refused(tmp_path):
     source = table(tmp_path / "c.parquet")
-    with pytest.raises(EvaluationError, match="no column 'id'; it has: sku, title, photo"):
+    with pytest.raises(EvaluationError, match="no column 'id'; it has: sku, title, photo. Name .* --id_column.$"):
         open_items(source)
+    with pytest.raises(EvaluationError, match="no column 'image'; .* or --image_column \"\" if it has no images"):
+        open_items(source, columns=Columns("sku", "title"))
+    with pytest.raises(EvaluationError, match="column 'sku' of .* holds .*int64.*, not texts"):
+        open_items(source, columns=Columns("title", "sku", "photo"))
     with pytest.raises(EvaluationError, match="no file"):
         open_items(str(tmp_path / "none.parquet"))
 

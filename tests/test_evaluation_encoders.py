@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 from transformers import (
     AutoTokenizer,
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
+    CLIPProcessor,
     LlamaConfig,
     LlamaModel,
     SiglipConfig,
@@ -48,6 +50,46 @@ def save_siglip(folder: Path) -> str:
     return str(folder)
 
 
+# A dual encoder that transformers does not have, which gives its vectors as tensors.
+REMOTE_CODE = """
+from transformers import CLIPConfig, CLIPModel
+
+
+class ShopConfig(CLIPConfig):
+    model_type = "shop_towers"
+
+
+class ShopModel(CLIPModel):
+    config_class = ShopConfig
+
+    def get_text_features(self, **inputs):
+        return super().get_text_features(**inputs).pooler_output
+
+    def get_image_features(self, **inputs):
+        return super().get_image_features(**inputs).pooler_output
+"""
+
+
+def save_remote(folder: Path) -> str:
+    """The weights of `save_clip` as a model with code of its own, and a processor in place of its two halves."""
+    save_clip(folder)
+    (folder / "modeling_shop.py").write_text(REMOTE_CODE)
+    config = json.loads((folder / "config.json").read_text())
+    names = {"AutoConfig": "modeling_shop.ShopConfig", "AutoModel": "modeling_shop.ShopModel"}
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "shop_towers", "auto_map": names}))
+    tokenizer = train_tokenizer(TEXTS * 5, 400)
+    tokenizer.model_max_length = 24
+    CLIPProcessor(CLIPImageProcessorPil.from_pretrained(folder), tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+def change_weights(folder: str, change) -> None:
+    file = Path(folder) / "model.safetensors"
+    weights = load_file(file)
+    change(weights)
+    save_file(weights, file, {"format": "pt"})
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, str]:
     home = tmp_path_factory.mktemp("peers")
@@ -75,6 +117,58 @@ def test_two_towers_give_transformers_own_features(folders, kind):
     expected = torch.cat([left, right, normalize(left + right, dim=-1)])
     assert found.shape == (3, encoder.dimension)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_a_dual_encoder_with_code_of_its_own(folders, tmp_path):
+    """How Marqo's models are loaded, with a small one in their place."""
+    products = [{"text": TEXTS[0]}, {"image": picture(40, 30)}, {"text": TEXTS[1], "image": picture(30, 30)}]
+    encoder = load_encoder(save_remote(tmp_path / "shop"), kind="two-towers")
+    assert (encoder.kind, encoder.dimension, encoder.longest) == ("shop_towers", 24, 24)
+    expected = load_encoder(folders["clip"]).encode(products)
+    torch.testing.assert_close(encoder.encode(products), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("save", [save_clip, save_siglip, save_remote])
+def test_weights_that_are_missing_or_of_another_shape_are_refused(save, tmp_path):
+    folder = save(tmp_path / "model")
+    first, second = (f"text_model.encoder.layers.{layer}.layer_norm1.weight" for layer in (0, 1))
+    change_weights(folder, lambda weights: weights.pop(first))
+    with pytest.raises(
+        EvaluationError, match=f"^The model in .* cannot be loaded: .* this config: {first} is missing.$"
+    ):
+        load_encoder(folder, kind="two-towers")
+    change_weights(folder, lambda weights: weights.update({first: torch.ones(3), second: torch.ones(3)}))
+    with pytest.raises(EvaluationError, match=f"{first} is of another shape, {second} is of another shape.$"):
+        load_encoder(folder, kind="two-towers")
+    change_weights(folder, dict.clear)
+    with pytest.raises(EvaluationError, match="is missing, and [0-9]+ more.$"):
+        load_encoder(folder, kind="two-towers")
+
+
+def test_buffers_that_older_checkpoints_hold_are_no_damage(tmp_path):
+    folder = save_clip(tmp_path / "clip")
+    buffers = {f"{tower}_model.embeddings.position_ids": torch.arange(24)[None] for tower in ("text", "vision")}
+    change_weights(folder, lambda weights: weights.update(buffers))
+    assert load_encoder(folder).kind == "clip"
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_texts_that_are_cut_are_counted(folders, kind):
+    encoder = load_encoder(folders[kind])
+    fits = " mug" * 24
+    tokens = len(AutoTokenizer.from_pretrained(folders[kind])(fits)["input_ids"])
+    assert (encoder.longest, tokens) == (24, 24)
+    assert encoder.cut([fits, fits + " mug", fits + " blue"]) == 2
+    one, other = encoder.encode([{"text": fits + " mug"}, {"text": fits + " blue"}])
+    torch.testing.assert_close(one, other)
+
+
+def test_texts_that_other_encoders_cut_are_counted(folders):
+    moon2 = load_encoder(folders["moon2"])
+    assert (moon2.longest, moon2.cut([" mug" * 512, " mug" * 513])) == (512, 1)
+    if "minilm" in folders:
+        minilm = load_encoder(folders["minilm"])
+        assert (minilm.longest, minilm.cut(["mug " * 254, "mug " * 255])) == (256, 1)  # with two special tokens
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
@@ -131,6 +225,16 @@ def test_prompts_of_the_model_reach_its_queries_only(folders, tmp_path):
     asked = encoder.encode([{"text": "mug"}], role="query")
     torch.testing.assert_close(asked, plain.encode([{"text": "find: mug"}]), atol=1e-5, rtol=0)
     torch.testing.assert_close(encoder.encode([{"text": "mug"}]), plain.encode([{"text": "mug"}]))
+
+
+def test_prompts_of_a_peer_reach_the_model(folders):
+    peer = Peer(query_prompt="find the product", document_prompt="a product")
+    encoder = SentenceEncoder(Path(folders["moon2"]), "peer", None, peer)
+    products, plain = [{"text": TEXTS[0]}, {"image": picture(40, 30)}], load_encoder(folders["moon2"])
+    for role, prompt in (("query", peer.query_prompt), ("document", peer.document_prompt)):
+        expected = plain.encode([product | {"instruction": prompt} for product in products])
+        torch.testing.assert_close(encoder.encode(products, role=role), expected, atol=1e-5, rtol=0)
+        assert not torch.allclose(expected, plain.encode(products), atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["clip", "moon2"])

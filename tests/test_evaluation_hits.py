@@ -8,6 +8,7 @@ import pytest
 
 from conftest import same_bytes
 from evaluation import hits
+from evaluation.__main__ import main
 from evaluation.errors import EvaluationError
 from evaluation.hits import search_all
 from evaluation.search import ExactSearch
@@ -73,8 +74,31 @@ def test_parts_of_another_search_are_not_used(files, tmp_path, monkeypatch):
         search_all(*files, 4, tmp_path / "hits.parquet", part=20)
 
 
+def test_a_search_that_was_refused_takes_no_name(files, tmp_path):
+    np.save(tmp_path / "narrow.npy", np.ones((2, 4), np.float32))
+    np.save(tmp_path / "nan.npy", np.full((2, 8), np.nan, np.float32))
+    with pytest.raises(EvaluationError, match="4 dimensions, those of .* 8"):
+        search_all(tmp_path / "narrow.npy", files[1], 3, tmp_path / "hits.parquet")
+    assert not (tmp_path / "hits.parquet.parts").exists()
+    with pytest.raises(EvaluationError, match="not finite"):
+        search_all(tmp_path / "nan.npy", files[1], 3, tmp_path / "hits.parquet")
+    assert search_all(*files, 3, tmp_path / "hits.parquet")["count"] == 50
+
+
 def test_approximate_hits_say_so(files, tmp_path):
     pytest.importorskip("faiss")
     facts = search_all(*files, 3, tmp_path / "hits.parquet", engine="faiss-hnsw", threads=1)
     assert 0.9 < facts["recall"] <= 1 and facts["engine"] == "faiss-hnsw"
     assert "recall" not in search_all(*files, 3, tmp_path / "exact.parquet")
+
+
+def test_approximate_hits_say_so_after_an_interruption(files, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("faiss")
+    words = ["search", "--queries", str(files[0]), "--corpus", str(files[1]), "--engine", "faiss-hnsw"]
+    words += ["--output", str(tmp_path / "hits.parquet")]
+    monkeypatch.setattr(hits, "recall_of", stop_after(hits.recall_of, 0))
+    assert main(words) == 130
+    monkeypatch.undo()
+    assert main(words) == 0
+    assert 0.9 < json.loads((tmp_path / "hits.parquet.json").read_text())["recall"] <= 1
+    assert "(approximate: " in capsys.readouterr().out

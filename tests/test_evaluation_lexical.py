@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from evaluation.errors import EvaluationError
 from evaluation.lexical import K1, B, Bm25, evaluate_lexical, tokens
 
 TITLES = ["red striped mug", "red mug red mug", "Blue cotton shirt for women", "红色杯子", "mug"]
@@ -59,3 +60,9 @@ def test_only_texts_are_asked_of_titles():
     assert (results["t2mm"]["candidates"], results["t2t"]["candidates"]) == (4, 5)
     assert results["t2t"]["metrics"]["mrr"] == pytest.approx(1)
     assert per_query["t2mm"].ids == ["q0", "q2"]
+
+
+def test_titles_without_a_word_are_refused():
+    with pytest.raises(EvaluationError, match="None of the 2 titles has a word in it: bm25 has nothing to match"):
+        Bm25(["***", "!?"])
+    assert not Bm25(["***", "mug"]).documents(["***"]).nnz

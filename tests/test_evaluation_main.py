@@ -10,6 +10,8 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from hub_server import hub as hub
+from hub_server import run_python
 from PIL import Image
 from test_evaluation_benchmark import benchmark_rows, write_benchmark
 from test_evaluation_encoders import save_clip
@@ -18,6 +20,7 @@ from test_evaluation_gallery import add_triplets, triplet_rows
 from conftest import picture, tiny_model, tiny_processor
 from evaluation import cache
 from evaluation.__main__ import main
+from evaluation.encoders import MEAN_NOTE
 from evaluation.evaluate import TITLE_NOTE
 from evaluation.metrics import METRICS
 from evaluation.retrieval import DIRECTIONS
@@ -312,6 +315,45 @@ def test_a_second_run_takes_the_vectors_of_the_first(model, dataset, tmp_path):
     assert (first["run"]["embedding"]["items"], second["run"]["embedding"]["items"]) == (12 * 3 + 18 + 2 + 2, 0)
     for part in ("retrieval", "classification", "attributes"):
         assert second[part] == first[part]
+
+
+def test_texts_that_are_cut_are_said_once_however_they_were_embedded(tmp_path, capsys):
+    rows = benchmark_rows()
+    for place, colour in enumerate(("blue", "red")):
+        rows["corpus"][place]["text"] = f"{'mug ' * 40}{colour}"
+    rows["queries"][0]["text"] = "mug " * 40
+    dataset, clip = str(write_benchmark(tmp_path / "mbe2", rows)), save_clip(tmp_path / "clip")
+    note = "3 of 24 titles and queries are longer than the 24 tokens that it reads, and were cut"
+    for place in ("embedded", "cached"):
+        run = evaluated(clip, dataset, tmp_path / place, "--batch_size", "2")["run"]
+        assert (run["model"]["texts_cut"], run["model"]["note"]) == (3, f"{MEAN_NOTE}; {note}")
+        assert capsys.readouterr().out.count(note) == 1
+        assert (tmp_path / place / "results.md").read_text(encoding="utf-8").count(note) == 1
+    assert run["embedding"]["items"] == 0
+
+
+def test_a_run_on_the_hub_says_of_which_commit_its_data_are(hub, dataset, tmp_path):
+    hub.add_folder("user/judged", dataset)
+    repository = hub.repositories["dataset", "user/judged"]
+    commit = repository.branches["main"]
+    output, home = tmp_path / "results", tmp_path / "home"
+    command = ["-m", "evaluation", "--model", "bm25", "--dataset", "user/judged", "--output", str(output)]
+    done = run_python(command, hub, home=home)
+    assert done.returncode == 0, done.stderr
+    data = json.loads((output / "results.json").read_text(encoding="utf-8"))["run"]["dataset"]
+    assert (data["name"], data["revision"]) == ("user/judged", commit)
+    assert f"- data: user/judged@{commit}, 12 products" in (output / "results.md").read_text(encoding="utf-8")
+
+
+def test_label_figures_have_their_intervals_in_the_report(model, dataset, tmp_path):
+    results = evaluated(model, dataset, tmp_path / "results")
+    written = (tmp_path / "results" / "results.md").read_text(encoding="utf-8")
+    for found, low_high in (
+        (results["classification"]["metrics"], results["classification"]["intervals"]),
+        *((part, part["intervals"]) for part in results["attributes"]["attributes"].values()),
+    ):
+        low, high = low_high["f1"]
+        assert f"{100 * found['f1']:.2f} [{100 * low:.2f}, {100 * high:.2f}]" in written
 
 
 def test_a_text_model_reads_titles(dataset, tmp_path, capsys):

@@ -2,7 +2,7 @@
 
 import datasets
 import pytest
-from test_evaluation_benchmark import benchmark_rows, write_benchmark
+from test_evaluation_benchmark import FEATURES, benchmark_rows, write_benchmark
 
 from conftest import tiny_model, tiny_processor
 from evaluation.benchmark import load_benchmark
@@ -81,6 +81,20 @@ def test_a_task_has_the_queries_and_the_view_of_its_direction(tmp_path):
     assert data["queries"]["id"][:] == [f"q{index}-image" for index in (0, 1, 2, 4, 5)]  # q3's product has no picture
     assert data["corpus"].column_names == ["id", "text", "image"]
     assert data["corpus"]["id"][:] == [f"p{index}" for index in range(12) if index not in (3, 7)]
+
+
+def test_a_fractional_grade_is_refused_as_by_the_harness(tmp_path, monkeypatch):
+    """mteb takes whole grades only: 0.5 would be 0 there."""
+    monkeypatch.setitem(FEATURES["qrels"], "score", datasets.Value("float64"))
+    rows = benchmark_rows()
+    for row in rows["qrels"]:
+        row["score"] = 2.0
+    task = mteb_tasks.mbe2_tasks(str(write_benchmark(tmp_path / "whole", rows)))[0]
+    task.load_data()
+    assert task.dataset["default"]["test"]["relevant_docs"]["q0-text"] == {"p0": 2}
+    rows["qrels"][0]["score"] = 0.5
+    with pytest.raises(EvaluationError, match="Row 0 of qrels has the score 0.5"):
+        mteb_tasks.mbe2_tasks(str(write_benchmark(tmp_path / "half", rows)))
 
 
 def test_another_state_of_a_folder_is_another_revision(tmp_path):

@@ -84,6 +84,12 @@ def test_a_page_shows_all_and_needs_nothing_else(model, tmp_path):
     assert page.tags.count("section") == 6 * 4
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     assert f"{100 * results['retrieval']['t2mm']['metrics']['recall@10']:.2f}" in text
+    assert "<td>majority</td>" in text
+    for labels in (
+        results["classification"],
+        {"intervals": results["attributes"]["attributes"]["colour"]["intervals"]},
+    ):
+        assert "[{:.2f}, {:.2f}]".format(*(100 * bound for bound in labels["intervals"]["f1"])) in text
     pictures = [b64decode(address.split(",")[1]) for address in page.addresses if address.startswith("data:image/jpeg")]
     assert len(pictures) >= 6 * 4 * 10 and max(Image.open(BytesIO(content)).width for content in pictures) <= 132
     names = {"directions", "compression", "usage", "preference", "map"}

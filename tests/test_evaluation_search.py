@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from evaluation import coarse, search
-from evaluation.engines import FaissSearch, recall_of
+from evaluation.engines import INDEXES, FaissSearch, recall_of
 from evaluation.errors import EvaluationError
 from evaluation.search import ExactSearch
 from evaluation.vectors import Vectors
@@ -164,3 +164,22 @@ def test_faiss_finds_the_same():
     lists = FaissSearch(corpus, "faiss-ivf", threads=1)
     lists.index.nprobe = 1
     assert 0.05 < recall_of(lists, queries, 5, 30) < 0.95
+
+
+@pytest.mark.parametrize("engine", INDEXES)
+def test_faiss_refuses_what_exact_search_refuses(engine):
+    pytest.importorskip("faiss")
+    queries, corpus = data("random", 30, 8)
+    one = Vectors(corpus.array[:1], corpus.ids[:1])
+    assert FaissSearch(one, engine, threads=1).search(queries, 1).rows.tolist() == [[0]] * len(queries)
+    found = FaissSearch(corpus, engine, threads=1)
+    with pytest.raises(EvaluationError, match="k is 31"):
+        found.search(queries, 31)
+    with pytest.raises(EvaluationError, match="4 dimensions, those of the array 8"):
+        found.search(Vectors(queries.array[:, :4], queries.ids), 1)
+    queries.array[4, 0] = np.inf
+    with pytest.raises(EvaluationError, match="vector of 'q4' .row 4"):
+        found.search(queries, 1)
+    corpus.array[7, 2] = np.nan
+    with pytest.raises(EvaluationError, match=f"vector of '{corpus.ids[7]}' .row 7"):
+        FaissSearch(corpus, engine, threads=1)

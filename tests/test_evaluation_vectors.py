@@ -94,7 +94,21 @@ def test_what_holds_no_vectors_is_refused(tmp_path):
     np.save(tmp_path / "cube.npy", np.zeros((2, 2, 2), np.float32))
     with pytest.raises(EvaluationError, match=r"float32 \(2, 2, 2\); vectors are"):
         open_vectors(tmp_path / "cube.npy")
+    np.save(tmp_path / "number.npy", np.float32(1))
+    with pytest.raises(EvaluationError, match=r"number.npy holds float32 \(\); vectors are"):
+        open_vectors(tmp_path / "number.npy")
+    np.save(tmp_path / "fortran.npy", np.asfortranarray(vectors()))
+    with pytest.raises(EvaluationError, match="is in Fortran order, .*numpy.ascontiguousarray"):
+        open_vectors(tmp_path / "fortran.npy")
+    np.savez(tmp_path / "many.npz", vectors())
+    (tmp_path / "empty.npy").touch()
+    for name in ("many.npz", "empty.npy"):
+        with pytest.raises(EvaluationError, match=f"{name} cannot be read as vectors: .* one array as .npy"):
+            open_vectors(tmp_path / name)
     folder = folder_of(tmp_path / "v")
+    (folder / "ids.npy").write_bytes(b"")
+    with pytest.raises(EvaluationError, match="ids.npy cannot be read"):
+        open_vectors(folder)
     np.save(folder / "ids.npy", np.array(["a"]))
     with pytest.raises(EvaluationError, match="7 vectors but 1 ids"):
         open_vectors(folder)
