@@ -120,7 +120,9 @@ def report(
                 *_markdown(["variant", "against", "seeds", *HEADER[: len(DIRECTIONS)]], differences),
             ]
     lines += ["", "## The paper's own rows (MBE2.0)", ""]
-    lines += _markdown(["variant", *HEADER], [[name, *(f"{x:.2f}" for x in row)] for name, row in PAPER.items()])
+    here = {variant.paper: _label(variant) for variant in variants.values() if variant.paper is not None}
+    rows = [[name, here.get(name, "-"), *(f"{x:.2f}" for x in row)] for name, row in PAPER.items()]
+    lines += _markdown(["variant", "its row above", *HEADER], rows)
     lines += [
         "",
         "## What training came to",
@@ -149,7 +151,7 @@ def _training_row(runs: Runs) -> list[str]:
     names = ("omega_sum", "filter_precision", "filter_recall")
     total, precision, recall = (_plain_mean([log.get(name) for log in logs]) for name in names)
     return [
-        _label(runs),
+        _label(runs.variant),
         str(len(logs)),
         f"{np.mean([one['seconds'] for one in trained]) / 60:.1f}",
         total,
@@ -166,11 +168,15 @@ def _plain_mean(values: list[float | None]) -> str:
 
 def _row(runs: Runs, name: str) -> list[str]:
     sets = [run["sets"][name] for run in runs.by_seed.values() if name in run["sets"]]
-    return [_label(runs), str(len(sets)), *(_mean([_figure(one, column) for one in sets]) for column in COLUMNS)]
+    return [
+        _label(runs.variant),
+        str(len(sets)),
+        *(_mean([_figure(one, column) for one in sets]) for column in COLUMNS),
+    ]
 
 
-def _label(runs: Runs) -> str:
-    return runs.variant.changes if runs.variant.name != "full" else "full"
+def _label(variant: Variant) -> str:
+    return variant.changes if variant.name != "full" else "full"
 
 
 def _figure(figures: dict, column: str) -> float | None:

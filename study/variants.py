@@ -9,10 +9,10 @@ import yaml
 
 from configuration_moon2 import INTER_OBJECTIVES, INTRA_OBJECTIVES
 from study.errors import StudyError
+from study.losses import LOSSES
 
 HERE = Path(__file__).parent
 VARIANTS, RECIPE = HERE / "variants.yaml", HERE / "recipe.yaml"
-LOSSES = ("moon2", "own_view", "renormalised", "prior", "late", "uncertainty", "descent")
 ENCODERS = ("moon2", "two_towers")
 GALLERIES = ("easy", "hard", "transfer")
 SMOLLM2 = "smollm2"

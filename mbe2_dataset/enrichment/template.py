@@ -20,7 +20,6 @@ _WEAK = ("display", "closure", "heel", "toe", "occasion", "fit", "weight", "leng
 # After it, behind "with": "with Round Neck and Short Sleeves". Without such a noun ("Sleeveless") they go before.
 _WITH = ("neck", "sleeve", "heel", "toe", "closure")
 _WITH_NOUN = regex.compile(r"(?:neck|necks|neckline|collar|sleeves?|heels?|toes?|closure|zip|buckle|laces?|lace-ups?)$")
-_WITHOUT_NOUN = frozenset(("neck", "sleeve", "display", "occasion", "fit", "colour", "pattern", "material"))
 _LAST = ("capacity", "dimension", "weight", "count", "size")
 # Not worth a word in a title: nearly every product has it.
 _PLAIN = frozenset(phrase(word) for word in ("casual", "everyday", "daily", "日常", "休闲", "synthetic"))
