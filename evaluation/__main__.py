@@ -74,14 +74,15 @@ def _run(options: argparse.Namespace) -> dict:
     from evaluation.evaluate import Options
     from evaluation.gallery import train_products, with_gallery
     from evaluation.report import side_by_side, summary, write_text
-    from evaluation.retrieval import candidate_keys
+    from evaluation.retrieval import check_groups
 
     _refuse_file(options.output)
     folders = _folders(options.model, options.output)
     _check_models(options)
     benchmark = load_benchmark(options.dataset, options.dataset_revision)
     benchmark = with_gallery(benchmark, options.gallery, options.dataset, options.dataset_revision)
-    candidate_keys(benchmark, options.by_group)  # says before the embedding that there are no groups
+    if options.by_group:
+        check_groups(benchmark)
     what = Options(
         batch_size=options.batch_size,
         workers=options.workers,

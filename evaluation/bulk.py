@@ -115,7 +115,7 @@ def _check_view(items: Items, work: Work, encoder: "Encoder") -> None:
             raise EvaluationError(f"{work.model} cannot embed the view {work.view}; it can: {can}.")
         return
     for view, part in (("t", "text"), ("i", "image")):
-        if view not in encoder.views and any(items[row][part] is not None for row in range(len(items))):
+        if view not in encoder.views and items.have(part):
             raise EvaluationError(f"{items.name} has {part}s, which {work.model} cannot embed: give --view {can}.")
 
 

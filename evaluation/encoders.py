@@ -29,6 +29,7 @@ from products_moon2 import read_product
 # Dual encoders that transformers has, and how their text tower was trained to see padding.
 TWO_TOWERS = {"clip": True, "chinese_clip": True, "siglip": "max_length", "siglip2": "max_length"}
 KINDS = ("auto", "moon2", "sentence-transformers", "two-towers")
+TOKENIZED = 4096  # texts whose tokens are counted at a time
 MEAN_NOTE = "mm is the normalised mean of the text vector and the image vector"
 
 
@@ -351,7 +352,9 @@ def _pooled(output: Any) -> torch.Tensor:
 
 
 def _longer(tokenize: Callable[..., dict], texts: Sequence[str], longest: int) -> int:
-    return sum(len(tokenize(text, verbose=False)["input_ids"]) > longest for text in texts)
+    """How many texts have more tokens; in parts, as a catalogue's tokens take more memory than its titles."""
+    parts = (list(texts[start : start + TOKENIZED]) for start in range(0, len(texts), TOKENIZED))
+    return sum(len(ids) > longest for part in parts for ids in tokenize(part, verbose=False)["input_ids"])
 
 
 def _dtype(model: PreTrainedModel | SentenceTransformer) -> str:

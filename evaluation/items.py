@@ -68,6 +68,10 @@ class Items:
         text = values.get(self.columns.text)
         return {"text": text if text and text.strip() else None, "image": self._picture(values)}
 
+    def have(self, part: str) -> bool:
+        """Whether any item has a "text", or an "image"."""
+        return bool(getattr(self.columns, part)) and any(self[row][part] is not None for row in range(len(self)))
+
     def _picture(self, values: dict) -> Any:
         picture = values.get(self.columns.image)
         if isinstance(picture, dict) and picture.get("bytes") is None and picture.get("path") is None:
@@ -164,7 +168,7 @@ def _load_file(path: Path) -> datasets.DatasetDict:
         kind = FILE_KINDS[path.suffix.lower()]
         options = _as_strings(path) if kind == "csv" else {}
         return datasets.load_dataset(kind, data_files=str(path), cache_dir=str(cache), **options)
-    except (OSError, ValueError, DatasetsError) as error:
+    except (OSError, ValueError, csv.Error, DatasetsError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise EvaluationError(f"{path} cannot be read as a table: {reason}") from error
 
@@ -173,7 +177,7 @@ def _as_strings(path: Path) -> dict:
     """Options to read a CSV or TSV file without guessing at types; only what is empty is `None`."""
     options = {"sep": "\t" if path.suffix.lower() == ".tsv" else ","}
     with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.reader(file, delimiter=options["sep"])
+        rows = filter(None, csv.reader(file, delimiter=options["sep"]))  # without blank lines, as pandas reads them
         header = next(rows, [])
         first = next(rows, header)
     if len(first) > len(header):  # the first field would be taken for a row's name

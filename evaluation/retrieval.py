@@ -173,13 +173,18 @@ def evaluate_retrieval(
     return results, per_query
 
 
+def check_groups(benchmark: Benchmark) -> None:
+    """Raises an EvaluationError if a table of candidates has no groups."""
+    for products in benchmark.candidates:
+        if products.groups is None:
+            raise EvaluationError(f"The table {products.name} has no column 'group_id', which --by_group needs.")
+
+
 def candidate_keys(benchmark: Benchmark, by_group: bool) -> list[str]:
     """What each candidate row counts as: its group, or itself."""
     if not by_group:
         return [identifier for products in benchmark.candidates for identifier in products.ids]
-    for products in benchmark.candidates:
-        if products.groups is None:
-            raise EvaluationError(f"The table {products.name} has no column 'group_id', which --by_group needs.")
+    check_groups(benchmark)
     return [group for products in benchmark.candidates for group in products.groups]
 
 

@@ -116,7 +116,7 @@ def _refusals(store: str, location: str | Path, name: str, *others: type[Excepti
     except EvaluationError:
         raise
     except (OSError, ValueError, RuntimeError, *others) as error:
-        raise EvaluationError(f"{store} at {address(str(location))} does not take {name!r}: {error}") from error
+        raise EvaluationError(f"{name!r} cannot be written to {store} at {address(str(location))}: {error}") from error
 
 
 def _batches(vectors: Vectors, name: str) -> Iterator[tuple[list[str], np.ndarray]]:

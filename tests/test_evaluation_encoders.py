@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from conftest import TEXTS, mixed_products, picture, tiny_model, tiny_processor
+from evaluation import encoders
 from evaluation.encoders import MEAN_NOTE, Moon2Encoder, SentenceEncoder, load_encoder
 from evaluation.errors import EvaluationError
 from evaluation.peers import Peer
@@ -153,12 +154,14 @@ def test_buffers_that_older_checkpoints_hold_are_no_damage(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
-def test_texts_that_are_cut_are_counted(folders, kind):
+def test_texts_that_are_cut_are_counted(folders, kind, monkeypatch):
     encoder = load_encoder(folders[kind])
     fits = " mug" * 24
     tokens = len(AutoTokenizer.from_pretrained(folders[kind])(fits)["input_ids"])
     assert (encoder.longest, tokens) == (24, 24)
+    monkeypatch.setattr(encoders, "TOKENIZED", 2)
     assert encoder.cut([fits, fits + " mug", fits + " blue"]) == 2
+    assert encoder.cut([]) == 0
     one, other = encoder.encode([{"text": fits + " mug"}, {"text": fits + " blue"}])
     torch.testing.assert_close(one, other)
 

@@ -48,7 +48,7 @@ def test_qdrant(vectors, tmp_path):
 
 def test_a_server_that_is_not_there(vectors):
     pytest.importorskip("qdrant_client")
-    with pytest.raises(EvaluationError, match="Qdrant at http://127.0.0.1:9 does not take"):
+    with pytest.raises(EvaluationError, match="'products' cannot be written to Qdrant at http://127.0.0.1:9: "):
         to_qdrant(vectors, "http://127.0.0.1:9", "products")
 
 
@@ -67,7 +67,7 @@ def test_what_a_store_cannot_take_is_refused(vectors, tmp_path, monkeypatch, mod
     with pytest.raises(EvaluationError, match="'p1050-红' .row 1050 of the array. is not finite"):
         store(wrong, "db", "products")
     assert not (tmp_path / "db").exists()
-    with pytest.raises(EvaluationError, match="at db does not take 'a/b': .* name"):
+    with pytest.raises(EvaluationError, match="'a/b' cannot be written to .* at db: .* name"):
         store(vectors, "db", "a/b")
 
 
