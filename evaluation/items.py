@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -168,7 +169,7 @@ def _load_file(path: Path) -> datasets.DatasetDict:
         kind = FILE_KINDS[path.suffix.lower()]
         options = _as_strings(path) if kind == "csv" else {}
         return datasets.load_dataset(kind, data_files=str(path), cache_dir=str(cache), **options)
-    except (OSError, ValueError, csv.Error, DatasetsError) as error:
+    except (OSError, ValueError, DatasetsError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise EvaluationError(f"{path} cannot be read as a table: {reason}") from error
 
@@ -176,6 +177,7 @@ def _load_file(path: Path) -> datasets.DatasetDict:
 def _as_strings(path: Path) -> dict:
     """Options to read a CSV or TSV file without guessing at types; only what is empty is `None`."""
     options = {"sep": "\t" if path.suffix.lower() == ".tsv" else ","}
+    csv.field_size_limit(sys.maxsize)  # pandas, which reads the file afterwards, has no limit either
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = filter(None, csv.reader(file, delimiter=options["sep"]))  # without blank lines, as pandas reads them
         header = next(rows, [])
