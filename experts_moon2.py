@@ -1,6 +1,7 @@
 """The modality-driven mixture of experts (MOON2.0, section 2): router, experts, and the matrix W*."""
 
 from contextlib import nullcontext
+from contextvars import ContextVar
 
 import torch
 from torch import nn
@@ -12,6 +13,25 @@ try:
     from .configuration_moon2 import COMPOSITIONS, Moon2Config
 except ImportError:  # in the repository these files are top-level modules, in a checkpoint they are a package
     from configuration_moon2 import COMPOSITIONS, Moon2Config
+
+
+class Routing:
+    """Carry what one forward tells its routers, and what they answer. Nothing of a call may live on a module: threads
+    share the modules.
+
+    Attributes:
+        composition (`torch.LongTensor` of shape `(B,)`, *optional*): index into `COMPOSITIONS` of each item.
+        gates (`list`, *optional*): the routers' outputs, in the order of the layers; `None` once the forward has
+            ended, since activation checkpointing then runs the layers a second time.
+    """
+
+    def __init__(self, composition: torch.LongTensor | None = None):
+        self.composition = composition
+        self.gates: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] | None = []
+
+
+# The routing of the layer that this thread is running.
+ROUTING: ContextVar[Routing | None] = ContextVar("moon2_routing", default=None)
 
 
 class Moon2Router(nn.Module):
@@ -35,10 +55,17 @@ class Moon2Router(nn.Module):
 
         Args:
             composition (`(tokens,)`, with `router="composition"`): index into `COMPOSITIONS` of each token's item.
+
+        Raises:
+            ValueError: `router="composition"`, and no composition is given.
         """
         logits = F.linear(hidden_states, self.weight)
         if self.composition_bias is not None:
-            logits = logits + self.composition_bias[composition]
+            if composition is None:
+                raise ValueError(
+                    'router="composition" must know what each item is made of; call the Moon2Model, not its vlm.'
+                )
+            logits = logits + self.composition_bias[composition.to(logits.device)]
         weights, indices = logits.softmax(-1, dtype=torch.float32).topk(self.top_k, dim=-1)
         return logits, weights / weights.sum(-1, keepdim=True), indices
 
@@ -106,7 +133,6 @@ class Moon2SparseMoeBlock(nn.Module):
         self.experts = Moon2Experts(config, hidden_size, width, dense.act_fn, **factory)
         shared = config.shared_expert_intermediate_size
         self.shared_expert = Moon2SharedExpert(hidden_size, shared, dense.act_fn, **factory) if shared else None
-        self.composition = None  # (B,), see `hand_over_composition`
 
     @torch.no_grad()
     def upcycle(self, dense: nn.Module):
@@ -137,10 +163,14 @@ class Moon2SparseMoeBlock(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(B, L, D) -> (B, L, D)"""
         tokens = hidden_states.reshape(-1, hidden_states.shape[-1])
-        composition = self.composition
+        routing = ROUTING.get() or Routing()
+        composition = routing.composition
         if composition is not None:
             composition = composition.repeat_interleave(hidden_states.shape[1])
-        _, weights, indices = self.gate(tokens, composition)
+        gate = self.gate(tokens, composition)
+        if routing.gates is not None:
+            routing.gates.append(gate)
+        _, weights, indices = gate
         with AutocastGroupedMM() if torch.is_autocast_enabled(tokens.device.type) else nullcontext():
             output = self.experts(tokens, indices, weights.to(tokens.dtype))
         if self.shared_expert is not None:
@@ -160,15 +190,13 @@ class Moon2DualAlignment(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.num_experts, len(config.objectives)))
 
 
-def hand_over_composition(mlp: nn.Module, attention: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """Before a layer's attention: moves the keyword `composition` to the layer's `Moon2SparseMoeBlock`.
+def receive_routing(attention: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Take the keyword `routing` from a call of a layer's attention, for the `Moon2SparseMoeBlock` that comes next.
 
-    A decoder layer hands its keywords to its attention but not to its feed-forward part. Unlike a value set before the
-    forward, this one is right again when activation checkpointing runs the layer a second time.
+    A forward pre-hook: a decoder layer hands its keywords to its attention but not to its feed-forward part. Unlike a
+    hook of the layer itself, this one runs again when activation checkpointing runs the layer's forward again.
     """
-    composition = kwargs.pop("composition")
-    if isinstance(mlp, Moon2SparseMoeBlock):
-        mlp.composition = composition
+    ROUTING.set(kwargs.pop("routing", None))
     return args, kwargs
 
 

@@ -4,7 +4,6 @@
 MOON2.0, section 2), runs it, and pools its last layer into the item's own view and its image-only view (section 1).
 """
 
-import functools
 import inspect
 import json
 import os
@@ -26,8 +25,9 @@ try:
         Moon2Experts,
         Moon2Router,
         Moon2SparseMoeBlock,
+        Routing,
         gated_unit,
-        hand_over_composition,
+        receive_routing,
         spread,
     )
 except ImportError:  # in the repository these files are top-level modules, in a checkpoint they are a package
@@ -39,8 +39,9 @@ except ImportError:  # in the repository these files are top-level modules, in a
         Moon2Experts,
         Moon2Router,
         Moon2SparseMoeBlock,
+        Routing,
         gated_unit,
-        hand_over_composition,
+        receive_routing,
         spread,
     )
 
@@ -172,10 +173,8 @@ class Moon2Model(Moon2PreTrainedModel):
         for index in self.moe_layer_indices:
             layer = self._decoder_layers[index]
             layer.mlp = Moon2SparseMoeBlock(config, gated_unit(layer, index))
-        if config.router == "composition":
-            for layer in self._decoder_layers:
-                hand_over = functools.partial(hand_over_composition, layer.mlp)
-                layer.self_attn.register_forward_pre_hook(hand_over, with_kwargs=True)
+        for layer in self._decoder_layers:
+            layer.self_attn.register_forward_pre_hook(receive_routing, with_kwargs=True)
         self.dual_alignment = Moon2DualAlignment(config)
         self.image_view_is_prefix = family.causal and config.router == "token"
         self._family = family
@@ -355,18 +354,13 @@ class Moon2Model(Moon2PreTrainedModel):
         if not self._family.causal:
             # 0 marks positions that all see each other: here, the whole item, whether or not the batch has padding.
             kwargs["token_type_ids"] = torch.zeros_like(input_ids)
+        routing = Routing()
         if self.config.router == "composition":
             has_image, has_text = ((position_types == kind).any(1).long() for kind in (IMAGE, TEXT))
-            kwargs["composition"] = has_image * (1 + has_text)  # t, i, mm of COMPOSITIONS
-
-        gates: list[tuple] = []
-        routers = [self._decoder_layers[index].mlp.gate for index in self.moe_layer_indices]
-        hooks = [router.register_forward_hook(lambda _, __, output: gates.append(output)) for router in routers]
-        try:
-            outputs = self.vlm(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **visual, **kwargs)
-        finally:
-            for hook in hooks:
-                hook.remove()
+            routing.composition = has_image * (1 + has_text)  # t, i, mm of COMPOSITIONS
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "routing": routing}
+        outputs = self.vlm(**inputs, use_cache=False, **visual, **kwargs)
+        gates, routing.gates = routing.gates, None
         usage = sum(spread(weights, indices, self.config.num_experts) for _, weights, indices in gates) / len(gates)
         return outputs, gates, usage.view(*input_ids.shape, -1)
 

@@ -1,5 +1,7 @@
 """Moon2Processor: products -> tensors. It owns the one template: instruction, then pictures, then text."""
 
+import copy
+import functools
 import os
 from typing import Any
 
@@ -201,7 +203,7 @@ class Moon2Processor(ProcessorMixin):
         texts = iter(self._tokenize([item["text"] for item in items if item["text"]], _least(limits)))
         # A line of its own, so that its last word and the first one of the text stay apart (our choice).
         instructions = iter(self._tokenize([item["instruction"] + "\n" for item in items if item["instruction"]]))
-        start, end = self.tokenizer([self.image_start, self.image_end], add_special_tokens=False)["input_ids"]
+        _, start, end = self._plain
         input_ids, position_types = [], []
         for item in items:
             instruction_ids = next(instructions) if item["instruction"] else []
@@ -300,12 +302,26 @@ class Moon2Processor(ProcessorMixin):
             return picture["image_grid_thw"].prod().item() // self.image_processor.merge_size**2
         return self.image_seq_length
 
+    @functools.cached_property
+    def _plain(self) -> tuple:
+        """A copy of the tokenizer in which no word of a text becomes a special token, and the ids of the marks before
+        and behind a picture.
+
+        The tokenizer itself keeps such a setting, and where it cuts, as its own state, which threads share.
+        """
+        plain = copy.deepcopy(self.tokenizer.backend_tokenizer)
+        plain.no_truncation()
+        plain.no_padding()
+        marks = [plain.encode(mark, add_special_tokens=False).ids for mark in (self.image_start, self.image_end)]
+        plain.add_special_tokens([self.image_token])
+        plain.encode_special_tokens = True
+        return plain, *marks
+
     def _tokenize(self, texts: list[str], max_length: int | None = None) -> list[list[int]]:
         """Plain text to ids. Only our own markers may become special tokens, never the words of a title."""
-        if not texts:
-            return []
-        cut = {"truncation": True, "max_length": max_length} if max_length else {}
-        return self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True, **cut)["input_ids"]
+        tokenizer, _, _ = self._plain
+        cut = slice(-max_length, None) if max_length and self.tokenizer.truncation_side == "left" else slice(max_length)
+        return [encoding.ids[cut] for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
 
     def apply_chat_template(
         self,
