@@ -2,7 +2,9 @@
 
 import copy
 import functools
+import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,20 +12,12 @@ from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, Proces
 
 try:
     from .backbones_moon2 import image_block
-    from .chat_moon2 import chat_template as jinja_template
-    from .chat_moon2 import read_messages, read_options
     from .configuration_moon2 import IMAGE, NOT_POOLED, TEXT
-    from .fetch_moon2 import address
-    from .pictures_moon2 import load_picture
-    from .products_moon2 import ProductError, pair, read_product
+    from .pictures_moon2 import address, load_picture
 except ImportError:  # in the repository these files are top-level modules, in a checkpoint they are a package
     from backbones_moon2 import image_block
-    from chat_moon2 import chat_template as jinja_template
-    from chat_moon2 import read_messages, read_options
     from configuration_moon2 import IMAGE, NOT_POOLED, TEXT
-    from fetch_moon2 import address
-    from pictures_moon2 import load_picture
-    from products_moon2 import ProductError, pair, read_product
+    from pictures_moon2 import address, load_picture
 
 # Our choice: a page of Qwen3-VL costs one token per 32 x 32 pixels, so that a picture takes 1024 tokens at most.
 MAX_PIXELS = 1024 * 1024
@@ -32,6 +26,100 @@ MAX_ASPECT_RATIO = 200
 POSITIONS = ("input_ids", "attention_mask", "position_types")
 # What image processors give for pictures, as far as backbones read it.
 PICTURE_INPUTS = ("pixel_values", "pixel_attention_mask", "image_grid_thw")
+# What the processor does anyway, in the words of transformers.
+AS_ALWAYS = {"padding": (True, "longest"), "truncation": (True, "longest_first")}
+# The order is that of Moon2Processor: instruction, then pictures, then text, wherever they stand in the messages.
+CHAT_TEMPLATE = r"""
+{%- set found = namespace(instruction=[], pictures="", text=[]) -%}
+{%- for message in messages -%}
+  {%- if message.role not in ["system", "user"] -%}
+    {{- raise_exception("A message has the role '" ~ message.role ~ "'; only 'system' and 'user' are known.") -}}
+  {%- endif -%}
+  {%- set found.here = [] -%}
+  {%- if message.content is string -%}
+    {%- set found.here = [message.content] -%}
+  {%- else -%}
+    {%- for part in message.content -%}
+      {%- if part.type == "text" -%}
+        {%- set found.here = found.here + [part.text] -%}
+      {%- elif part.type == "image" and message.role == "user" -%}
+        {%- set found.pictures = found.pictures ~ PICTURE -%}
+      {%- else -%}
+        {{- raise_exception("A '" ~ message.role ~ "' message cannot have a part of type '" ~ part.type ~ "'.") -}}
+      {%- endif -%}
+    {%- endfor -%}
+  {%- endif -%}
+  {%- if message.role == "system" -%}
+    {%- set found.instruction = found.instruction + found.here -%}
+  {%- else -%}
+    {%- set found.text = found.text + found.here -%}
+  {%- endif -%}
+{%- endfor -%}
+{%- if found.instruction -%}
+  {{- (found.instruction | join("\n")) ~ "\n" -}}
+{%- endif -%}
+{{- found.pictures ~ (found.text | join("\n")) -}}
+"""
+
+
+class ProductError(ValueError):
+    """An item that cannot be prepared: `index` is its place in the list, `problem` says what is wrong with it."""
+
+    def __init__(self, index: int, problem: str):
+        super().__init__(index, problem)  # both, so that the error can be pickled: it comes out of worker processes
+        self.index = index
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"Item {self.index}: {self.problem}"
+
+
+def pair(text: list | str | None, images: Any) -> list[dict]:
+    """The usual `text=`, `images=` arguments as product dicts.
+
+    Raises:
+        ValueError: there is neither, or they differ in length.
+    """
+    text = [text] if isinstance(text, str) else text
+    if images is not None and not isinstance(images, (list, tuple)):
+        images = [images]
+    if text is None and images is None:
+        raise ValueError("Give products, or text= and / or images=.")
+    if text is not None and images is not None and len(text) != len(images):
+        raise ValueError(
+            f"There are {len(text)} texts but {len(images)} images; give one entry an item, None where absent."
+        )
+    count = len(text if text is not None else images)
+    return [{"text": text and text[index], "image": images and images[index]} for index in range(count)]
+
+
+def read_product(product: dict, index: int) -> tuple[str | None, str | None, list]:
+    """One product dict, checked: its text, its instruction, and what its pictures are to be read from.
+
+    Raises:
+        ProductError: it is not a product; `index` is its place in the list.
+    """
+    if not isinstance(product, dict):
+        raise ProductError(index, f"a product is a dict with 'text' and / or 'image', not a {type(product).__name__}.")
+    unknown = sorted(str(key) for key in set(product) - {"text", "image", "instruction"})
+    if unknown:
+        raise ProductError(index, f"unknown keys {unknown}; a product has 'text', 'image', 'instruction'.")
+    text, instruction, sources = product.get("text"), product.get("instruction"), product.get("image")
+    if isinstance(text, (list, tuple)) and all(isinstance(line, str) for line in text):
+        text = "\n".join(text)
+    if text is not None and not (_is_text(text) and text.strip()):
+        raise ProductError(index, f"the text is {text!r}; give a non-empty string of valid Unicode, or None.")
+    if instruction is not None and not _is_text(instruction):
+        raise ProductError(index, f"the instruction is {instruction!r}; give a string of valid Unicode, or None.")
+    sources = list(sources) if isinstance(sources, (list, tuple)) else [] if sources is None else [sources]
+    if text is None and not sources:
+        raise ProductError(index, "there is neither text nor image; a product needs one of them.")
+    return text, instruction, sources
+
+
+def _is_text(value: Any) -> bool:
+    """Whether the tokenizer can read it: half an emoji, as broken JSON has them, is no text."""
+    return isinstance(value, str) and value.encode(errors="ignore").decode() == value
 
 
 class ProductBatch(BatchFeature):
@@ -80,7 +168,7 @@ class Moon2Processor(ProcessorMixin):
         chat_template: str | None = None,
     ):
         if chat_template is None:
-            chat_template = jinja_template(image_start + image_token + image_end)
+            chat_template = chat_template_of(image_start + image_token + image_end)
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         self.image_token = image_token
         self.image_start = image_start
@@ -147,7 +235,7 @@ class Moon2Processor(ProcessorMixin):
         text: list[str | None] | str | None = None,
         images: list | None = None,
         on_error: str = "raise",
-        allow_urls: bool = False,
+        fetch: Callable[[str], bytes] | None = None,
         max_length: int | None = None,
         padding_side: str = "right",
         return_tensors: str = "pt",
@@ -158,8 +246,8 @@ class Moon2Processor(ProcessorMixin):
             products: B product dicts, in any mixture of modalities.
             text, images: the usual form, instead of `products`: B texts, B pictures (or lists of pictures), or both.
             on_error: "raise", or "skip" to leave out the items that cannot be prepared.
-            allow_urls: pictures may be http and https addresses on the public Internet. An argument and no setting,
-                for a setting would be saved: loading someone's checkpoint must not switch it on.
+            fetch: gives the bytes at an http or https address, so that pictures may be such addresses. An argument and
+                no setting: loading someone's checkpoint must not switch it on.
             max_length: cuts texts to this many tokens, if that is less than `max_text_length`.
             padding_side: "right" or "left".
             return_tensors: "pt", the only kind.
@@ -189,7 +277,7 @@ class Moon2Processor(ProcessorMixin):
         for index, product in enumerate(products):
             try:
                 text, instruction, sources = read_product(product, index)
-                pictures = [self._read_picture(source, index, allow_urls) for source in sources]
+                pictures = [self._read_picture(source, index, fetch) for source in sources]
                 items.append({"text": text, "pictures": pictures, "instruction": instruction})
             except ProductError as error:
                 if on_error == "raise":
@@ -272,10 +360,10 @@ class Moon2Processor(ProcessorMixin):
             skipped,
         )
 
-    def _read_picture(self, source: Any, index: int, allow_urls: bool) -> dict[str, torch.Tensor]:
+    def _read_picture(self, source: Any, index: int, fetch: Callable | None) -> dict[str, torch.Tensor]:
         """The pixel inputs of one picture. One at a time, so that a batch never holds more than one in full size."""
         try:
-            picture = load_picture(source, allow_urls=allow_urls, least=_enough(self.image_processor))
+            picture = load_picture(source, fetch=fetch, least=_enough(self.image_processor))
         except ValueError as error:
             path = source.get("path") if isinstance(source, dict) else source
             path = address(path) if isinstance(path, str) and "://" in path else path
@@ -389,6 +477,75 @@ def _enough(image_processor) -> int | tuple[int, int] | None:
     size = getattr(image_processor, "max_image_size", image_processor.size)
     side = 2 * max(dict(size).values())  # twice of what it is scaled to, since that may be sharper than a draft
     return side, side
+
+
+def chat_template_of(picture: str) -> str:
+    """The template, with what stands for one picture: its marks, and the placeholder once."""
+    return CHAT_TEMPLATE.strip().replace("PICTURE", json.dumps(picture, ensure_ascii=False))
+
+
+def read_messages(messages: list[dict]) -> dict:
+    """One conversation -> the product that it tells of; a part whose value is None counts as absent.
+
+    Raises:
+        ValueError: a role, or a part of a message, that a product cannot have; the message says which.
+    """
+    instruction, pictures, text = [], [], []
+    for message in messages:
+        role = message.get("role") if isinstance(message, dict) else None
+        if role not in ("system", "user"):
+            raise ValueError(
+                f"a message has the role {role!r}; a product is told by 'user' messages, its instruction by 'system'."
+            )
+        content = message.get("content")
+        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content or []:
+            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+            if kind == "text":
+                (instruction if role == "system" else text).append(_value(part, "text"))
+            elif kind == "image" and role == "user":
+                pictures.append(_value(part, "image", "path", "url"))
+            else:
+                raise ValueError(f"a {role!r} message cannot have a part of type {kind!r}.")
+    instruction, pictures, text = (
+        [part for part in parts if part is not None] for parts in (instruction, pictures, text)
+    )
+    wrong = [part for part in instruction + text if not isinstance(part, str)]
+    if wrong:
+        raise ValueError(f"a text in a message is {wrong[0]!r}; give a string.")
+    return {"instruction": "\n".join(instruction) or None, "image": pictures or None, "text": text or None}
+
+
+def _value(part: dict, *names: str) -> Any:
+    """What a part of a message holds, under one of the names that transformers uses."""
+    for name in names:
+        if name in part:
+            return part[name]
+    raise ValueError(
+        f"a part of type {part['type']!r} must have one of the keys {', '.join(names)}, not {sorted(part)}."
+    )
+
+
+def read_options(processor_kwargs: dict) -> dict:
+    """Options for a transformers processor -> those that `Moon2Processor.__call__` takes.
+
+    Args:
+        processor_kwargs: options by name, or in groups (`text_kwargs`, ...) as sentence-transformers has them.
+
+    Raises:
+        ValueError: an option that the processor does not have; the message names it.
+    """
+    options = {}
+    for name, value in processor_kwargs.items():
+        if name in ("text_kwargs", "images_kwargs", "common_kwargs"):
+            options |= value
+        elif name not in ("audio_kwargs", "videos_kwargs"):  # they always come, and there is nothing to apply them to
+            options[name] = value
+    options = {name: value for name, value in options.items() if value not in AS_ALWAYS.get(name, ())}
+    known = ("max_length", "padding_side", "return_tensors")
+    wrong = [f"{name}={value!r}" for name, value in options.items() if name not in known]
+    if wrong:
+        raise ValueError(f"Moon2Processor cannot follow {', '.join(wrong)}; for messages it takes {', '.join(known)}.")
+    return options
 
 
 Moon2Processor.register_for_auto_class()

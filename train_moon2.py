@@ -12,13 +12,14 @@ import yaml
 from accelerate.utils import broadcast_object_list
 from transformers import ProgressCallback, TrainingArguments, set_seed
 
-from commands_moon2 import exit_codes
-from evaluation.card_training import RUN
+from common_moon2.cli import exit_codes
+from common_moon2.hub import without_secrets
+from common_moon2.machine import hardware, versions
 from evaluation.errors import EvaluationError
-from evaluation.machine import hardware, versions
-from hub_moon2 import without_secrets
-from training.callbacks import REFUSED_LOG, Progress, TrainingError
-from training.checkpoints import (
+from publishing_moon2.card_parts import RUN
+from publishing_moon2.checkpoints import PUSHING, push_final
+from training_moon2.callbacks import REFUSED_LOG, Progress, TrainingError
+from training_moon2.checkpoints import (
     STAGING,
     CheckpointError,
     check_writable,
@@ -28,14 +29,13 @@ from training.checkpoints import (
     newest_complete,
     writing,
 )
-from training.collator import TripletCollator
-from training.hub import PUSHING, push_final
-from training.models import ADAPTER, build_model
-from training.recipe import Recipe, read_recipe
-from training.report import report
-from training.trainer import FILTER_LOG, LOG, Moon2Trainer
-from training.triplets import TripletDataset, TripletError, TripletStream, fingerprint, load_triplets
-from training.validation import ValidationRetrieval
+from training_moon2.collator import TripletCollator
+from training_moon2.dry_run import report
+from training_moon2.model import ADAPTER, build_model
+from training_moon2.recipe import Recipe, read_recipe
+from training_moon2.trainer import FILTER_LOG, LOG, Moon2Trainer
+from training_moon2.triplets import TripletDataset, TripletError, TripletStream, fingerprint, load_triplets
+from training_moon2.validation import ValidationRetrieval
 
 
 @exit_codes()
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
             tell(recipe.training, pushed.sentence())
     except (TripletError, TrainingError, CheckpointError, EvaluationError, ValueError, OSError) as error:
         # A worker process puts its traceback before the sentence.
-        sentence = str(error).strip().splitlines()[-1].removeprefix("training.triplets.TripletError: ")
+        sentence = str(error).strip().splitlines()[-1].removeprefix("training_moon2.triplets.TripletError: ")
         print(f"\nerror: {without_secrets(sentence)}", file=sys.stderr)  # on a line of its own, below the progress bar
         return 2
     return 0

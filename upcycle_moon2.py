@@ -12,11 +12,11 @@ from typing import Literal
 import torch
 from transformers import AutoModel, PreTrainedConfig
 
-from commands_moon2 import answer, exit_codes
+from common_moon2.cli import answer, exit_codes
+from common_moon2.fields import FieldParser
 from configuration_moon2 import Moon2Config
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
-from recipe_moon2 import FieldParser
 
 EXAMPLES = (
     "python upcycle_moon2.py --model Qwen/Qwen3-VL-2B-Instruct --output_dir moon2-init --num_experts 4 --verify",

@@ -5,21 +5,21 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from commands_moon2 import CommandParser, answer, command_of, exit_codes, whole, wholes
+from common_moon2.cli import CommandParser, answer, command_of, exit_codes, whole, wholes
 from evaluation.errors import EvaluationError
 
 # command -> the module with its `add_<command>`
 COMMANDS = {
     "run": "evaluation.__main__",
-    "compare": "evaluation.compare",
-    "heatmap": "evaluation.heatmap_command",
+    "compare": "evaluation.measure.compare",
+    "heatmap": "evaluation.show.heatmap",
     "curves": "evaluation.__main__",
-    "embed": "evaluation.bulk",
-    "search": "evaluation.hits",
-    "store": "evaluation.stores",
-    "push": "evaluation.push",
-    "report": "evaluation.report_command",
-    "push_metric": "evaluation.metric_spaces",
+    "embed": "evaluation.vectors.catalogue",
+    "search": "evaluation.search.neighbours",
+    "store": "evaluation.search.stores",
+    "push": "publishing_moon2.push",
+    "report": "evaluation.show.page",
+    "push_metric": "publishing_moon2.metric",
 }
 # What `--help` says of each; here, because the modules take seconds to import.
 SUMMARIES = {
@@ -69,12 +69,12 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run(options: argparse.Namespace) -> dict:
-    from evaluation.benchmark import load_benchmark
-    from evaluation.cache import DEFAULT_FOLDER
-    from evaluation.evaluate import Options
-    from evaluation.gallery import train_products, with_gallery
-    from evaluation.report import side_by_side, summary, write_text
-    from evaluation.retrieval import check_groups
+    from evaluation.measure.evaluate import Options
+    from evaluation.measure.retrieval import check_groups
+    from evaluation.show.report import side_by_side, summary, write_text
+    from evaluation.tables.benchmark import load_benchmark
+    from evaluation.tables.gallery import train_products, with_gallery
+    from evaluation.vectors.cache import DEFAULT_FOLDER
 
     _refuse_file(options.output)
     folders = _folders(options.model, options.output)
@@ -111,12 +111,12 @@ def _run(options: argparse.Namespace) -> dict:
 
 def _score(name: str, folder: Path, benchmark, what, cache: Path, options: argparse.Namespace) -> tuple:
     """One model: facts and evaluation, which are written into its folder."""
-    from evaluation.cache import VectorCache
-    from evaluation.compression import check_dims
-    from evaluation.encoders import load_encoder
-    from evaluation.evaluate import evaluate, evaluate_words
-    from evaluation.lexical import NAME
-    from evaluation.report import run_facts, write_report
+    from evaluation.measure.evaluate import evaluate, evaluate_words
+    from evaluation.models.bm25 import NAME
+    from evaluation.models.encoders import load_encoder
+    from evaluation.show.report import run_facts, write_report
+    from evaluation.vectors.cache import VectorCache
+    from evaluation.vectors.compression import check_dims
 
     vectors = VectorCache(cache)
     if name == NAME:
@@ -132,9 +132,9 @@ def _score(name: str, folder: Path, benchmark, what, cache: Path, options: argpa
 
 def _check_models(options: argparse.Namespace) -> None:
     """What can be known of the models before the first is at work: that each is there, and what was asked of it."""
-    from evaluation.checkpoint import find_checkpoint
-    from evaluation.compression import check_precisions
-    from evaluation.lexical import NAME
+    from evaluation.models.bm25 import NAME
+    from evaluation.models.checkpoint import find_checkpoint
+    from evaluation.vectors.compression import check_precisions
 
     check_precisions(options.precisions)
     if options.model_revision is not None and len(options.model) > 1:
@@ -158,7 +158,7 @@ def _folders(names: list[str], output: Path) -> dict[str, Path]:
 
 
 def _curves(options: argparse.Namespace) -> dict:
-    from evaluation.curves import draw_curves
+    from evaluation.show.curves import draw_curves
 
     draw_curves(options.run, options.output)
     print(f"The curves are in {options.output}")

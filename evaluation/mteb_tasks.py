@@ -1,9 +1,9 @@
 """An MBE2.0-format benchmark as mteb tasks, and checkpoints as encoders that mteb shows pictures to. Needs mteb.
 
-The figures are those of `evaluation.evaluate`, as far as mteb goes the same way: it rounds most figures to five digits,
-cuts a ranking after a thousand candidates (its `mrr_at_1000` gives nothing for a later one), and compares in float32.
-It also hands over decoded pictures, where the harness lets the JPEG decoder shrink one of at least twice the model's
-size while decoding: of such pictures the vectors, and so the figures, differ a little.
+The figures are those of `evaluation.measure.evaluate`, as far as mteb goes the same way: it rounds most figures to five
+digits, cuts a ranking after a thousand candidates (its `mrr_at_1000` gives nothing for a later one), and compares in
+float32. It also hands over decoded pictures, where the harness lets the JPEG decoder shrink one of at least twice the
+model's size while decoding: of such pictures the vectors, and so the figures, differ a little.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.models import SentenceTransformerEncoderWrapper
 from sentence_transformers import SentenceTransformer
 
-from evaluation.benchmark import QUERY_VIEWS, Benchmark, Products, load_benchmark
-from evaluation.checkpoint import find_checkpoint, fingerprint
-from evaluation.classification import CATEGORY_TEMPLATE, category_labels
 from evaluation.errors import EvaluationError
-from evaluation.retrieval import DIRECTIONS
+from evaluation.measure.classification import CATEGORY_TEMPLATE, category_labels
+from evaluation.measure.retrieval import DIRECTIONS
+from evaluation.models.checkpoint import find_checkpoint, fingerprint
+from evaluation.tables.benchmark import QUERY_VIEWS, Benchmark, Products, load_benchmark
 
 # view: mteb's letters for it, and the columns that hold it
 CATEGORIES = {"t": "t", "i": "i", "mm": "it"}

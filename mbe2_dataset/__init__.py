@@ -3,12 +3,12 @@
 `python -m mbe2_dataset build --help` is the way in; the names below are for use from Python.
 """
 
-from .build import BuildOptions, OutputError, build_dataset
-from .card import Origin
-from .catalogue import CatalogueError, Row, read_catalogue
-from .checks import LeakageError
-from .pictures import Picture
-from .synthetic import IMAGE_ONLY, TEXT_ONLY, Product, synthetic_photo, synthetic_product, synthetic_rows
+from mbe2_dataset.build import BuildOptions, OutputError, build_dataset
+from mbe2_dataset.catalogue.pictures import Picture
+from mbe2_dataset.catalogue.store import CatalogueError, Row, read_catalogue
+from mbe2_dataset.checks import LeakageError
+from mbe2_dataset.output.card import Origin
+from mbe2_dataset.synthetic import IMAGE_ONLY, TEXT_ONLY, Product, synthetic_photo, synthetic_product, synthetic_rows
 
 __all__ = [
     "IMAGE_ONLY",

@@ -2,7 +2,7 @@
 
 import sys
 
-from commands_moon2 import command_of, exit_codes
+from common_moon2.cli import command_of, exit_codes
 
 PROG = "python -m mbe2_dataset"
 # What each command does; each is imported when it is asked for, so that --help and a mistyped word answer at once.
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     summary = "Builds, checks and publishes data sets for MOON2.0."
     told = {"examples": EXAMPLES, "epilog": NOTES, "exit_1": "check found errors in the data set"}
     command, words = command_of(argv, PROG, COMMANDS, description=summary, **told)
-    from . import commands
+    from mbe2_dataset import commands
 
     return commands.run(command, words)
 

@@ -12,24 +12,30 @@ from typing import Literal
 
 import numpy as np
 
-from .augment import SCORES, TITLE, VIEWS, EnrichTitles, ExpandPictures, Made, ScoreConsistency
-from .benchmark import plan_benchmark
-from .card import SIGNATURE, Origin, Terms, card
-from .catalogue import SPLITS, Row
-from .checks import CheckError, catalogue_facts, check_dataset, check_leakage
-from .consistency import ConsistencyScorer, Threshold, apply_threshold, histogram
-from .embedding import Embedder, EmbedProducts
-from .enrichment import TemplateWriter, TitleWriter, learn_gazetteer
-from .expansion import ClassicalExtractor, ImageEditor, SubjectExtractor
-from .journal import Journal, key_for
-from .negatives import CategoryNegatives, Hardness, MinedNegatives
-from .operations import carry_out
-from .parallel import Engine
-from .provenance import identity_of
-from .shards import FIELDS, MODALITY, NEGATIVE, NOISE, ORIGIN, plan_shards, write_shards
-from .sources.search_log import LoggedQuery
-from .stopwatch import Stopwatch
-from .triplets import Negatives, Plan, plan_logged_triplets, plan_triplets
+from mbe2_dataset.catalogue.search_log import LoggedQuery
+from mbe2_dataset.catalogue.store import SPLITS, Row
+from mbe2_dataset.checks import CheckError, catalogue_facts, check_dataset, check_leakage
+from mbe2_dataset.coaugmentation.augment import (
+    SCORES,
+    TITLE,
+    VIEWS,
+    EnrichTitles,
+    ExpandPictures,
+    Made,
+    ScoreConsistency,
+)
+from mbe2_dataset.coaugmentation.consistency import ConsistencyScorer, Threshold, apply_threshold, histogram
+from mbe2_dataset.coaugmentation.operations import carry_out
+from mbe2_dataset.coaugmentation.pictures import ClassicalExtractor, ImageEditor, SubjectExtractor
+from mbe2_dataset.coaugmentation.titles import TemplateWriter, TitleWriter, learn_gazetteer
+from mbe2_dataset.journal import Journal, key_for
+from mbe2_dataset.output.benchmark import plan_benchmark
+from mbe2_dataset.output.card import SIGNATURE, Origin, Terms, card
+from mbe2_dataset.output.shards import FIELDS, MODALITY, NEGATIVE, NOISE, ORIGIN, plan_shards, write_shards
+from mbe2_dataset.parallel import Engine, Stopwatch
+from mbe2_dataset.schema import identity_of
+from mbe2_dataset.triplets.make import Negatives, Plan, plan_logged_triplets, plan_triplets
+from mbe2_dataset.triplets.negatives import CategoryNegatives, Embedder, EmbedProducts, Hardness, MinedNegatives
 
 # Of what is written; another number makes everything anew.
 FORMAT = 2

@@ -5,20 +5,18 @@ from pathlib import Path
 
 from huggingface_hub.errors import HfHubHTTPError
 
-from commands_moon2 import CommandParser, answer, exit_codes, whole
-
-from .build import OutputError
-from .catalogue import CatalogueError
-from .checks import CheckError, LeakageError, check_dataset, local_folder, write_report
-from .enrichment import WriterError
-from .expansion import EditorUnavailable
-from .models import ModelError
-from .options import OptionError, Options, build_parser, read_options
-from .parallel import EngineError
-from .pipeline import dry_run
-from .pipeline import run as run_build
-from .publish import PublishError, plan_push, push_dataset
-from .stopwatch import Stopwatch
+from common_moon2.cli import CommandParser, answer, exit_codes, whole
+from mbe2_dataset.build import OutputError
+from mbe2_dataset.catalogue.store import CatalogueError
+from mbe2_dataset.checks import CheckError, LeakageError, check_dataset, local_folder, write_report
+from mbe2_dataset.coaugmentation.pictures import EditorUnavailable
+from mbe2_dataset.coaugmentation.titles import WriterError
+from mbe2_dataset.options import OptionError, Options, build_parser, read_options
+from mbe2_dataset.output.publish import PublishError, plan_push, push_dataset
+from mbe2_dataset.parallel import EngineError, Stopwatch
+from mbe2_dataset.pipeline import dry_run
+from mbe2_dataset.pipeline import run as run_build
+from mbe2_dataset.schema import ModelError
 
 MENDABLE = (CatalogueError, CheckError, EditorUnavailable, EngineError, HfHubHTTPError, LeakageError, ModelError,
             ModuleNotFoundError, OptionError, OSError, OutputError, PublishError, WriterError)  # fmt: skip

@@ -4,11 +4,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from recipe_moon2 import FieldParser, read_fields
-
-from .build import BuildOptions
-from .card import Terms
-from .negatives import Hardness
+from common_moon2.fields import FieldParser, read_fields
+from mbe2_dataset.build import BuildOptions
+from mbe2_dataset.output.card import Terms
+from mbe2_dataset.triplets.negatives import Hardness
 
 SYNTHETIC_FALSE_POSITIVES = 0.08
 SYNTHETIC_SIZES = {"num_products": 2400, "num_validation": 120, "num_test": 500, "picture_size": 96}

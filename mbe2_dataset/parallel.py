@@ -1,15 +1,20 @@
 """Maps a function over items in processes, in threads, or on a Ray cluster; results come as they are ready."""
 
+import hashlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context
 from typing import Literal, TypeVar
+
+import numpy as np
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -131,3 +136,32 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item], thread
                 failure = failure or error
     if failure is not None:
         raise failure
+
+
+class Stopwatch:
+    """`seconds`: stage -> seconds so far, in the order in which the stages began."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+    def __str__(self) -> str:
+        return ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.seconds.items())
+
+
+def seed_for(*keys: object) -> int:
+    """A 63-bit seed from any keys (their `str`), e.g. `seed_for(0, "triplet", row.id)`."""
+    digest = hashlib.blake2b("\x1f".join(map(str, keys)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def rng_for(*keys: object) -> np.random.Generator:
+    """A generator of its own for these keys."""
+    return np.random.default_rng(seed_for(*keys))

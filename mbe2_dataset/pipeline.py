@@ -11,15 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .build import Built, OutputError, build_dataset
-from .card import Origin
-from .catalogue import Catalogue, CatalogueError
-from .enrichment import EndpointWriter, estimate, learn_gazetteer
-from .ingest import IngestOptions, ingest
-from .makers import makers_for
-from .options import Options, SourceArguments
-from .parallel import Engine
-from .sources import (
+from mbe2_dataset.build import Built, OutputError, build_dataset
+from mbe2_dataset.catalogue import (
     Fashion200K,
     HubTables,
     LocalTables,
@@ -34,9 +27,15 @@ from .sources import (
     parse_columns,
     read_columns,
 )
-from .sources.search_log import LOG_QUARANTINE
-from .stopwatch import Stopwatch
-from .synthetic import SyntheticSource
+from mbe2_dataset.catalogue.ingest import IngestOptions, ingest
+from mbe2_dataset.catalogue.search_log import LOG_QUARANTINE
+from mbe2_dataset.catalogue.store import Catalogue, CatalogueError
+from mbe2_dataset.coaugmentation.makers import makers_for
+from mbe2_dataset.coaugmentation.titles import EndpointWriter, estimate, learn_gazetteer
+from mbe2_dataset.options import Options, SourceArguments
+from mbe2_dataset.output.card import Origin
+from mbe2_dataset.parallel import Engine, Stopwatch
+from mbe2_dataset.synthetic import SyntheticSource
 
 
 def open_source(told: SourceArguments, seed: int, num_proc: int) -> Source:

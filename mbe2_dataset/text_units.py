@@ -6,21 +6,13 @@ from functools import lru_cache
 
 import regex
 
-# Scripts that are written without spaces between words.
-UNSPACED = "".join(
-    rf"\p{{Script={name}}}" for name in ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar")
-)
-_UNSPACED_CHARACTER = regex.compile(f"[{UNSPACED}]")
+from common_moon2.text import UNSPACED, is_unspaced
+
 _WORD_CHARACTER = regex.compile(r"[\p{L}\p{M}\p{N}]")
 # A run of unspaced script, or a word of another one; punctuation inside a word ("T-shirt", "1.5") belongs to it.
 _PIECE = regex.compile(rf"[{UNSPACED}]+|[\p{{L}}\p{{M}}\p{{N}}](?:[^\s{UNSPACED}]*[\p{{L}}\p{{M}}\p{{N}}%])?")
 _POSSESSIVE = regex.compile(r"['’]s(?![\p{L}\p{N}])", regex.IGNORECASE)
 _FUNCTION_WORDS = frozenset(("a", "an", "and", "by", "for", "from", "in", "of", "on", "or", "the", "to", "with"))
-
-
-def is_unspaced(text: str) -> bool:
-    """Whether any character belongs to a script that is written without spaces."""
-    return _UNSPACED_CHARACTER.search(text) is not None
 
 
 def mentions(title: str, value: str) -> bool:
@@ -79,4 +71,4 @@ def _occurrences(title: str, value: str) -> Iterator[tuple[int, int]]:
 
 def _same_word(pair: str) -> bool:
     """Whether two neighbouring characters belong to one word of a script with spaces."""
-    return len(pair) == 2 and all(_WORD_CHARACTER.match(c) and not _UNSPACED_CHARACTER.match(c) for c in pair)
+    return len(pair) == 2 and all(_WORD_CHARACTER.match(c) and not is_unspaced(c) for c in pair)

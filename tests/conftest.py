@@ -29,7 +29,7 @@ from configuration_moon2 import Moon2Config
 from mbe2_dataset.__main__ import main as mbe2_main
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor, image_block
-from training.scratch import train_tokenizer
+from training_moon2.model import train_tokenizer
 
 TEXTS = ["red striped mug 350 ml", "blue cotton shirt for women", "红色条纹马克杯", "蓝色纯棉女士衬衫"]
 

@@ -5,8 +5,8 @@ import argparse
 import pytest
 import torch
 
-from benchmarks import embed_catalogue, measure, moe_block, safeguards, three_views, training
-from training.triplets import ROLES
+from research.benchmarks import embed_catalogue, measure, moe_block, safeguards, three_views, training
+from training_moon2.triplets import ROLES
 
 
 def test_ratios_are_taken_within_a_round():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import metrics, search
+from research.benchmarks import metrics, search
 
 
 @pytest.mark.slow

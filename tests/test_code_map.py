@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from guides import ROOT, blocks
 
-from evaluation.trust import SHIPPED_CODE
+from common_moon2.shipped_code import SHIPPED_CODE
 
 
 def modules_of(path: Path) -> set[str]:

@@ -12,13 +12,13 @@ import pytest
 
 import train_moon2
 import upcycle_moon2
-from commands_moon2 import CommandParser, UsageError, answer, command_of, exit_codes, underscored, whole
+from common_moon2.cli import CommandParser, UsageError, answer, command_of, exit_codes, underscored, whole
+from common_moon2.fields import FieldParser
 from evaluation import __main__ as evaluation
 from mbe2_dataset import __main__ as mbe2
 from mbe2_dataset import commands, options
-from recipe_moon2 import FieldParser
-from study import __main__ as study
-from training import recipe
+from research.study import __main__ as study
+from training_moon2 import recipe
 
 ROOT = Path(__file__).parent.parent
 
@@ -40,7 +40,7 @@ COMMANDS = {
     "python -m mbe2_dataset check": (mbe2.main, ["check"], commands.check_parser),
     "python -m mbe2_dataset push": (mbe2.main, ["push"], commands.push_parser),
     **{
-        f"python -m study {name}": (study.main, [name], lambda name=name: study.parser_of(name))
+        f"python -m research.study {name}": (study.main, [name], lambda name=name: study.parser_of(name))
         for name in study.COMMANDS
     },
     "python -m train_moon2": (train_moon2.main, [], recipe.build_parser),
@@ -66,7 +66,7 @@ def test_every_option_says_what_it_is_for_and_has_one_style(command):
         assert action.help and len(action.help) > 2, action.dest
         assert not any("-" in name.lstrip("-") for name in action.option_strings), action.option_strings
     names = {name for action in parser._actions for name in action.option_strings}
-    if command not in ("python -m train_moon2", "python -m study one"):
+    if command not in ("python -m train_moon2", "python -m research.study one"):
         assert "--json" in names
 
 
@@ -104,7 +104,7 @@ def test_an_unknown_option_is_answered_in_a_sentence(command, spelt, capsys):
     main, words, parser = COMMANDS[command]
     required = {
         "python -m train_moon2": ["tiny"],
-        "python -m study one": ["full", "0"],
+        "python -m research.study one": ["full", "0"],
         "python -m evaluation push_metric": ["recall_at_k"],
     }
     needed = required.get(command, [])
@@ -181,9 +181,9 @@ def test_exit_codes(capsys):
 
 @pytest.mark.parametrize("lines", [1, 100_000], ids=["in the buffer", "more than the buffer"])
 def test_a_reader_that_stops_reading_is_no_error(lines):
-    """As in `python -m study table | head`."""
+    """As in `python -m research.study table | head`."""
     code = (
-        "from commands_moon2 import exit_codes\n"
+        "from common_moon2.cli import exit_codes\n"
         f"main = exit_codes()(lambda: [print('a line of the table') for _ in range({lines})] and None)\n"
         "input()\nraise SystemExit(main())"
     )

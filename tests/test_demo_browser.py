@@ -12,8 +12,8 @@ pytestmark = pytest.mark.slow
 pytest.importorskip("gradio", reason="the extra `demo` is not installed")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-from demo.query import Reader  # noqa: E402
-from demo.serve import Settings, serve  # noqa: E402
+from demo_moon2.query import Reader  # noqa: E402
+from demo_moon2.serve import Settings, serve  # noqa: E402
 
 expect = playwright.expect
 

@@ -16,8 +16,8 @@ from conftest import picture, tiny_model, tiny_processor
 
 gr = pytest.importorskip("gradio", reason="the extra `demo` is not installed")
 
-from demo import limits  # noqa: E402
-from demo.serve import Settings, serve  # noqa: E402
+from demo_moon2 import limits  # noqa: E402
+from demo_moon2.serve import Settings, serve  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 
@@ -94,8 +94,8 @@ def test_no_file_of_the_machine_is_served(client, page, mbe2, tmp_path, prefix):
     secret = tmp_path / "secret.txt"
     secret.write_text("never told")
     (shard,) = (Path(mbe2) / "corpus").glob("*.parquet")
-    here = [ROOT / "README.md", ROOT / "demo" / "style.css", secret, shard, "/etc/passwd", "/proc/self/environ"]
-    ways = [*map(str, here), "README.md", "demo/app.py", "../../../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd"]
+    here = [ROOT / "README.md", ROOT / "demo_moon2" / "style.css", secret, shard, "/etc/passwd", "/proc/self/environ"]
+    ways = [*map(str, here), "README.md", "demo_moon2/app.py", "../../../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd"]
     uploads = Path(page.GRADIO_CACHE)
     ways += [f"{uploads}/../../etc/passwd", f"{uploads}/%2e%2e/%2e%2e/etc/passwd"]
     for way in ways:

@@ -12,14 +12,14 @@ from hub_server import hub as hub
 from huggingface_hub import SpaceCard
 
 from conftest import tiny_model, tiny_processor
-from demo.__main__ import EPILOG, _parser, main
-from demo.app import read_settings
-from demo.push import write_space
-from demo.serve import Settings, serve
+from demo_moon2.__main__ import EPILOG, _parser, main
+from demo_moon2.app import read_settings
+from demo_moon2.push import write_space
+from demo_moon2.serve import Settings, serve
 from evaluation.errors import EvaluationError
 
 ROOT = Path(__file__).parent.parent
-DEMO = ROOT / "demo"
+DEMO = ROOT / "demo_moon2"
 SETTINGS = Settings("user/moon2", "user/mbe2", "v1")
 OPTIONS = ["--model", "user/moon2", "--model_revision", "v1", "--dataset", "user/mbe2"]
 # The pushed app, in a process that knows nothing of the repository but what is in its folder.
@@ -29,7 +29,8 @@ sys.path.insert(0, "")
 import app
 page = app.serve(app.read_settings(), block=False)
 text = urllib.request.urlopen(page.local_url).read().decode()
-own = [module for name, module in sorted(sys.modules.items()) if name.split(".")[0] in ("app", "demo", "evaluation")
+ours = ("app", "demo_moon2", "evaluation")
+own = [module for name, module in sorted(sys.modules.items()) if name.split(".")[0] in ours
        or name.endswith("_moon2") and "." not in name]
 files = sorted({module.__file__ for module in own if getattr(module, "__file__", None)})
 print(json.dumps(["search by text and picture" in text, files]))
@@ -50,7 +51,7 @@ def filled(hub, mbe2, tmp_path_factory):
 
 
 def push(hub, *options: str):
-    return run_python(["-m", "demo", "push", "--repo", "user/space", *OPTIONS, *options], hub, cwd=ROOT)
+    return run_python(["-m", "demo_moon2", "push", "--repo", "user/space", *OPTIONS, *options], hub, cwd=ROOT)
 
 
 def test_the_metadata_are_those_of_a_space():
@@ -74,10 +75,10 @@ def test_a_space_needs_what_the_project_needs():
 
 
 def test_variables_take_the_place_of_what_was_pushed(tmp_path, monkeypatch):
-    monkeypatch.setattr("demo.app.CONFIG", tmp_path / "space.json")
+    monkeypatch.setattr("demo_moon2.app.CONFIG", tmp_path / "space.json")
     assert read_settings() == Settings()
     write_space(tmp_path / "space", SETTINGS._replace(dataset_revision="v2"))
-    monkeypatch.setattr("demo.app.CONFIG", tmp_path / "space" / "space.json")
+    monkeypatch.setattr("demo_moon2.app.CONFIG", tmp_path / "space" / "space.json")
     assert read_settings() == SETTINGS._replace(dataset_revision="v2")
     monkeypatch.setenv("MOON2_DATASET", "user/other")
     monkeypatch.setenv("MOON2_MODEL", "")
@@ -106,7 +107,7 @@ def test_a_pushed_space_runs_from_its_own_files(filled, tmp_path):
     filled.repositories["space", "user/space"].commit(
         "main",
         "old",
-        filled.repositories["space", "user/space"].at("main").files | {"demo/old.py": filled.add_blob(b"#")},
+        filled.repositories["space", "user/space"].at("main").files | {"demo_moon2/old.py": filled.add_blob(b"#")},
     )
     assert "0 files uploaded, 1 removed" in push(filled).stdout
 
@@ -118,7 +119,7 @@ def test_a_pushed_space_runs_from_its_own_files(filled, tmp_path):
     ran = run_python(APP, filled, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     served, modules = json.loads(next(line for line in ran.stdout.splitlines() if line.startswith("[")))
-    assert served and str(tmp_path / "demo" / "query.py") in modules
+    assert served and str(tmp_path / "demo_moon2" / "query.py") in modules
     assert all(module.startswith(str(tmp_path)) for module in modules)
 
 
@@ -130,8 +131,8 @@ def test_what_is_not_on_the_hub_is_not_pushed(filled):
         "has no revision 'v9'": Settings("user/moon2", "user/mbe2", "v9"),
     }
     code = f"""
-from demo.push import push_space
-from demo.serve import Settings
+from demo_moon2.push import push_space
+from demo_moon2.serve import Settings
 from evaluation.errors import EvaluationError
 for repo, settings in {[("user/other", tuple(settings)) for settings in calls.values()]!r} + [("other", None)]:
     try:
@@ -163,7 +164,7 @@ def test_the_command_line_says_what_is_missing(tmp_path, monkeypatch, capsys):
 def test_the_commands_of_the_page_are_commands():
     text = (DEMO / "README.md").read_text(encoding="utf-8") + EPILOG
     commands = [
-        shlex.split(line, comments=True)[3:] for line in re.findall(r"^ *(python -m demo.*?)(?:  |$)", text, re.M)
+        shlex.split(line, comments=True)[3:] for line in re.findall(r"^ *(python -m demo_moon2.*?)(?:  |$)", text, re.M)
     ]
     assert len(commands) >= 5
     for argv in commands:

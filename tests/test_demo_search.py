@@ -11,14 +11,14 @@ import torch
 from datasets import Dataset, Features, Image, Value
 
 from conftest import picture, tiny_model, tiny_processor
-from demo import cards as html
-from demo.catalogue import Catalogue, open_catalogue
-from demo.heat import heat_panel
-from demo.query import Reader, blend
-from evaluation.benchmark import Products
-from evaluation.checkpoint import Checkpoint
-from evaluation.encoders import Moon2Encoder, load_encoder
+from demo_moon2 import page as html
+from demo_moon2.catalogue import Catalogue, open_catalogue
+from demo_moon2.heat import heat_panel
+from demo_moon2.query import Reader, blend
 from evaluation.errors import EvaluationError
+from evaluation.models.checkpoint import Checkpoint
+from evaluation.models.encoders import Moon2Encoder, load_encoder
+from evaluation.tables.benchmark import Products
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_a_catalogue_is_embedded_once(encoder, mbe2, tmp_path, monkeypatch):
 def test_a_catalogue_that_shows_nothing_is_refused(encoder, tmp_path, monkeypatch):
     empty = small_catalogue(["a"]).products
     empty.texts[0] = None
-    monkeypatch.setattr("demo.catalogue.load_corpus", lambda *_: empty)
+    monkeypatch.setattr("demo_moon2.catalogue.load_corpus", lambda *_: empty)
     with pytest.raises(EvaluationError, match="No product of mine has a title or a picture"):
         open_catalogue("mine", encoder, cache=tmp_path)
 

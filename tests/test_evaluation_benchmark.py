@@ -10,8 +10,8 @@ from hub_server import hub as hub
 from hub_server import run_python
 
 from conftest import picture
-from evaluation.benchmark import ProductView, load_benchmark
 from evaluation.errors import EvaluationError
+from evaluation.tables.benchmark import ProductView, load_benchmark
 
 ATTRIBUTE = {"name": Value("string"), "value": Value("string")}
 FEATURES = {
@@ -234,7 +234,7 @@ def test_a_set_of_the_hub_has_its_commit_as_revision(hub, tmp_path):
     hub.add_folder("user/judged", write_benchmark(tmp_path / "mbe2", benchmark_rows()))
     repository = hub.repositories["dataset", "user/judged"]
     repository.tags["v1"] = repository.branches["main"]
-    code = "from evaluation.benchmark import load_benchmark; print(load_benchmark('user/judged', {}).revision)"
+    code = "from evaluation.tables.benchmark import load_benchmark; print(load_benchmark('user/judged', {}).revision)"
     online = run_python("\n".join(code.format(name) for name in ("None", "'v1'")), hub, home=tmp_path / "home")
     offline = "import os; os.environ['HF_HUB_OFFLINE'] = '1'\n" + code.format("None")
     cached = run_python(offline, hub, home=tmp_path / "home")

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 
 from conftest import picture, tiny_model, tiny_processor
-from evaluation import bulk, encoders
-from evaluation.bulk import Work, embed_catalogue
-from evaluation.encoders import load_encoder
 from evaluation.errors import EvaluationError
-from evaluation.items import Columns, Shown, open_items
-from evaluation.vectors import open_vectors
+from evaluation.models import encoders
+from evaluation.models.encoders import load_encoder
+from evaluation.tables.products import Columns, Shown, open_items
+from evaluation.vectors import catalogue as bulk
+from evaluation.vectors.catalogue import Work, embed_catalogue
+from evaluation.vectors.store import open_vectors
 
 COUNT = 11
 

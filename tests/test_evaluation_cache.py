@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.cache import VectorCache
 from evaluation.errors import EvaluationError
-from evaluation.evaluate import LabelTexts
+from evaluation.measure.evaluate import LabelTexts
+from evaluation.vectors.cache import VectorCache
 
 TEXTS = [chr(97 + index) * (index % 4 + 1) for index in range(10)]
 EXPECTED = torch.tensor([[len(text), ord(text[0]), 1, 2] for text in TEXTS]).float()

@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from conftest import tiny_model, tiny_processor
-from evaluation.checkpoint import fingerprint, load_checkpoint
 from evaluation.errors import EvaluationError
+from evaluation.models.checkpoint import fingerprint, load_checkpoint
 
 
 @pytest.fixture(scope="module")

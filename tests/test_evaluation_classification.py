@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.classification import (
+from evaluation.measure.classification import (
     MIN_SUPPORT,
     Labelled,
     attribute_labels,
@@ -17,7 +17,7 @@ from evaluation.classification import (
     label_metrics,
     nearest,
 )
-from evaluation.retrieval import Embedded
+from evaluation.measure.retrieval import Embedded
 
 
 def unit(*indices: int) -> torch.Tensor:

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from evaluation.__main__ import main
-from evaluation.bootstrap import bounds, intervals, paired_test
-from evaluation.compare import compare_runs
 from evaluation.errors import EvaluationError
+from evaluation.measure.compare import compare_runs
+from evaluation.measure.metrics import bounds, intervals, paired_test
 
 
 def test_intervals_are_those_of_resampled_means():
@@ -27,7 +27,7 @@ def test_intervals_are_those_of_resampled_means():
 def test_intervals_do_not_depend_on_the_size_of_blocks(monkeypatch):
     values = {"a": np.random.default_rng(0).random(40)}
     expected = intervals(values, seed=1, resamples=100)
-    monkeypatch.setattr("evaluation.bootstrap.BLOCK", 90)
+    monkeypatch.setattr("evaluation.measure.metrics.BLOCK", 90)
     assert intervals(values, seed=1, resamples=100)["a"] == pytest.approx(expected["a"])
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from sentence_transformers import quantize_embeddings
 
-from evaluation.compression import check_dims, check_precisions, compress, evaluate_compression
 from evaluation.errors import EvaluationError
-from evaluation.retrieval import Embedded, similarity
+from evaluation.measure.retrieval import Embedded, similarity
+from evaluation.vectors.compression import check_dims, check_precisions, compress, evaluate_compression
 
 
 def vectors(count: int, dimension: int, seed: int = 0) -> torch.Tensor:

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from evaluation.__main__ import main
-from evaluation.curves import COLORS, Log, curves_figure
 from evaluation.errors import EvaluationError
+from evaluation.show.curves import COLORS, Log, curves_figure
 
 OBJECTIVES = ("t2mm", "i2mm", "mm2mm", "t2i", "i2t")
 ARROWS = ["t→mm", "i→mm", "mm→mm", "t→i", "i→t"]
@@ -276,6 +276,6 @@ def test_user_errors(tmp_path, capsys):
 
 def test_without_matplotlib_the_package_to_install_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "evaluation.curves")
+    monkeypatch.delitem(sys.modules, "evaluation.show.curves")
     assert main(["curves", str(tmp_path)]) == 2
     assert "matplotlib is not installed: pip install 'moon2[eval]'" in capsys.readouterr().err

@@ -12,10 +12,10 @@ from matplotlib import font_manager
 from PIL import Image
 
 from conftest import picture
-from evaluation import drawing
-from evaluation.drawing import draw, draw_sheet, heat_of, render
 from evaluation.errors import EvaluationError
-from evaluation.heatmap import WORD, AttentionMap
+from evaluation.show import drawing
+from evaluation.show.drawing import draw, draw_sheet, heat_of, render
+from evaluation.show.heatmap import WORD, AttentionMap
 
 
 def attention(title: str, patches: np.ndarray, word_weights=None) -> AttentionMap:

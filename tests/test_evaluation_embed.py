@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from conftest import mixed_products, picture, tiny_model, tiny_processor
-from evaluation.embed import embed
 from evaluation.errors import EvaluationError
+from evaluation.models.embed import embed
 
 
 @pytest.fixture(scope="module")

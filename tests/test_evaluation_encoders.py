@@ -22,11 +22,10 @@ from transformers import (
 )
 
 from conftest import TEXTS, mixed_products, picture, tiny_model, tiny_processor
-from evaluation import encoders
-from evaluation.encoders import MEAN_NOTE, Moon2Encoder, SentenceEncoder, load_encoder
 from evaluation.errors import EvaluationError
-from evaluation.peers import Peer
-from training.scratch import train_tokenizer
+from evaluation.models import encoders
+from evaluation.models.encoders import MEAN_NOTE, Moon2Encoder, Peer, SentenceEncoder, load_encoder
+from training_moon2.model import train_tokenizer
 
 TOWER = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
 TEXT_TOWER = TOWER | dict(vocab_size=400, max_position_embeddings=24, bos_token_id=0, eos_token_id=2, pad_token_id=1)

@@ -7,9 +7,9 @@ import pytest
 from datasets import Dataset, Features, Image, List, Value
 from test_evaluation_benchmark import benchmark_rows, encoded, write_benchmark
 
-from evaluation.benchmark import load_benchmark
 from evaluation.errors import EvaluationError
-from evaluation.gallery import train_products, with_gallery
+from evaluation.tables.benchmark import load_benchmark
+from evaluation.tables.gallery import train_products, with_gallery
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from conftest import picture, tiny_model, tiny_processor
-from evaluation import benchmark
 from evaluation.__main__ import parser_of
+from evaluation.tables import benchmark
 
 
 @pytest.fixture(scope="module")

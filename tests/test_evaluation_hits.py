@@ -7,12 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import same_bytes
-from evaluation import hits
 from evaluation.__main__ import main
 from evaluation.errors import EvaluationError
-from evaluation.hits import search_all
-from evaluation.search import ExactSearch
-from evaluation.vectors import open_vectors
+from evaluation.search import neighbours as hits
+from evaluation.search.exact import ExactSearch
+from evaluation.search.neighbours import search_all
+from evaluation.vectors.store import open_vectors
 
 
 @pytest.fixture

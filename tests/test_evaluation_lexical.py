@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from evaluation.errors import EvaluationError
-from evaluation.lexical import K1, B, Bm25, evaluate_lexical, tokens
+from evaluation.models.bm25 import K1, B, Bm25, evaluate_lexical, tokens
 
 TITLES = ["red striped mug", "red mug red mug", "Blue cotton shirt for women", "红色杯子", "mug"]
 

@@ -13,8 +13,8 @@ from hub_server import hub as hub
 from hub_server import run_python
 
 from evaluation.errors import EvaluationError
-from evaluation.metric_spaces import METRICS, metric_folder
-from evaluation.metrics import retrieval_metrics
+from evaluation.measure.metrics import retrieval_metrics
+from publishing_moon2.metric import METRICS, metric_folder
 
 
 def load(name: str) -> evaluate.Metric:

@@ -5,12 +5,12 @@ import pytest
 from test_evaluation_benchmark import FEATURES, benchmark_rows, write_benchmark
 
 from conftest import tiny_model, tiny_processor
-from evaluation.benchmark import load_benchmark
-from evaluation.cache import VectorCache
-from evaluation.encoders import load_encoder
 from evaluation.errors import EvaluationError
-from evaluation.evaluate import Options, evaluate
-from evaluation.retrieval import DIRECTIONS
+from evaluation.measure.evaluate import Options, evaluate
+from evaluation.measure.retrieval import DIRECTIONS
+from evaluation.models.encoders import load_encoder
+from evaluation.tables.benchmark import load_benchmark
+from evaluation.vectors.cache import VectorCache
 
 mteb = pytest.importorskip("mteb")
 mteb_tasks = pytest.importorskip("evaluation.mteb_tasks")

@@ -20,15 +20,15 @@ from test_evaluation_benchmark import benchmark_rows, write_benchmark
 from test_evaluation_encoders import save_clip
 
 from conftest import tiny_model, tiny_processor
-from evaluation import cache
 from evaluation.__main__ import COMMANDS, SUMMARIES, main
-from evaluation.answers import answer_queries, choose_queries
-from evaluation.benchmark import load_benchmark
-from evaluation.checkpoint import load_checkpoint
-from evaluation.page import top_categories
-from evaluation.plots import draw_compression, draw_directions, principal_components
-from evaluation.retrieval import Embedded, evaluate_retrieval
-from evaluation.routing import VIEWS, read_routing
+from evaluation.measure.experts import VIEWS, read_routing
+from evaluation.measure.retrieval import Embedded, evaluate_retrieval
+from evaluation.models.checkpoint import load_checkpoint
+from evaluation.show.examples import answer_queries, choose_queries
+from evaluation.show.page import top_categories
+from evaluation.show.plots import draw_compression, draw_directions, principal_components
+from evaluation.tables.benchmark import load_benchmark
+from evaluation.vectors import cache
 
 HOSTILE = '<script>alert("mug")</script>'
 

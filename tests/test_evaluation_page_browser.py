@@ -6,8 +6,8 @@ from test_evaluation_benchmark import benchmark_rows
 from test_evaluation_page import evaluated
 
 from conftest import tiny_model, tiny_processor
-from evaluation import cache
 from evaluation.__main__ import main
+from evaluation.vectors import cache
 
 pytestmark = pytest.mark.slow
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

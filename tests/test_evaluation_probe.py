@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from evaluation.errors import EvaluationError
-from evaluation.probe import linear_probe
+from evaluation.measure.classification import linear_probe
 
 
 def cloud(center: tuple[float, float], count: int, seed: int) -> torch.Tensor:

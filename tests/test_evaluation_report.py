@@ -1,7 +1,7 @@
 """The Markdown: layout, per cent, and what it says where there is no figure."""
 
-from evaluation.evaluate import Evaluation
-from evaluation.report import attribute_interval_rows, label_interval_rows, side_by_side, summary
+from evaluation.measure.evaluate import Evaluation
+from evaluation.show.report import attribute_interval_rows, label_interval_rows, side_by_side, summary
 
 METRICS = {"recall@1": 0.25, "recall@5": 0.5, "recall@10": 0.98765, "mrr": 0.4, "ndcg@10": 0.45}
 CHANCE = {"recall@1": 0.01, "recall@5": 0.05, "recall@10": 0.1, "mrr": 0.03, "ndcg@10": 0.02}

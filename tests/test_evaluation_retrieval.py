@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from evaluation.errors import EvaluationError
-from evaluation.metrics import METRICS, chance_metrics, query_metrics, retrieval_metrics
-from evaluation.retrieval import Embedded, evaluate_retrieval, relevant_ranks, similarity
+from evaluation.measure.metrics import METRICS, chance_metrics, query_metrics, retrieval_metrics
+from evaluation.measure.retrieval import Embedded, evaluate_retrieval, relevant_ranks, similarity
 
 
 def vectors(count: int, dimensions: int, seed: int) -> torch.Tensor:

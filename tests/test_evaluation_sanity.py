@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from conftest import tiny_model, tiny_processor
-from evaluation.sanity import OnProduct, attention_on_products, share_on, summary
+from evaluation.measure.attention import OnProduct, attention_on_products, share_on, summary
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation import coarse, search
-from evaluation.engines import INDEXES, FaissSearch, recall_of
 from evaluation.errors import EvaluationError
-from evaluation.search import ExactSearch
-from evaluation.vectors import Vectors
+from evaluation.search import coarse
+from evaluation.search import exact as search
+from evaluation.search.exact import ExactSearch
+from evaluation.search.faiss_index import INDEXES, FaissSearch, recall_of
+from evaluation.vectors.store import Vectors
 
 PRECISIONS = ["int8", "bfloat16", "float32"]
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from evaluation.errors import EvaluationError
-from evaluation.search import ExactSearch
-from evaluation.stores import to_lancedb, to_qdrant
-from evaluation.vectors import Vectors
+from evaluation.search.exact import ExactSearch
+from evaluation.search.stores import to_lancedb, to_qdrant
+from evaluation.vectors.store import Vectors
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from evaluation.errors import EvaluationError
-from evaluation.vectors import (
+from evaluation.vectors.store import (
     MANIFEST,
     SHARDS,
     Vectors,

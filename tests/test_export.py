@@ -6,8 +6,8 @@ from transformers.exporters import DynamoConfig, DynamoExporter, ExportedModel, 
 
 from configuration_moon2 import Moon2Config
 from conftest import FAMILIES, picture, tiny_model, tiny_processor, vlm_config
-from export_moon2 import Moon2Program, program_inputs
 from modeling_moon2 import Moon2Model
+from publishing_moon2.export import Moon2Program, program_inputs
 
 ALL_NAMES = ("embeddings", "image_embeddings", "has_image")
 TEXTS = [{"text": "red striped mug 350 ml"}, {"text": "blue shirt"}]

@@ -8,9 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-import fetch_moon2
+from common_moon2 import fetch as fetching
+from common_moon2.fetch import fetch
 from conftest import picture
-from fetch_moon2 import fetch
 from pictures_moon2 import load_picture
 
 
@@ -85,8 +85,8 @@ def site():
 @pytest.fixture
 def is_local_allowed(monkeypatch):
     """The tests' server counts as public; every other address is judged as ever."""
-    judge = fetch_moon2._is_public
-    monkeypatch.setattr(fetch_moon2, "_is_public", lambda address: address == "127.0.0.1" or judge(address))
+    judge = fetching._is_public
+    monkeypatch.setattr(fetching, "_is_public", lambda address: address == "127.0.0.1" or judge(address))
 
 
 def test_nothing_on_this_machine_is_reached(site):
@@ -96,7 +96,7 @@ def test_nothing_on_this_machine_is_reached(site):
         with pytest.raises(ValueError, match="not an address of the public Internet"):
             fetch(f"http://{host}:{port}/photo")
     with pytest.raises(ValueError, match="not an address of the public Internet"):
-        load_picture(f"{site}/photo", allow_urls=True)
+        load_picture(f"{site}/photo", fetch=fetch)
     assert Site.asked == []
 
 
@@ -107,11 +107,11 @@ def test_nothing_on_this_machine_is_reached(site):
      "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::1", "2001:db8::1"],
 )  # fmt: skip
 def test_addresses_that_are_not_public(address):
-    assert not fetch_moon2._is_public(address)
+    assert not fetching._is_public(address)
 
 
 def test_addresses_that_are_public():
-    assert fetch_moon2._is_public("93.184.216.34") and fetch_moon2._is_public("2606:4700:4700::1111")
+    assert fetching._is_public("93.184.216.34") and fetching._is_public("2606:4700:4700::1111")
 
 
 def test_the_address_that_was_judged_is_the_one_that_is_connected_to(monkeypatch):
@@ -154,7 +154,7 @@ def test_the_next_address_is_tried_where_one_does_not_answer(site, is_local_allo
 
 
 def test_a_picture_is_fetched(site, is_local_allowed):
-    assert load_picture(f"{site}/photo", allow_urls=True) == picture(20, 10)
+    assert load_picture(f"{site}/photo", fetch=fetch) == picture(20, 10)
     assert fetch(f"{site}/echo/a?b=c&d=%20e#part") == b"a?b=c&d=%20e"
     assert fetch(f"{site}/echo/红 杯") == b"%E7%BA%A2%20%E6%9D%AF"
 
@@ -166,9 +166,9 @@ def test_proxies_of_the_environment_are_not_used(site, is_local_allowed, monkeyp
 
 
 def test_redirects_are_followed_and_judged(site, is_local_allowed, monkeypatch):
-    assert fetch(f"{site}/hops/{fetch_moon2.MAX_REDIRECTS - 1}") == b"arrived"
+    assert fetch(f"{site}/hops/{fetching.MAX_REDIRECTS - 1}") == b"arrived"
     with pytest.raises(ValueError, match="more than 5 redirects"):
-        fetch(f"{site}/hops/{fetch_moon2.MAX_REDIRECTS}")
+        fetch(f"{site}/hops/{fetching.MAX_REDIRECTS}")
     port = site.rsplit(":", 1)[1]
     for target, words in [
         (f"http://127.0.0.2:{port}/photo", "127.0.0.2, which is not an address of the public"),
@@ -182,7 +182,7 @@ def test_redirects_are_followed_and_judged(site, is_local_allowed, monkeypatch):
 
 
 def test_sizes_are_bounded(site, is_local_allowed, monkeypatch):
-    monkeypatch.setattr(fetch_moon2, "MAX_BYTES", 2**20)
+    monkeypatch.setattr(fetching, "MAX_BYTES", 2**20)
     assert len(fetch(f"{site}/bytes/{2**20}")) == 2**20
     for path in (f"bytes/{2**20 + 1}", "endless"):
         with pytest.raises(ValueError, match="more than 1 MiB"):
@@ -192,7 +192,7 @@ def test_sizes_are_bounded(site, is_local_allowed, monkeypatch):
 @pytest.mark.parametrize("path", ["slow", "slow_headers"])
 def test_the_whole_time_is_bounded(site, is_local_allowed, monkeypatch, path):
     """The server sends a byte now and then, so that a time-out of the socket never comes."""
-    monkeypatch.setattr(fetch_moon2, "MAX_SECONDS", 0.4)
+    monkeypatch.setattr(fetching, "MAX_SECONDS", 0.4)
     start = time.monotonic()
     with pytest.raises(ValueError, match="takes more than 0.4 seconds"):
         fetch(f"{site}/{path}")

@@ -12,10 +12,10 @@ from transformers import AutoModel, TrainingArguments
 from conftest import mixed_products, tiny_model, tiny_processor, vlm_config
 from loss_moon2 import Moon2Loss
 from modeling_moon2 import Moon2Model, Moon2Output
-from training.collator import TripletCollator
-from training.models import ATTENTION, EXPERTS
-from training.trainer import Moon2Trainer
-from training.triplets import TripletDataset, load_triplets
+from training_moon2.collator import TripletCollator
+from training_moon2.model import ATTENTION, EXPERTS
+from training_moon2.trainer import Moon2Trainer
+from training_moon2.triplets import TripletDataset, load_triplets
 
 GUIDE = (Path(__file__).parent.parent / "docs" / "finetuning.md").read_text(encoding="utf-8")
 

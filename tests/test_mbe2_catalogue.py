@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from mbe2_dataset.__main__ import main
-from mbe2_dataset.catalogue import CatalogueError, read_catalogue
-from mbe2_dataset.pictures import Picture, decode, perceptual_hash
+from mbe2_dataset.catalogue.pictures import Picture, decode, perceptual_hash
+from mbe2_dataset.catalogue.store import CatalogueError, read_catalogue
 from mbe2_dataset.schema import CATALOGUE
 from mbe2_dataset.synthetic import synthetic_rows
 from mbe2_dataset.text_units import join_units, mentions, title_units

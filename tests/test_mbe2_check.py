@@ -18,9 +18,9 @@ from huggingface_hub import DatasetCard
 from PIL import Image
 
 from conftest import change, cut_picture
-from mbe2_dataset.card import Origin, Terms, card
 from mbe2_dataset.checks import CheckError, CheckReport, check_dataset, write_report
 from mbe2_dataset.checks.check import spread
+from mbe2_dataset.output.card import Origin, Terms, card
 
 ORIGIN = Origin("shop", False, "python -m mbe2_dataset build", 0)
 

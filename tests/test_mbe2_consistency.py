@@ -18,14 +18,14 @@ from transformers import (
 )  # fmt: skip
 
 from conftest import TEXTS, picture, tiny_model, tiny_processor
-from mbe2_dataset.consistency import (
+from mbe2_dataset.coaugmentation.consistency import (
     ClipScorer,
     SentenceTransformerScorer,
     Threshold,
     apply_threshold,
     histogram,
 )
-from training.scratch import train_tokenizer
+from training_moon2.model import train_tokenizer
 
 PAIRS = [(text, picture(40, 30, seed)) for seed, text in enumerate(TEXTS)]
 TOWER = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)

@@ -13,8 +13,9 @@ import pytest
 from chat_server import Reply, chat_server
 from PIL import Image
 
-from mbe2_dataset.catalogue import Row
-from mbe2_dataset.enrichment import (
+from mbe2_dataset.catalogue.pictures import Picture, encode
+from mbe2_dataset.catalogue.store import Row
+from mbe2_dataset.coaugmentation.titles import (
     Budget,
     BudgetExceeded,
     EndpointWriter,
@@ -26,8 +27,7 @@ from mbe2_dataset.enrichment import (
     extract_entities,
     learn_gazetteer,
 )
-from mbe2_dataset.enrichment.prompt import TitlePrompt
-from mbe2_dataset.pictures import Picture, encode
+from mbe2_dataset.coaugmentation.titles.prompt import TitlePrompt
 
 pytest.importorskip("openai", reason="the endpoint client needs openai: pip install 'moon2[augment]'")
 

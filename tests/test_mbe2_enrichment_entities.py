@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from mbe2_dataset.catalogue import Row
-from mbe2_dataset.enrichment import (
+from mbe2_dataset.catalogue.store import Row
+from mbe2_dataset.coaugmentation.titles import (
     Enrichment,
     TemplateWriter,
     count,
@@ -19,9 +19,8 @@ from mbe2_dataset.enrichment import (
     extract_entities,
     learn_gazetteer,
 )
-from mbe2_dataset.enrichment.lexicon import attribute_type
-from mbe2_dataset.enrichment.measures import measures
-from mbe2_dataset.enrichment.words import phrase
+from mbe2_dataset.coaugmentation.titles.measures import measures
+from mbe2_dataset.coaugmentation.titles.words import attribute_type, phrase
 from mbe2_dataset.synthetic import synthetic_rows
 
 FASHION = Path(__file__).parents[2] / "shared" / "data" / "fashion"

@@ -2,9 +2,9 @@
 
 import pytest
 
-from mbe2_dataset.catalogue import Row
-from mbe2_dataset.enrichment import check_support, extract_entities, learn_gazetteer
-from mbe2_dataset.enrichment.claims import claims
+from mbe2_dataset.catalogue.store import Row
+from mbe2_dataset.coaugmentation.titles import check_support, extract_entities, learn_gazetteer
+from mbe2_dataset.coaugmentation.titles.words import claims
 
 
 def row(title, description, brand, category, attributes) -> Row:

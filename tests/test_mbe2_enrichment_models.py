@@ -23,8 +23,9 @@ from transformers import (
 )
 
 from conftest import TEXTS, picture, vlm_config
-from mbe2_dataset.catalogue import Row
-from mbe2_dataset.enrichment import (
+from mbe2_dataset.catalogue.pictures import Picture, encode
+from mbe2_dataset.catalogue.store import Row
+from mbe2_dataset.coaugmentation.titles import (
     EndpointWriter,
     Refusal,
     WriterError,
@@ -32,9 +33,8 @@ from mbe2_dataset.enrichment import (
     extract_entities,
     learn_gazetteer,
 )
-from mbe2_dataset.enrichment.local import LocalWriter
-from mbe2_dataset.pictures import Picture, encode
-from training.scratch import train_tokenizer
+from mbe2_dataset.coaugmentation.titles.local import LocalWriter
+from training_moon2.model import train_tokenizer
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: {% if message['content'] is string %}{{ message['content'] }}"

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from mbe2_dataset.catalogue import Row
-from mbe2_dataset.expansion import KINDS, ClassicalExtractor, apply_view, expand, make_view
-from mbe2_dataset.expansion.expand import kinds_for, source_image
-from mbe2_dataset.expansion.viewpoint import apply as apply_viewpoint
-from mbe2_dataset.pictures import Picture, decode, encode
+from mbe2_dataset.catalogue.pictures import Picture, decode, encode
+from mbe2_dataset.catalogue.store import Row
+from mbe2_dataset.coaugmentation.pictures import KINDS, ClassicalExtractor, apply_view, expand, make_view
+from mbe2_dataset.coaugmentation.pictures.expand import kinds_for, source_image
+from mbe2_dataset.coaugmentation.pictures.viewpoint import apply as apply_viewpoint
 from mbe2_dataset.synthetic.catalogue import _is_cluttered, synthetic_photo
 
 EXTRACTOR = ClassicalExtractor()

@@ -14,8 +14,9 @@ import torch
 from PIL import Image, ImageDraw
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessorPil
 
-from mbe2_dataset.catalogue import Row
-from mbe2_dataset.expansion import (
+from mbe2_dataset.catalogue.pictures import decode, encode
+from mbe2_dataset.catalogue.store import Row
+from mbe2_dataset.coaugmentation.pictures import (
     ClassicalExtractor,
     DiffusersEditor,
     EditError,
@@ -25,8 +26,7 @@ from mbe2_dataset.expansion import (
     SegmentationExtractor,
     expand,
 )
-from mbe2_dataset.expansion.editors import prompt_for
-from mbe2_dataset.pictures import decode, encode
+from mbe2_dataset.coaugmentation.pictures.editors import prompt_for
 
 
 def photo(size=(120, 90)) -> Image.Image:

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import mbe2_dataset.ingest as ingest_module
-from mbe2_dataset.catalogue import Catalogue, CatalogueError
-from mbe2_dataset.ingest import IngestOptions, ingest
-from mbe2_dataset.pictures import decode
-from mbe2_dataset.sources import Item, LocalTables, Problem, ProductSource, contents
+import mbe2_dataset.catalogue.ingest as ingest_module
+from mbe2_dataset.catalogue import Item, LocalTables, Problem, ProductSource
+from mbe2_dataset.catalogue import pictures as contents
+from mbe2_dataset.catalogue.ingest import IngestOptions, ingest
+from mbe2_dataset.catalogue.pictures import decode
+from mbe2_dataset.catalogue.store import Catalogue, CatalogueError
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -224,8 +225,8 @@ def test_a_finished_catalogue_is_used_again_and_another_one_is_not_replaced_unas
 KILLED = """
 import sys, time
 sys.path[:0] = {paths!r}
-import mbe2_dataset.ingest as module
-from mbe2_dataset.sources import LocalTables, ProductSource
+import mbe2_dataset.catalogue.ingest as module
+from mbe2_dataset.catalogue import LocalTables, ProductSource
 
 class Slow(ProductSource):
     def __iter__(self):

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mbe2_dataset.catalogue import Row
+from mbe2_dataset.catalogue.store import Row
+from mbe2_dataset.coaugmentation.operations import carry_out
 from mbe2_dataset.journal import Journal, Result, key_for
-from mbe2_dataset.operations import carry_out
 from mbe2_dataset.parallel import Engine, in_threads
 
 ROOT = Path(__file__).parents[1]
@@ -148,7 +148,7 @@ from pathlib import Path
 sys.path[:0] = [{root!r}, {tests!r}]
 import time
 from mbe2_dataset.journal import Journal
-from mbe2_dataset.operations import carry_out
+from mbe2_dataset.coaugmentation.operations import carry_out
 from mbe2_dataset.parallel import Engine
 from test_mbe2_journal import Shout, rows
 class Slow(Shout):

@@ -20,10 +20,10 @@ from PIL import Image
 
 from conftest import tiny_model, tiny_processor
 from mbe2_dataset.__main__ import main
-from mbe2_dataset.catalogue import Row
-from mbe2_dataset.negatives import CategoryNegatives, Hardness, MinedNegatives
+from mbe2_dataset.catalogue.pictures import Picture
+from mbe2_dataset.catalogue.store import Row
 from mbe2_dataset.options import read_options
-from mbe2_dataset.pictures import Picture
+from mbe2_dataset.triplets.negatives import CategoryNegatives, Hardness, MinedNegatives
 
 ROOT = Path(__file__).parents[1]
 COLOURS = ["red", "blue", "green", "black", "white", "yellow"]

@@ -19,7 +19,7 @@ from conftest import change, cut_picture
 PUSH = """
 import json, sys
 from mbe2_dataset.checks import CheckError
-from mbe2_dataset.publish import PublishError, push_dataset
+from mbe2_dataset.output.publish import PublishError, push_dataset
 if __name__ == "__main__":
     try:
         print(json.dumps(push_dataset(**json.loads(sys.argv[1]))._asdict()))

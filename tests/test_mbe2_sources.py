@@ -11,8 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mbe2_dataset.catalogue import CatalogueError
-from mbe2_dataset.sources import (
+from mbe2_dataset.catalogue import (
     Fashion200K,
     HubTables,
     Item,
@@ -23,7 +22,8 @@ from mbe2_dataset.sources import (
     parse_columns,
     read_columns,
 )
-from mbe2_dataset.sources.values import as_attributes, as_category, as_pictures, as_price, as_text
+from mbe2_dataset.catalogue.store import CatalogueError
+from mbe2_dataset.catalogue.values import as_attributes, as_category, as_pictures, as_price, as_text
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 

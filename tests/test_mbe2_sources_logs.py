@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mbe2_dataset.catalogue import CatalogueError
-from mbe2_dataset.ingest import ingest
-from mbe2_dataset.sources import LocalTables, Problem, SearchLog, TripletSource, join_log, log_events, parse_columns
+from mbe2_dataset.catalogue import LocalTables, Problem, SearchLog, TripletSource, join_log, log_events, parse_columns
+from mbe2_dataset.catalogue.ingest import ingest
+from mbe2_dataset.catalogue.store import CatalogueError
 
 ITEMS = {"a", "b", "c", "d"}
 

@@ -6,20 +6,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mbe2_dataset.pictures import decode
+from common_moon2.text import is_unspaced
+from mbe2_dataset.catalogue.pictures import decode
 from mbe2_dataset.synthetic.catalogue import (
-    CLUTTER_SHARE,
-    IMAGE_ONLY,
-    TEXT_ONLY,
-    WRONG_TITLE_SHARE,
-    synthetic_photo,
-    synthetic_product,
-    synthetic_rows,
-)  # fmt: skip
+    CLUTTER_SHARE,  # fmt: skip
+    IMAGE_ONLY,  # fmt: skip
+    TEXT_ONLY,  # fmt: skip
+    WRONG_TITLE_SHARE,  # fmt: skip
+    synthetic_photo,  # fmt: skip
+    synthetic_product,  # fmt: skip
+    synthetic_rows,  # fmt: skip
+)
 from mbe2_dataset.synthetic.render import MARKS, PATTERNS, Look, Scene, Viewpoint, render_photo
 from mbe2_dataset.synthetic.shapes import SHAPES
 from mbe2_dataset.synthetic.vocabulary import AUDIENCES, BRAND_MARKS, CATEGORIES, CHINESE, COLOURS
-from mbe2_dataset.text_units import is_unspaced, mentions
+from mbe2_dataset.text_units import mentions
 
 SIZES = {"num_products": 300, "num_validation": 16, "num_test": 32}
 STRAIGHT = Viewpoint(scale=0.85, shift=(0.0, 0.0), rotation=0.0, mirror=False, perspective=(0.0, 0.0))

@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard
 from conftest import picture, tiny_model, tiny_processor
 from evaluation.__main__ import main
 from evaluation.errors import EvaluationError
-from evaluation.model_card import Publication, is_untouched, model_card
+from publishing_moon2.model_card import Publication, is_untouched, model_card
 
 REVISION = "0123456789" * 4
 STATE = {

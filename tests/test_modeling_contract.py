@@ -19,8 +19,7 @@ from transformers.testing_utils import check_json_file_has_correct_format
 
 from configuration_moon2 import Moon2Config
 from conftest import mixed_products, tiny_model, tiny_processor, vlm_config
-from experts_moon2 import Moon2DualAlignment, Moon2Experts, Moon2Router
-from modeling_moon2 import Moon2Model, Moon2Output
+from modeling_moon2 import Moon2DualAlignment, Moon2Experts, Moon2Model, Moon2Output, Moon2Router
 
 # A mixture-of-experts layer in its usual form, and with every part that the config can add.
 EVERYTHING = {"router": "composition", "moe_intermediate_size": 40, "shared_expert_intermediate_size": 32}

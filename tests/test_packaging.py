@@ -16,9 +16,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 NOT_IN_SDIST = re.compile(r"(\.ci/.*|\.gitignore)")
 # What no user of the package has: these need a checkout.
-NOT_IN_WHEEL = re.compile(
-    r"(benchmarks|docs|release|study|tests|\.ci)/.*|[^/]*\.(md|txt|toml|in)|LICENSE|Makefile|\.gitignore"
-)
+NOT_IN_WHEEL = re.compile(r"(docs|release|research|tests|\.ci)/.*|[^/]*\.(md|txt|toml|in)|LICENSE|Makefile|\.gitignore")
 CHAIN = (
     "mbe2_dataset build --catalogue synthetic --output mbe2 --num_products 40 --num_validation 6 --num_test 8 "
     "--picture_size 40 --num_proc 1 --json",
@@ -84,7 +82,7 @@ def test_wheel_and_sdist_hold_the_files_of_the_repository(tmp_path):
     files = tracked()
     assert {name for name in files if not NOT_IN_SDIST.fullmatch(name)} - packed == set()
     expected = {
-        re.sub(r"^recipes/", "training/recipes/", name)
+        re.sub(r"^recipes/", "training_moon2/recipes/", name)
         for name in files
         if not NOT_IN_WHEEL.fullmatch(name) or name.startswith(("demo/", "evaluation/", "mbe2_dataset/"))
     }

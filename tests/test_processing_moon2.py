@@ -172,19 +172,23 @@ def test_addresses_are_fetched_only_when_asked_in_the_call(monkeypatch, tmp_path
     file = io.BytesIO()
     picture(20, 20).save(file, "PNG")
     fetched = []
-    monkeypatch.setattr("pictures_moon2.fetch", lambda url: fetched.append(url) or file.getvalue())
+
+    def fetch(url: str) -> bytes:
+        fetched.append(url)
+        return file.getvalue()
+
     products = [{"image": "https://example.org/p.png"}]
     processor = tiny_processor()
     with pytest.raises(
         ProductError, match="Item 0: the picture https://example.org/p.png cannot be read: .* not fetch"
     ):
         processor(products)
-    inputs = processor(products, allow_urls=True)
+    inputs = processor(products, fetch=fetch)
     assert torch.equal(inputs["pixel_values"], processor([{"image": picture(20, 20)}])["pixel_values"])
     assert fetched == ["https://example.org/p.png"]
-    processor.allow_urls = True
+    processor.fetch = fetch
     processor.save_pretrained(tmp_path)
-    assert "allow_urls" not in (tmp_path / "processor_config.json").read_text()
+    assert "fetch" not in (tmp_path / "processor_config.json").read_text()
 
 
 def test_pictures_are_decoded_no_larger_than_needed_and_scaled_once(monkeypatch):
@@ -306,7 +310,7 @@ def test_save_and_load_give_the_same_tensors(tmp_path, family):
     assert {path.name for path in tmp_path.glob("*.py")} >= {
         "processing_moon2.py",
         "pictures_moon2.py",
-        "fetch_moon2.py",
+        "common_moon2/fetch.py",
     }
     loaded = Moon2Processor.from_pretrained(tmp_path)
     before, after = processor(mixed_products()), loaded(mixed_products())

@@ -15,12 +15,12 @@ from hub_server import hub as hub
 from safetensors.torch import load_file
 from test_training_faults import recipe as recipe
 
+from common_moon2.shipped_code import SHIPPED_CODE
 from conftest import picture, tiny_model, tiny_processor
 from evaluation.__main__ import main
-from evaluation.checkpoint import fingerprint
 from evaluation.errors import EvaluationError
-from evaluation.push_files import MODEL_FILES, included, model_files, read_results
-from evaluation.trust import SHIPPED_CODE
+from evaluation.models.checkpoint import fingerprint
+from publishing_moon2.push import MODEL_FILES, included, model_files, read_results
 
 ROOT = Path(__file__).parent.parent
 INDEX = "model.safetensors.index.json"
@@ -33,7 +33,7 @@ PUSHES = """
 import json, sys
 from pathlib import Path
 from evaluation.errors import EvaluationError
-from evaluation.push import push_model
+from publishing_moon2.push import push_model
 for arguments in json.loads(sys.argv[1]):
     for name in ("folder", "results"):
         if name in arguments:

@@ -16,8 +16,8 @@ from huggingface_hub.errors import EntryNotFoundError
 from sentence_transformers import SentenceTransformer, quantize_embeddings
 from transformers import AutoModel, AutoProcessor
 
-from chat_moon2 import SENTENCE_TRANSFORMERS_FILES
 from conftest import mixed_products, picture, tiny_model, tiny_processor
+from modeling_moon2 import SENTENCE_TRANSFORMERS_FILES
 
 TOLERANCE = 1e-5
 ROOT = Path(__file__).parent.parent
@@ -315,7 +315,7 @@ def test_what_is_no_product_is_refused(encoder, bad, words):
 
 @pytest.mark.parametrize("folder", ["qwen3_vl"], indirect=True)
 def test_the_benchmark_prints_the_differences(folder, mbe2, capsys):
-    main = runpy.run_path(str(ROOT / "benchmarks" / "agreement.py"))["main"]
+    main = runpy.run_path(str(ROOT / "research" / "benchmarks" / "agreement.py"))["main"]
     assert main(["--model", str(folder), "--dataset", mbe2, "--products", "3"]) == 0
     table = capsys.readouterr().out.splitlines()[3:]
     figures = [float(figure) for row in table for figure in re.findall(r"\d\.\de[-+]\d+", row)]

@@ -16,22 +16,20 @@ from filelock import FileLock
 from test_evaluation_benchmark import benchmark_rows, write_benchmark
 
 from conftest import TEXTS, picture, tiny_processor
-from evaluation.benchmark import load_benchmark, load_corpus
-from evaluation.retrieval import Embedded
-from study.__main__ import main
-from study.data import prepare
-from study.errors import StudyError
-from study.losses import LOSSES
-from study.models import upcycled
-from study.plot import draw, sweep
-from study.schedule import BUSY, Place, missing, run_all, run_one
-from study.scoring import evaluate_views, pack, unpack
-from study.table import read_results, report
-from study.two_towers import TwoTowers
-from study.variants import SMOLLM2, choose, read_variants
+from evaluation.measure.retrieval import Embedded
+from evaluation.tables.benchmark import load_benchmark, load_corpus
+from research.study.__main__ import main
+from research.study.data import prepare
+from research.study.losses import LOSSES
+from research.study.models import TwoTowers, upcycled
+from research.study.plot import draw, sweep
+from research.study.schedule import BUSY, Place, missing, run_all, run_one
+from research.study.scoring import evaluate_views, pack, unpack
+from research.study.table import read_results, report
+from research.study.variants import SMOLLM2, StudyError, choose, read_variants
 from test_loss_moon2 import OBJECTIVES, make_batch
-from training.recipe import read_recipe
-from training.scratch import scratch_model, train_tokenizer
+from training_moon2.model import scratch_model, train_tokenizer
+from training_moon2.recipe import read_recipe
 
 VARIANTS = read_variants()
 DIRECTIONS = ("t2mm", "i2mm", "mm2mm", "t2i", "i2t")
@@ -292,7 +290,7 @@ def test_two_processes_build_the_data_sets_one_after_the_other(tmp_path, monkeyp
             assert released.wait(60)
             built.append(output.name)
 
-    monkeypatch.setattr("study.data._build", build)
+    monkeypatch.setattr("research.study.data._build", build)
     threads = [threading.Thread(target=prepare, args=(tmp_path / "work", {(1, 1, 1)}, tmp_path, None)) for _ in "12"]
     for thread in threads:
         thread.start()

@@ -20,9 +20,9 @@ from conftest import change, cut_picture, picture, tiny_model, tiny_processor
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
 from train_moon2 import build_trainer, main
-from training.recipe import read_recipe
-from training.report import grouped_mm_flops
-from training.trainer import Moon2Trainer
+from training_moon2.dry_run import grouped_mm_flops
+from training_moon2.recipe import read_recipe
+from training_moon2.trainer import Moon2Trainer
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes" / "tiny.yaml"
@@ -360,7 +360,7 @@ def test_going_on_from_a_checkpoint_asks_nobody_for_trust(tmp_path):
     for part in (tiny_model(), tiny_processor()):
         part.save_pretrained(tmp_path)
     load = (
-        "import sys\nfrom training.models import build_model\nfrom training.recipe import ModelArguments\n"
+        "import sys\nfrom training_moon2.model import build_model\nfrom training_moon2.recipe import ModelArguments\n"
         "build_model(ModelArguments(model=sys.argv[1]), None)"
     )
     child = subprocess.run(

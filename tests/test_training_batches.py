@@ -8,8 +8,8 @@ import datasets
 import numpy as np
 import pytest
 
-from training.batches import BatchArguments, Facts, TripletSampler, arrange
-from training.triplets import TripletDataset, load_triplets
+from training_moon2.batches import BatchArguments, Facts, TripletSampler, arrange
+from training_moon2.triplets import TripletDataset, load_triplets
 
 PLAIN = BatchArguments()
 

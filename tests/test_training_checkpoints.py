@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from training.checkpoints import (
+from training_moon2.checkpoints import (
     MANIFEST,
     STAGING,
     CheckpointError,

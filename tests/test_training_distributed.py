@@ -14,8 +14,8 @@ from two_processes import SHARES, gradients, make_trainer, train_with_a_broken_s
 
 from conftest import change, cut_picture
 from test_train_moon2 import tiny_recipe  # noqa: F401
-from training.checkpoints import damage
-from training.triplets import load_triplets
+from training_moon2.checkpoints import damage
+from training_moon2.triplets import load_triplets
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
 ROOT = Path(__file__).parent.parent

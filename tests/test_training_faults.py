@@ -20,8 +20,8 @@ import yaml
 
 import train_moon2
 from conftest import same_bytes
-from training.checkpoints import MANIFEST, STAGING, checkpoints, damage, newest_complete
-from training.trainer import Moon2Trainer
+from training_moon2.checkpoints import MANIFEST, STAGING, checkpoints, damage, newest_complete
+from training_moon2.trainer import Moon2Trainer
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "tiny.yaml"
 STEPS = 7  # with 75 triplets and batches of 16 an epoch has 5
@@ -139,7 +139,7 @@ def test_a_resumed_run_ends_like_one_that_was_never_stopped(recipe, finished, tm
 def test_the_comparison_notices_other_random_numbers(recipe, finished, tmp_path, monkeypatch):
     folder = stopped_after(finished, 2, tmp_path / "run")
     shutil.copy(finished.folder / "checkpoint-3" / "rng_state.pth", folder / "checkpoint-2")
-    monkeypatch.setattr("training.checkpoints.damage", lambda folder: None)
+    monkeypatch.setattr("training_moon2.checkpoints.damage", lambda folder: None)
     untroubled(recipe, folder, *RESUME)
     with pytest.raises(AssertionError):
         assert_same(folder, finished.folder)

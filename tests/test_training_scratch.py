@@ -6,7 +6,7 @@ import yaml
 
 from conftest import TEXTS, picture
 from test_train_moon2 import RECIPE
-from training.scratch import EMBEDDING_STD, scratch_model, scratch_processor, train_tokenizer
+from training_moon2.model import EMBEDDING_STD, scratch_model, scratch_processor, train_tokenizer
 
 ARCHITECTURE = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))["architecture"]
 

@@ -9,10 +9,10 @@ from configuration_moon2 import Moon2Config
 from conftest import picture, tiny_model, tiny_processor, vlm_config
 from loss_moon2 import Moon2Loss
 from modeling_moon2 import Moon2Model
-from training.collator import TripletCollator
-from training.passes import Items, role_views
-from training.trainer import Moon2Trainer
-from training.triplets import ROLES, TripletDataset, load_triplets
+from training_moon2.collator import TripletCollator
+from training_moon2.passes import Items, role_views
+from training_moon2.trainer import Moon2Trainer
+from training_moon2.triplets import ROLES, TripletDataset, load_triplets
 
 # All of the method at work from the first step: gradient through omega, both auxiliary losses, the filter.
 OBJECTIVE = dict(objective_weighting="learned", aux_loss_weight=0.5, sparsity_loss_weight=0.1, filter_warmup=0.0)

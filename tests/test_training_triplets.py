@@ -14,10 +14,18 @@ from accelerate.data_loader import IterableDatasetShard
 from torch.utils.data import DataLoader
 
 from conftest import change, picture, tiny_model, tiny_processor
-from training import triplets as triplets_module
-from training.batches import BatchArguments, TripletSampler
-from training.collator import KINDS, TripletCollator
-from training.triplets import ROLES, TripletDataset, TripletError, TripletStream, fingerprint, load_triplets, stable_key
+from training_moon2 import triplets as triplets_module
+from training_moon2.batches import BatchArguments, TripletSampler
+from training_moon2.collator import KINDS, TripletCollator
+from training_moon2.triplets import (
+    ROLES,
+    TripletDataset,
+    TripletError,
+    TripletStream,
+    fingerprint,
+    load_triplets,
+    stable_key,
+)
 
 AUGMENTED = (0.5, 0.5, 1)
 

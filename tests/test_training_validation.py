@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from conftest import tiny_model, tiny_processor
-from training.filtering import FilterRecord, precision_and_recall
-from training.triplets import TripletDataset, load_triplets
-from training.validation import ValidationRetrieval
+from training_moon2.filter_record import FilterRecord, precision_and_recall
+from training_moon2.triplets import TripletDataset, load_triplets
+from training_moon2.validation import ValidationRetrieval
 
 
 @pytest.fixture(scope="module")

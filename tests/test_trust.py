@@ -14,14 +14,14 @@ from hub_server import TOKEN, run_python
 from hub_server import hub as hub
 from transformers import AutoModel, AutoProcessor
 
+from common_moon2.hub import without_secrets
+from common_moon2.shipped_code import SHIPPED_CODE, check_code, classes_asked_for
 from conftest import picture, tiny_model, tiny_processor
 from evaluation.errors import EvaluationError
-from evaluation.push_files import check_folder
-from evaluation.trust import SHIPPED_CODE, check_code, classes_asked_for
-from fetch_moon2 import address
-from hub_moon2 import without_secrets
 from mbe2_dataset.__main__ import main as mbe2_main
-from mbe2_dataset.expansion import EditorUnavailable, EndpointEditor
+from mbe2_dataset.coaugmentation.pictures import EditorUnavailable, EndpointEditor
+from pictures_moon2 import address
+from publishing_moon2.push import check_folder
 from train_moon2 import main as train
 from upcycle_moon2 import main as upcycle
 

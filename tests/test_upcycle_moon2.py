@@ -6,8 +6,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForImageTextToText
 
 from conftest import mixed_products, tiny_processor, vlm_config
-from experts_moon2 import Moon2SparseMoeBlock
-from modeling_moon2 import Moon2Model
+from modeling_moon2 import Moon2Model, Moon2SparseMoeBlock
 from processing_moon2 import Moon2Processor
 from upcycle_moon2 import main
 

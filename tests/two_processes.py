@@ -13,10 +13,10 @@ from transformers import TrainingArguments
 from conftest import tiny_model, tiny_processor
 from loss_moon2 import Moon2Loss
 from train_moon2 import main
-from training.batches import BatchArguments
-from training.collator import TripletCollator
-from training.trainer import Moon2Trainer
-from training.triplets import TripletDataset, load_triplets
+from training_moon2.batches import BatchArguments
+from training_moon2.collator import TripletCollator
+from training_moon2.trainer import Moon2Trainer
+from training_moon2.triplets import TripletDataset, load_triplets
 
 OBJECTIVE = dict(objective_weighting="learned", aux_loss_weight=0.5, sparsity_loss_weight=0.1, filter_warmup=0.0)
 # Case -> which triplets each of the two processes has.

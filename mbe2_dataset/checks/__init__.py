@@ -1,9 +1,8 @@
 """Looks for faults in a published data set, and shows it on a page."""
 
-from .check import CheckError, CheckReport, check_dataset, local_folder
-from .findings import LEVELS
-from .leakage import LeakageError, catalogue_facts, check_leakage
-from .report import write_report
+from mbe2_dataset.checks.check import CheckError, CheckReport, check_dataset, local_folder
+from mbe2_dataset.checks.findings import LEVELS, LeakageError, catalogue_facts, check_leakage
+from mbe2_dataset.checks.page import write_report
 
 __all__ = [
     "LEVELS",

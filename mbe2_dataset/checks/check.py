@@ -13,12 +13,12 @@ from datasets import Features
 from huggingface_hub import snapshot_download
 from tqdm import tqdm
 
-from ..parallel import Engine
-from ..schema import CONFIGS
-from .findings import LEVELS, Finding
-from .neighbours import ModelError, check_neighbours
-from .rows import EXAMPLES, Part, Scan, scan
-from .sets import check_sets
+from mbe2_dataset.checks.findings import LEVELS, Finding
+from mbe2_dataset.checks.neighbours import ModelError, check_neighbours
+from mbe2_dataset.checks.rows import EXAMPLES, Part, Scan, scan
+from mbe2_dataset.checks.sets import check_sets
+from mbe2_dataset.parallel import Engine
+from mbe2_dataset.schema import CONFIGS
 
 # Co-augmentation is for training only (MOON2.0, section 5), and the benchmark has the test split only.
 SPLITS = {"triplets": ("train", "validation"), "corpus": ("test",), "queries": ("test",), "qrels": ("test",)}

@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from ..models import ModelError
-from ..pictures import Picture, decode
-from .findings import Finding
-from .rows import EXAMPLES, Part
+from mbe2_dataset.catalogue.pictures import Picture, decode
+from mbe2_dataset.checks.findings import Finding
+from mbe2_dataset.checks.rows import EXAMPLES, Part
+from mbe2_dataset.schema import ModelError
 
 # Cosine similarity from which two products count as neighbours (our choice).
 SIMILARITY = 0.98

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..pictures import Picture, decode, perceptual_hash
+from mbe2_dataset.catalogue.pictures import Picture, decode, perceptual_hash
 
 ROLES = ("positive", "negative")
 EXAMPLES = 5

@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from ..pictures import Picture, decode
-from .findings import Finding
-from .rows import EXAMPLES, PICTURES, Part, Scan
+from mbe2_dataset.catalogue.pictures import Picture, decode
+from mbe2_dataset.checks.findings import Finding
+from mbe2_dataset.checks.rows import EXAMPLES, PICTURES, Part, Scan
 
 # Catalogue photos look alike, so a near hash only proposes a pair and thumbnails decide: between 2,000 test and 6,000
 # train photos of different fashion products, the least difference of thumbnails among pairs with near hashes was 2.9.

@@ -1,6 +1,6 @@
 """The built-in catalogue: drawn products with known truth and known noise."""
 
-from .catalogue import (
+from mbe2_dataset.synthetic.catalogue import (
     IMAGE_ONLY,
     TEXT_ONLY,
     Product,

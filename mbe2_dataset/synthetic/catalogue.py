@@ -12,15 +12,22 @@ from itertools import chain
 import numpy as np
 from PIL import Image
 
-from ..catalogue import CatalogueError, Row
-from ..parallel import in_order
-from ..pictures import encode
-from ..schema import CATALOGUE, OPTIONAL
-from ..seeding import rng_for, seed_for
-from ..sources.records import Item
-from .render import PATTERNS, Look, Scene, Viewpoint, render_photo
-from .shapes import SHAPES
-from .vocabulary import AUDIENCES, BRAND_MARKS, CATEGORIES, CHINESE, COLOURS, FILLERS, TITLE_TEMPLATES
+from mbe2_dataset.catalogue.pictures import encode
+from mbe2_dataset.catalogue.records import Item
+from mbe2_dataset.catalogue.store import CatalogueError, Row
+from mbe2_dataset.parallel import in_order, rng_for, seed_for
+from mbe2_dataset.schema import CATALOGUE, OPTIONAL
+from mbe2_dataset.synthetic.render import PATTERNS, Look, Scene, Viewpoint, render_photo
+from mbe2_dataset.synthetic.shapes import SHAPES
+from mbe2_dataset.synthetic.vocabulary import (
+    AUDIENCES,
+    BRAND_MARKS,
+    CATEGORIES,
+    CHINESE,
+    COLOURS,
+    FILLERS,
+    TITLE_TEMPLATES,
+)
 
 IMAGE_ONLY = ("shape", "second_colour")
 TEXT_ONLY = ("material", "size", "capacity", "audience")

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .shapes import BODY, DARK, EMPTY, LIGHT, PATTERNED, SHAPES, Stroke
+from mbe2_dataset.synthetic.shapes import BODY, DARK, EMPTY, LIGHT, PATTERNED, SHAPES, Stroke
 
 Colour = tuple[int, int, int]
 

@@ -5,7 +5,7 @@ The English word is the label in every listing; the Chinese one stands in titles
 
 from dataclasses import dataclass
 
-from .render import MARKS, PATTERNS, Colour
+from mbe2_dataset.synthetic.render import MARKS, PATTERNS, Colour
 
 
 @dataclass(frozen=True)

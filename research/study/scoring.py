@@ -1,0 +1,149 @@
+"""One run of the study: evaluation on both galleries and on the transfer set, and the small JSON that is kept."""
+
+import base64
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import time
+from collections import defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+import transformers
+
+from evaluation.measure.evaluate import Options, embed_benchmark, evaluate
+from evaluation.measure.retrieval import DIRECTIONS, Embedded, QueryValues, evaluate_retrieval
+from evaluation.models.checkpoint import Checkpoint
+from evaluation.models.encoders import Moon2Encoder
+from evaluation.tables.benchmark import Benchmark, load_benchmark
+from evaluation.tables.gallery import HARD, with_gallery
+from evaluation.vectors.cache import VectorCache
+from modeling_moon2 import Moon2Model
+from processing_moon2 import Moon2Processor
+from research.benchmarks.measure import machine
+from research.study.models import TwoTowers
+from research.study.variants import GALLERIES, Variant
+
+# Scores of single queries are kept of this metric. With groups as candidates it is 0 or 1: one bit for each query.
+METRIC = "recall@10"
+EASY_SET, HARD_SET, TRANSFER_SET = GALLERIES
+VIEW_DIRECTIONS = ("t2i", "i2t")
+
+
+def score(variant: Variant, model: Path, dataset: Path, transfer: Path | None, vectors: Path) -> dict:
+    """All figures of a trained model, as shares in 0..1; vectors are embedded once and kept in `vectors`.
+
+    Raises:
+        EvaluationError: a product cannot be embedded.
+    """
+    kind = TwoTowers if variant.encoder == "two_towers" else Moon2Model
+    checkpoint = Checkpoint(kind.from_pretrained(model).eval(), Moon2Processor.from_pretrained(model), model, None)
+    encoder, cache = Moon2Encoder(checkpoint, variant.name), VectorCache(vectors)
+    start = time.perf_counter()
+    easy = load_benchmark(str(dataset))
+    sets = {EASY_SET: easy, HARD_SET: with_gallery(easy, HARD, str(dataset))}
+    if transfer is not None:
+        sets[TRANSFER_SET] = load_benchmark(str(transfer))
+    figures = {name: _figures(encoder, benchmark, cache) for name, benchmark in sets.items()}
+    return {"sets": figures, "evaluation_seconds": round(time.perf_counter() - start, 1)}
+
+
+def _figures(encoder: Moon2Encoder, benchmark: Benchmark, cache: VectorCache) -> dict:
+    options = Options(by_group=True)
+    evaluation = evaluate(encoder, benchmark, cache, options)
+    _, candidates = embed_benchmark(encoder, benchmark, cache, options)  # from the cache
+    between_views, hits = evaluate_views(benchmark, candidates)
+    retrieval = evaluation.results["retrieval"] | between_views
+    queries = evaluation.queries | hits
+    found = {
+        "fingerprint": benchmark.fingerprint,
+        "candidates": max(retrieval[direction]["candidates"] for direction in DIRECTIONS),
+        "retrieval": {
+            direction: {name: round(value, 6) for name, value in retrieval[direction]["metrics"].items()}
+            for direction in DIRECTIONS
+        },
+        "hits": {direction: pack(queries[direction].values[METRIC]) for direction in DIRECTIONS},
+        "queries": {direction: len(queries[direction].ids) for direction in DIRECTIONS},
+    }
+    # As in the paper's table: accuracy over products, and over all predictions of attributes.
+    for task, kind in (("classification", "metrics"), ("attributes", "micro")):
+        figures = (evaluation.results[task] or {}).get(kind)
+        found[task] = None if figures is None else round(figures["accuracy"], 6)
+    return found
+
+
+def evaluate_views(
+    benchmark: Benchmark, candidates: dict[str, Embedded]
+) -> tuple[dict[str, dict], dict[str, QueryValues]]:
+    """Scores t2i and i2t, which are about the two views of one product, with the benchmark's products as queries: each
+    title among the pictures, each picture among the titles. The other directions are for what shoppers ask.
+
+    Args:
+        candidates: vectors of all candidates by view.
+
+    Returns:
+        Of the two directions what `evaluate_retrieval` gives; listings of one group count as one product.
+    """
+    own = benchmark.corpus
+    listings = defaultdict(dict)
+    for row, group in enumerate(own.groups):
+        listings[group][row] = 1
+    asked = dataclasses.replace(benchmark, queries=own, relevant=[listings[group] for group in own.groups])
+    queries = {}
+    for modality, view in (("text", "t"), ("image", "i")):
+        places = [place for place, row in enumerate(candidates[view].rows) if row < len(own)]
+        rows = [candidates[view].rows[place] for place in places]
+        queries[modality] = Embedded(rows, candidates[view].vectors[places])
+    retrieval, hits = evaluate_retrieval(asked, queries, {view: candidates[view] for view in "ti"}, by_group=True)
+    return {name: retrieval[name] for name in VIEW_DIRECTIONS}, {name: hits[name] for name in VIEW_DIRECTIONS}
+
+
+def pack(hits: np.ndarray) -> str:
+    """Zeros and ones (N,), in the order of the query ids, as a short text.
+
+    Raises:
+        ValueError: there is something between 0 and 1.
+    """
+    if not np.isin(hits, (0, 1)).all():
+        raise ValueError("A query has several right groups; its hits are not one bit.")
+    return base64.b64encode(np.packbits(hits.astype(bool)).tobytes()).decode()
+
+
+def unpack(text: str, count: int) -> np.ndarray:
+    """The inverse of `pack`."""
+    return np.unpackbits(np.frombuffer(base64.b64decode(text), dtype=np.uint8))[:count].astype(np.float64)
+
+
+def environment() -> dict:
+    """Where and with what a run was made. No path of the machine is in it."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return {
+        "commit": commit.stdout.strip() or None,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "datasets": datasets.__version__,
+            "numpy": np.__version__,
+        },
+        "hardware": machine(),
+        "load_average": [round(value, 2) for value in os.getloadavg()],
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def write(file: Path, content: dict):
+    """Whole or not at all."""
+    staged = file.with_name(f".{file.name}.{os.getpid()}.part")
+    with staged.open("w", encoding="utf-8") as handle:
+        handle.write(json.dumps(content, indent=1) + "\n")
+        handle.flush()
+        os.fsync(handle.fileno())
+    staged.replace(file)
