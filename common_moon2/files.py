@@ -1,4 +1,4 @@
-"""Files and folders that are complete or absent: whoever finds one under its name finds all of it, also after a power cut."""
+"""Write files and folders that are complete or absent, also after a power cut."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Run by torchrun for tests/test_training_distributed.py: what one of two processes does. Not a test itself."""
+"""Run by torchrun for tests/training_moon2/test_distributed.py: what one of two processes does. Not a test itself."""
 
 import sys
 from dataclasses import replace

@@ -27,7 +27,7 @@ from mbe2_dataset.text_units import title_units
 from mbe2_dataset.triplets.make import plan_triplets
 from mbe2_dataset.triplets.queries import apply_view, changed_view, query_text
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SIZES = {"num_products": 96, "num_validation": 8, "num_test": 32, "picture_size": 32}
 ORIGIN = Origin("shop", False, "python -m mbe2_dataset build", 0)
 

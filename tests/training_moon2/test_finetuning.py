@@ -17,7 +17,7 @@ from training_moon2.model import ATTENTION, EXPERTS
 from training_moon2.trainer import Moon2Trainer
 from training_moon2.triplets import TripletDataset, load_triplets
 
-GUIDE = (Path(__file__).parent.parent / "docs" / "finetuning.md").read_text(encoding="utf-8")
+GUIDE = (Path(__file__).parents[2] / "docs" / "finetuning.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module", params=["qwen3_vl", "smolvlm"])

@@ -25,7 +25,7 @@ from mbe2_dataset.catalogue.store import Row
 from mbe2_dataset.options import read_options
 from mbe2_dataset.triplets.negatives import CategoryNegatives, Hardness, MinedNegatives
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 COLOURS = ["red", "blue", "green", "black", "white", "yellow"]
 
 

@@ -18,7 +18,7 @@ from demo_moon2.push import write_space
 from demo_moon2.serve import Settings, serve
 from evaluation.errors import EvaluationError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "demo_moon2"
 SETTINGS = Settings("user/moon2", "user/mbe2", "v1")
 OPTIONS = ["--model", "user/moon2", "--model_revision", "v1", "--dataset", "user/mbe2"]

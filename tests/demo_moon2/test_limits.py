@@ -19,7 +19,7 @@ gr = pytest.importorskip("gradio", reason="the extra `demo` is not installed")
 from demo_moon2 import limits  # noqa: E402
 from demo_moon2.serve import Settings, serve  # noqa: E402
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from pathlib import Path
 import datasets
 import pytest
 from datasets import Dataset, Features, Image, List, Value
-from test_evaluation_benchmark import benchmark_rows, encoded, write_benchmark
+from test_benchmark import benchmark_rows, encoded, write_benchmark
 
 from evaluation.errors import EvaluationError
 from evaluation.tables.benchmark import load_benchmark

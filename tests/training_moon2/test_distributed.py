@@ -18,7 +18,7 @@ from training_moon2.checkpoints import damage
 from training_moon2.triplets import load_triplets
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def torchrun(*words: str, timeout: int = 240) -> subprocess.CompletedProcess:

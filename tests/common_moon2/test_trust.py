@@ -25,7 +25,7 @@ from publishing_moon2.push import check_folder
 from train_moon2 import main as train
 from upcycle_moon2 import main as upcycle
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LIBRARIES = {"torch", "transformers", "numpy", "PIL", "huggingface_hub", "safetensors"}
 # Functions and modules that a file one trusts by reading it should not have at all.
 UNWANTED = {"eval", "exec", "compile", "__import__"}

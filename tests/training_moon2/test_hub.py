@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from hub_server import HubServer, run_python
 from hub_server import hub as hub
-from test_training_faults import recipe as recipe
+from test_faults import recipe as recipe
 
 from conftest import same_bytes
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 STEPS = 4
 
 

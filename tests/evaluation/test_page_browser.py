@@ -2,8 +2,8 @@
 
 import pytest
 from browser import SIZES, Visit
-from test_evaluation_benchmark import benchmark_rows
-from test_evaluation_page import evaluated
+from test_benchmark import benchmark_rows
+from test_page import evaluated
 
 from conftest import tiny_model, tiny_processor
 from evaluation.__main__ import main

@@ -13,9 +13,9 @@ import pytest
 from hub_server import hub as hub
 from hub_server import run_python
 from PIL import Image
-from test_evaluation_benchmark import benchmark_rows, write_benchmark
-from test_evaluation_encoders import save_clip
-from test_evaluation_gallery import add_triplets, triplet_rows
+from test_benchmark import benchmark_rows, write_benchmark
+from test_encoders import save_clip
+from test_gallery import add_triplets, triplet_rows
 
 from conftest import picture, tiny_model, tiny_processor
 from evaluation.__main__ import main

@@ -10,7 +10,7 @@ from evaluation.__main__ import main as evaluate
 from mbe2_dataset.__main__ import main as mbe2
 from train_moon2 import main as train
 
-RECIPE = Path(__file__).parent.parent / "recipes" / "tiny.yaml"
+RECIPE = Path(__file__).parents[2] / "recipes" / "tiny.yaml"
 
 
 @pytest.mark.slow

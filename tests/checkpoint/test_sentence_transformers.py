@@ -20,7 +20,7 @@ from conftest import mixed_products, picture, tiny_model, tiny_processor
 from modeling_moon2 import SENTENCE_TRANSFORMERS_FILES
 
 TOLERANCE = 1e-5
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # sentence-transformers has no instruction in an input, but a prompt for all inputs of a call.
 PRODUCTS = [product for product in mixed_products() if "instruction" not in product]
 

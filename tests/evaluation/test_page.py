@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from test_evaluation_benchmark import benchmark_rows, write_benchmark
-from test_evaluation_encoders import save_clip
+from test_benchmark import benchmark_rows, write_benchmark
+from test_encoders import save_clip
 
 from conftest import tiny_model, tiny_processor
 from evaluation.__main__ import COMMANDS, SUMMARIES, main

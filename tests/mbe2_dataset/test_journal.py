@@ -16,7 +16,7 @@ from mbe2_dataset.coaugmentation.operations import carry_out
 from mbe2_dataset.journal import Journal, Result, key_for
 from mbe2_dataset.parallel import Engine, in_threads
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def rows(count: int) -> list[Row]:
@@ -150,7 +150,7 @@ import time
 from mbe2_dataset.journal import Journal
 from mbe2_dataset.coaugmentation.operations import carry_out
 from mbe2_dataset.parallel import Engine
-from test_mbe2_journal import Shout, rows
+from test_journal import Shout, rows
 class Slow(Shout):
     def __call__(self, rows):
         time.sleep(0.02)

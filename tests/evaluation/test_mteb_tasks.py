@@ -2,7 +2,7 @@
 
 import datasets
 import pytest
-from test_evaluation_benchmark import FEATURES, benchmark_rows, write_benchmark
+from test_benchmark import FEATURES, benchmark_rows, write_benchmark
 
 from conftest import tiny_model, tiny_processor
 from evaluation.errors import EvaluationError

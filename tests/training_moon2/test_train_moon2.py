@@ -24,7 +24,7 @@ from training_moon2.dry_run import grouped_mm_flops
 from training_moon2.recipe import read_recipe
 from training_moon2.trainer import Moon2Trainer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "tiny.yaml"
 
 

@@ -20,7 +20,7 @@ from mbe2_dataset import commands, options
 from research.study import __main__ as study
 from training_moon2 import recipe
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def _of_evaluation(name: str) -> argparse.ArgumentParser:

@@ -22,7 +22,7 @@ from mbe2_dataset.catalogue.ingest import IngestOptions, ingest
 from mbe2_dataset.catalogue.pictures import decode
 from mbe2_dataset.catalogue.store import Catalogue, CatalogueError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
 
 

@@ -13,7 +13,7 @@ import yaml
 from hub_server import TOKEN, HubServer, run_python, running_hub
 from hub_server import hub as hub
 from safetensors.torch import load_file
-from test_training_faults import recipe as recipe
+from test_faults import recipe as recipe
 
 from common_moon2.shipped_code import SHIPPED_CODE
 from conftest import picture, tiny_model, tiny_processor
@@ -22,7 +22,7 @@ from evaluation.errors import EvaluationError
 from evaluation.models.checkpoint import fingerprint
 from publishing_moon2.push import MODEL_FILES, included, model_files, read_results
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 INDEX = "model.safetensors.index.json"
 # What a run leaves beside the model, and must not be uploaded.
 LEFT_ALONE = ("trainer_state.json", "log.jsonl", "training_args.bin", "checkpoint-1/optimizer.pt", "notes.txt")

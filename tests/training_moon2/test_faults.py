@@ -23,7 +23,7 @@ from conftest import same_bytes
 from training_moon2.checkpoints import MANIFEST, STAGING, checkpoints, damage, newest_complete
 from training_moon2.trainer import Moon2Trainer
 
-RECIPE = Path(__file__).parent.parent / "recipes" / "tiny.yaml"
+RECIPE = Path(__file__).parents[2] / "recipes" / "tiny.yaml"
 STEPS = 7  # with 75 triplets and batches of 16 an epoch has 5
 RESUME = ("--resume_from_checkpoint", "true")
 

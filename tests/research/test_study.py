@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from filelock import FileLock
-from test_evaluation_benchmark import benchmark_rows, write_benchmark
+from test_benchmark import benchmark_rows, write_benchmark
 
 from conftest import TEXTS, picture, tiny_processor
 from evaluation.measure.retrieval import Embedded
