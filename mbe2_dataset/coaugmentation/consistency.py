@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from mbe2_dataset.schema import ModelError
+from mbe2_dataset.errors import ModelError
 
 
 class ConsistencyScorer(Protocol):

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from mbe2_dataset.arguments import Build
 from mbe2_dataset.build import Makers
 from mbe2_dataset.coaugmentation.consistency import ClipScorer, ConsistencyScorer, SentenceTransformerScorer, Threshold
 from mbe2_dataset.coaugmentation.pictures import (
@@ -15,27 +16,25 @@ from mbe2_dataset.coaugmentation.pictures import (
     SubjectExtractor,
 )
 from mbe2_dataset.coaugmentation.titles import Budget, EndpointWriter, TemplateWriter, TitleWriter
-from mbe2_dataset.options import ConsistencyArguments, OptionError, Options, PictureArguments, TitleArguments
-from mbe2_dataset.schema import ModelError
+from mbe2_dataset.errors import ModelError, OptionError
 from mbe2_dataset.triplets.negatives import SentenceTransformerEmbedder
 
 
-def makers_for(options: Options) -> Makers:
+def makers_for(options: Build) -> Makers:
     """What the options name.
 
     Raises:
         ValueError, WriterError, RuntimeError: a model or package is not there; the message says what to do.
     """
-    writer, writer_place = _writer(options.titles)
-    extractor, editor = _extractor(options.pictures), _editor(options.pictures, options.titles.api_key_env)
+    writer, writer_place = _writer(options)
+    extractor, editor = _extractor(options), _editor(options)
     place = "processes" if isinstance(extractor, ClassicalExtractor | RembgExtractor) else "here"
     if editor is not None:
-        place = "threads" if options.pictures.editor == "endpoint" else "here"
-    triplets = options.triplets
+        place = "threads" if options.editor == "endpoint" else "here"
     embedder = None
-    if triplets.negative_model is not None:
-        embedder = SentenceTransformerEmbedder(triplets.negative_model, triplets.negative_model_revision or "")
-    threshold = options.consistency.consistency_threshold
+    if options.negative_model is not None:
+        embedder = SentenceTransformerEmbedder(options.negative_model, options.revision("negative_model") or "")
+    threshold = options.consistency_threshold
     try:
         threshold = None if threshold is None else Threshold.parse(threshold)
     except ValueError as error:
@@ -46,15 +45,15 @@ def makers_for(options: Options) -> Makers:
         extractor=extractor,
         editor=editor,
         picture_place=place,
-        picture_threads=options.pictures.editor_concurrency,
-        views=options.pictures.augmented_images,
-        scorer=_scorer(options.consistency),
+        picture_threads=options.editor_concurrency,
+        views=options.augmented_images,
+        scorer=_scorer(options),
         threshold=threshold,
         embedder=embedder,
     )
 
 
-def _writer(told: TitleArguments) -> tuple[TitleWriter | None, str]:
+def _writer(told: Build) -> tuple[TitleWriter | None, str]:
     if told.titles == "none":
         return None, "processes"
     if told.titles == "template":
@@ -63,36 +62,39 @@ def _writer(told: TitleArguments) -> tuple[TitleWriter | None, str]:
         from mbe2_dataset.coaugmentation.titles.local import LocalWriter  # it imports torch
 
         writer = LocalWriter(
-            told.title_model, told.title_model_revision or "", picture=told.title_pictures, extract=told.title_entities
+            told.title_model,
+            told.revision("title_model") or "",
+            picture=told.title_pictures,
+            extract=told.title_entities,
         )
         return writer, "here"
     input_price, output_price = told.prices
     writer = EndpointWriter(
         told.title_endpoint,
         told.title_model,
-        revision=told.title_model_revision or "",
+        revision=told.revision("title_model") or "",
         picture=told.title_pictures,
         extract=told.title_entities,
         concurrency=told.title_concurrency,
         input_price=input_price,
         output_price=output_price,
-        budget=Budget(told.title_max_requests, told.title_max_tokens, told.title_max_cost),
+        budget=Budget(told.title_max_requests, max_cost=told.title_max_cost),
         api_key_env=told.api_key_env,
     )
     return writer, "threads"
 
 
-def _extractor(told: PictureArguments) -> SubjectExtractor | None:
+def _extractor(told: Build) -> SubjectExtractor | None:
     if told.subject == "none":
         return None
     if told.subject == "rembg":
         return RembgExtractor(told.subject_model or "u2net")
     if told.subject == "segmentation":
-        return SegmentationExtractor(told.subject_model, labels=tuple(told.subject_labels))
+        return SegmentationExtractor(told.subject_model)
     return ClassicalExtractor()
 
 
-def _editor(told: PictureArguments, api_key_env: str) -> ImageEditor | None:
+def _editor(told: Build) -> ImageEditor | None:
     if told.editor == "none":
         return None
     if told.editor == "diffusers":
@@ -100,17 +102,17 @@ def _editor(told: PictureArguments, api_key_env: str) -> ImageEditor | None:
     return EndpointEditor(
         told.editor_model,
         told.editor_endpoint,
-        api_key=os.environ.get(api_key_env, ""),
+        api_key=os.environ.get(told.api_key_env, ""),
         price_per_picture=told.editor_price,
         budget=told.editor_max_cost,
     )
 
 
-def _scorer(told: ConsistencyArguments) -> ConsistencyScorer | None:
+def _scorer(told: Build) -> ConsistencyScorer | None:
     """CLIP and SigLIP by their configuration, everything else through sentence-transformers."""
     if told.consistency_model is None:
         return None
-    model, revision = told.consistency_model, told.consistency_model_revision or ""
+    model, revision = told.consistency_model, told.revision("consistency_model") or ""
     if not (Path(model) / "modules.json").is_file():
         from transformers import AutoConfig
 

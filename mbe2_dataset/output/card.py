@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import DatasetCardData
 
-from mbe2_dataset.checks import LEVELS
+from mbe2_dataset.checks.rows import LEVELS
 
 if TYPE_CHECKING:  # build imports this module
     from mbe2_dataset.build import Built
-    from mbe2_dataset.checks import CheckReport
+    from mbe2_dataset.checks.check import CheckReport
 
 # What a folder must say in its card for `--overwrite` to replace it.
 SIGNATURE = "MBE2.0-format"

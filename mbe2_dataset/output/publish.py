@@ -6,14 +6,11 @@ from typing import NamedTuple
 from huggingface_hub import HfApi
 
 from common_moon2.hub import check_repo_id, digests, refusal, remote_digests
-from mbe2_dataset.checks import check_dataset
+from mbe2_dataset.checks.check import check_dataset
+from mbe2_dataset.errors import PublishError
 from mbe2_dataset.schema import CONFIGS
 
 SHOWN = 5
-
-
-class PublishError(ValueError):
-    """The data set was not published, or not completely; the message says why and what to do."""
 
 
 class Published(NamedTuple):

@@ -10,9 +10,10 @@ import numpy as np
 from tqdm import tqdm
 
 from mbe2_dataset.catalogue.pictures import decode
-from mbe2_dataset.catalogue.store import CatalogueError, Row
+from mbe2_dataset.catalogue.store import Row
+from mbe2_dataset.errors import CatalogueError, ModelError
 from mbe2_dataset.journal import Result
-from mbe2_dataset.schema import ModelError, identity_of
+from mbe2_dataset.schema import identity_of
 
 # Anchors whose neighbours are held at a time.
 ANCHORS = 512

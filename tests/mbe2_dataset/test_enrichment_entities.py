@@ -21,7 +21,7 @@ from mbe2_dataset.coaugmentation.titles import (
 )
 from mbe2_dataset.coaugmentation.titles.measures import measures
 from mbe2_dataset.coaugmentation.titles.words import attribute_type, phrase
-from mbe2_dataset.synthetic import synthetic_rows
+from mbe2_dataset.synthetic.catalogue import synthetic_rows
 
 FASHION = Path(__file__).parents[2] / "shared" / "data" / "fashion"
 

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from common_moon2.cli import UserError
 from common_moon2.hub import without_secrets
 from mbe2_dataset.catalogue.pictures import Picture, decode
 from mbe2_dataset.coaugmentation.pictures.subject import optional_package
@@ -31,7 +32,7 @@ class EditError(Exception):
     """This picture could not be edited; the message is the reason, for the record of that picture."""
 
 
-class EditorUnavailable(RuntimeError):
+class EditorUnavailable(UserError):
     """No picture can be edited, or no more: the build should stop (wrong key or address, budget used up)."""
 
 
@@ -237,8 +238,9 @@ class EndpointEditor:
     def _edited(self, image: Image.Image, prompt: str) -> Image.Image:
         import openai
 
+        client = self._client
         try:
-            answer = self._client.images.edit(
+            answer = client.images.edit(
                 model=self.model, image=("product.png", _png(image), "image/png"), prompt=prompt, **self.options
             )
         except openai.APITimeoutError as error:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from mbe2_dataset.coaugmentation.pictures.subject import Subject, checked_subject, no_subject, optional_package
-from mbe2_dataset.schema import ModelError
+from mbe2_dataset.errors import ModelError
 
 
 class RembgExtractor:

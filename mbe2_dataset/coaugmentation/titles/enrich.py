@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
+from common_moon2.cli import UserError
 from mbe2_dataset.catalogue.store import Row
 from mbe2_dataset.coaugmentation.titles.entities import Entity, extract_entities, stated_entities
 from mbe2_dataset.coaugmentation.titles.gazetteer import Gazetteer
@@ -58,7 +59,7 @@ class Refusal(Exception):
         self.retry = retry
 
 
-class WriterError(Exception):
+class WriterError(UserError):
     """The writer cannot go on with any product (no server, wrong key, no such model); the message says what to do."""
 
 
