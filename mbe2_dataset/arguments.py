@@ -362,7 +362,7 @@ class Check:
         """Raise a UserError if there is no such data set, or no place for the report."""
         if self.report is not None and not self.report.absolute().parent.is_dir():
             raise CheckError(f"--report {self.report}: there is no folder {self.report.parent}; make it first.")
-        local_folder("data set", self.dataset, None)
+        local_folder("dataset", self.dataset)
 
 
 @dataclass
@@ -375,20 +375,20 @@ class Push:
 
     dataset: str = positional("the folder that was built")
     repo: str = option(help="user/name; made if there is none", type=str)
-    private: bool = option(False, "a new repository is private", action="store_true")
+    private: bool = option(False, "a new repository is private")
     tag: str | None = option(None, "name for this state, to load it by: load_dataset(..., revision=TAG)")
     message: str | None = option(None, "of the commit")
-    force: bool = option(False, "publish although the check finds errors", action="store_true")
-    dry_run: bool = option(False, "upload nothing: check, and list the files", action="store_true")
+    force: bool = option(False, "publish although the check finds errors")
+    dry_run: bool = option(False, "upload nothing: check, and list the files")
     num_proc: int = option(processes(), "processes; left out: one a core", type=whole(1))
 
     def check(self) -> None:
-        """Raise a PublishError if there is no such folder, or the name cannot be."""
-        try:
-            check_repo_id(self.repo, "data set")
-        except ValueError as error:
-            raise PublishError(str(error)) from error
-        if not Path(self.dataset).is_dir():
-            raise PublishError(
-                f"There is no data set folder {self.dataset}; build one with 'python -m mbe2_dataset build'."
-            )
+        """Raise a UserError if there is no such folder, or the name cannot be."""
+        check_push(self.dataset, self.repo)
+
+
+def check_push(folder: str | Path, repo_id: str) -> None:
+    """Raise a UserError if there is no such folder, or the name cannot be."""
+    check_repo_id(repo_id, "data set")
+    if not Path(folder).is_dir():
+        raise PublishError(f"There is no data set folder {folder}; build one with 'python -m mbe2_dataset build'.")

@@ -1,10 +1,11 @@
 """What the commands of `python -m mbe2_dataset` print."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from mbe2_dataset import pipeline
 from mbe2_dataset.arguments import Build, Check, Push
-from mbe2_dataset.checks.check import check_dataset, local_folder
+from mbe2_dataset.checks.check import check_dataset, data_folder
 from mbe2_dataset.checks.page import write_report
 from mbe2_dataset.output.publish import plan_push, push_dataset
 from mbe2_dataset.parallel import Stopwatch
@@ -38,7 +39,7 @@ def build(told: Build) -> dict:
 
 def check(told: Check) -> dict:
     """Check a data set and, if asked, write the report."""
-    folder = local_folder(told.dataset, told.revision)
+    folder = data_folder(told.dataset, told.revision)
     report = check_dataset(folder, model=told.model, num_proc=told.num_proc, name=told.dataset)
     print("\n".join(report.lines()))
     if told.report is not None:
@@ -64,4 +65,4 @@ def push(told: Push) -> dict:
     print(f"{done.url} at commit {done.commit}" + (f", tag {told.tag}" if told.tag else ""))
     revision = f', revision="{told.tag}"' if told.tag else ""
     print(f'load with  load_dataset("{told.repo}"{revision})')
-    return {"repo": told.repo, "tag": told.tag, **done._asdict()}
+    return {"repo": told.repo, "tag": told.tag, **asdict(done)}

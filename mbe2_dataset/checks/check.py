@@ -10,13 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features
-from huggingface_hub import snapshot_download
 from tqdm import tqdm
 
-from common_moon2 import source
+from common_moon2.source import find_folder
 from mbe2_dataset.checks.rows import EXAMPLES, LEVELS, Finding, Part, Scan, scan
 from mbe2_dataset.checks.sets import check_neighbours, check_sets
-from mbe2_dataset.errors import CheckError
 from mbe2_dataset.parallel import Engine
 from mbe2_dataset.schema import CONFIGS
 
@@ -108,7 +106,7 @@ def check_dataset(
     Raises:
         UserError: there is no such data set or model.
     """
-    folder = local_folder(dataset, revision, token)
+    folder = data_folder(dataset, revision, token)
     report = CheckReport(str(name or dataset))
     if not (folder / "README.md").is_file():
         report.findings.append(_finding("error", "files", "README.md: load_dataset finds no configs without it"))
@@ -131,23 +129,15 @@ def check_dataset(
     return report
 
 
-def local_folder(dataset: str | Path, revision: str | None = None, token: str | None = None) -> Path:
+def data_folder(dataset: str | Path, revision: str | None = None, token: str | None = None) -> Path:
     """Return the folder itself, or the cached files of a data set on the Hub.
 
     Raises:
         UserError: there is no such data set.
     """
-    folder = source.local_folder("data set", str(dataset), None)
-    if folder is not None:
-        return folder
     wanted = ["README.md", *(f"{config}/*.parquet" for config in CONFIGS)]
-    try:
-        return Path(
-            snapshot_download(str(dataset), repo_type="dataset", revision=revision, token=token, allow_patterns=wanted)
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckError(f"The data set {dataset} cannot be fetched from the Hub: {reason}") from error
+    revision = None if Path(dataset).is_dir() else revision  # a folder has none
+    return find_folder("dataset", dataset, revision, token=token, allow_patterns=wanted)
 
 
 def _finding(level: str, check: str, what: str) -> Finding:
