@@ -6,9 +6,9 @@ import io
 import json
 from pathlib import Path
 
-import jinja2
 import pyarrow.parquet as pq
 import regex
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from common_moon2.files import write_text
 from mbe2_dataset.catalogue.pictures import Picture, decode
@@ -31,11 +31,8 @@ def write_report(folder: str | Path, report: CheckReport, path: str | Path, samp
         folder: the data set that was checked; sample rows are read from its train triplets.
         samples: so many rows are shown, evenly spread over the split; their pictures are inlined as thumbnails.
     """
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        undefined=jinja2.StrictUndefined,
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     page = templates.get_template("page.html").render(
         report=report,
