@@ -9,8 +9,6 @@ from common_moon2.cli import CommandParser, answer, exit_codes, whole
 from mbe2_dataset.build import OutputError
 from mbe2_dataset.catalogue.store import CatalogueError
 from mbe2_dataset.checks import CheckError, LeakageError, check_dataset, local_folder, write_report
-from mbe2_dataset.coaugmentation.pictures import EditorUnavailable
-from mbe2_dataset.coaugmentation.titles import WriterError
 from mbe2_dataset.options import OptionError, Options, build_parser, read_options
 from mbe2_dataset.output.publish import PublishError, plan_push, push_dataset
 from mbe2_dataset.parallel import EngineError, Stopwatch
@@ -18,8 +16,8 @@ from mbe2_dataset.pipeline import dry_run
 from mbe2_dataset.pipeline import run as run_build
 from mbe2_dataset.schema import ModelError
 
-MENDABLE = (CatalogueError, CheckError, EditorUnavailable, EngineError, HfHubHTTPError, LeakageError, ModelError,
-            ModuleNotFoundError, OptionError, OSError, OutputError, PublishError, WriterError)  # fmt: skip
+MENDABLE = (CatalogueError, CheckError, EngineError, HfHubHTTPError, LeakageError, ModelError,
+            ModuleNotFoundError, OptionError, OSError, OutputError, PublishError)  # fmt: skip
 
 
 @exit_codes(*MENDABLE, interrupted="interrupted; the same command goes on from here")

@@ -31,7 +31,8 @@ from mbe2_dataset.catalogue.ingest import IngestOptions, ingest
 from mbe2_dataset.catalogue.search_log import LOG_QUARANTINE
 from mbe2_dataset.catalogue.store import Catalogue, CatalogueError
 from mbe2_dataset.coaugmentation.makers import makers_for
-from mbe2_dataset.coaugmentation.titles import EndpointWriter, estimate, learn_gazetteer
+from mbe2_dataset.coaugmentation.titles.gazetteer import learn_gazetteer
+from mbe2_dataset.coaugmentation.titles.writers import EndpointWriter, estimate
 from mbe2_dataset.options import Options, SourceArguments
 from mbe2_dataset.output.card import Origin
 from mbe2_dataset.parallel import Engine, Stopwatch

@@ -27,7 +27,8 @@ from psutil import NoSuchProcess, Process
 from mbe2_dataset.catalogue import LocalTables, ProductSource
 from mbe2_dataset.catalogue.ingest import IngestOptions, ingest
 from mbe2_dataset.catalogue.store import Row
-from mbe2_dataset.coaugmentation.pictures import ClassicalExtractor, expand
+from mbe2_dataset.coaugmentation.pictures.classical import ClassicalExtractor
+from mbe2_dataset.coaugmentation.pictures.expand import expand
 from research.benchmarks.measure import machine, print_table, ratios, spread, time_paired
 
 STAGES = ("read", "plan", "titles", "pictures", "write", "check")

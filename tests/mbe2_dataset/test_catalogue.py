@@ -16,7 +16,7 @@ from mbe2_dataset.catalogue.pictures import Picture, decode, perceptual_hash
 from mbe2_dataset.catalogue.store import CatalogueError, read_catalogue
 from mbe2_dataset.schema import CATALOGUE
 from mbe2_dataset.synthetic import synthetic_rows
-from mbe2_dataset.text_units import join_units, mentions, title_units
+from mbe2_dataset.triplets.queries import join_units, mentions, title_units
 
 FASHION = Path(__file__).parents[2] / "shared" / "data" / "fashion"
 
