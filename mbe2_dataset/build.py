@@ -16,19 +16,21 @@ from common_moon2.files import replace_folder, write_text
 from mbe2_dataset.catalogue.search_log import LoggedQuery
 from mbe2_dataset.catalogue.store import SPLITS, Row
 from mbe2_dataset.checks.check import check_dataset
-from mbe2_dataset.coaugmentation.augment import (
-    SCORES,
-    TITLE,
-    VIEWS,
+from mbe2_dataset.coaugmentation.augment import SCORES, TITLE, VIEWS, Made
+from mbe2_dataset.coaugmentation.consistency import ConsistencyScorer, Embedder, Threshold, apply_threshold, histogram
+from mbe2_dataset.coaugmentation.operations import (
+    EmbedProducts,
     EnrichTitles,
     ExpandPictures,
-    Made,
     ScoreConsistency,
+    carry_out,
 )
-from mbe2_dataset.coaugmentation.consistency import ConsistencyScorer, Threshold, apply_threshold, histogram
-from mbe2_dataset.coaugmentation.operations import carry_out
-from mbe2_dataset.coaugmentation.pictures import ClassicalExtractor, ImageEditor, SubjectExtractor
-from mbe2_dataset.coaugmentation.titles import TemplateWriter, TitleWriter, learn_gazetteer
+from mbe2_dataset.coaugmentation.pictures.classical import ClassicalExtractor
+from mbe2_dataset.coaugmentation.pictures.editors import ImageEditor
+from mbe2_dataset.coaugmentation.pictures.subject import SubjectExtractor
+from mbe2_dataset.coaugmentation.titles.enrich import TitleWriter
+from mbe2_dataset.coaugmentation.titles.gazetteer import learn_gazetteer
+from mbe2_dataset.coaugmentation.titles.template import TemplateWriter
 from mbe2_dataset.errors import CheckError, LeakageError, OutputError
 from mbe2_dataset.journal import Journal, key_for
 from mbe2_dataset.output.benchmark import plan_benchmark
@@ -37,7 +39,7 @@ from mbe2_dataset.output.shards import FIELDS, MODALITY, NEGATIVE, NOISE, ORIGIN
 from mbe2_dataset.parallel import Engine, Stopwatch
 from mbe2_dataset.schema import identity_of
 from mbe2_dataset.triplets.make import Negatives, Plan, plan_logged_triplets, plan_triplets
-from mbe2_dataset.triplets.negatives import CategoryNegatives, Embedder, EmbedProducts, Hardness, MinedNegatives
+from mbe2_dataset.triplets.negatives import CategoryNegatives, Hardness, MinedNegatives
 
 # Of what is written; another number makes everything anew.
 FORMAT = 2
@@ -73,7 +75,7 @@ class Makers:
 
     Attributes:
         writer: of enriched titles; None: there are none. `writer_place`: as `place` of `operations.Operation`.
-        extractor, editor: of changed views, see `expansion.expand`; `views`: how many of each product.
+        extractor, editor: of changed views, see `expand`; `views`: how many of each product.
         scorer: of consistency; `threshold`: which scores are kept.
         embedder: for mined negatives.
     """
@@ -326,13 +328,12 @@ def _make(
             "title": [score.title for score in scores if score.title is not None],
             "views": [view for score in scores for view in score.views if view is not None],
         }
-        cuts, shown = {}, {"original": histogram([score.original for score in scores], [True] * len(scores)).text()}
+        cuts, shown = {}, {"original": histogram([score.original for score in scores], [True] * len(scores))}
         for name, values in found.items():
             kept = [True] * len(values)
             if makers.threshold is not None and values:
-                selection = apply_threshold(values, makers.threshold)
-                cuts[name], kept = selection.cut, selection.kept
-            shown[name] = histogram(values, kept).text()
+                kept, cuts[name] = apply_threshold(values, makers.threshold)
+            shown[name] = histogram(values, kept)
         scorer = identity_of(makers.scorer)
         made = Made(journal.path, keys, cuts, scorer["model"])
         threshold = makers.threshold and str(makers.threshold)

@@ -19,7 +19,8 @@ from mbe2_dataset.catalogue.search_log import LOG_QUARANTINE, LoggedQuery, join_
 from mbe2_dataset.catalogue.store import Catalogue, Source
 from mbe2_dataset.catalogue.tables import HubTables, LocalTables, Tables
 from mbe2_dataset.coaugmentation.makers import makers_for
-from mbe2_dataset.coaugmentation.titles import EndpointWriter, estimate, learn_gazetteer
+from mbe2_dataset.coaugmentation.titles.gazetteer import learn_gazetteer
+from mbe2_dataset.coaugmentation.titles.writers import EndpointWriter, estimate
 from mbe2_dataset.errors import CatalogueError, OutputError
 from mbe2_dataset.output.card import Origin, Terms
 from mbe2_dataset.parallel import Engine, Stopwatch

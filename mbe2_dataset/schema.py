@@ -7,8 +7,6 @@ from pathlib import Path
 
 from datasets import Features, Image, List, Value
 
-from mbe2_dataset.errors import ModelError as ModelError
-
 ATTRIBUTES = List({"name": Value("string"), "value": Value("string")})
 
 # What a catalogue must have ...

@@ -1,87 +1,79 @@
-"""From options to what writes titles, changes pictures, scores and embeds."""
+"""From options to what writes titles, changes images, scores and embeds."""
 
-import os
 from pathlib import Path
 
+from common_moon2.hub import first_line
 from mbe2_dataset.arguments import Build
 from mbe2_dataset.build import Makers
-from mbe2_dataset.coaugmentation.consistency import ClipScorer, ConsistencyScorer, SentenceTransformerScorer, Threshold
-from mbe2_dataset.coaugmentation.pictures import (
-    ClassicalExtractor,
-    DiffusersEditor,
-    EndpointEditor,
-    ImageEditor,
-    RembgExtractor,
-    SegmentationExtractor,
-    SubjectExtractor,
-)
-from mbe2_dataset.coaugmentation.titles import Budget, EndpointWriter, TemplateWriter, TitleWriter
+from mbe2_dataset.coaugmentation.consistency import ClipScorer, ConsistencyScorer, SentenceTransformerModel, Threshold
+from mbe2_dataset.coaugmentation.endpoint import Budget, Endpoint
+from mbe2_dataset.coaugmentation.pictures.classical import ClassicalExtractor
+from mbe2_dataset.coaugmentation.pictures.editors import DiffusersEditor, EndpointEditor, ImageEditor
+from mbe2_dataset.coaugmentation.pictures.subject import RembgExtractor, SegmentationExtractor, SubjectExtractor
+from mbe2_dataset.coaugmentation.titles.enrich import TitleWriter
+from mbe2_dataset.coaugmentation.titles.template import TemplateWriter
+from mbe2_dataset.coaugmentation.titles.writers import EndpointWriter, LocalWriter
 from mbe2_dataset.errors import ModelError, OptionError
-from mbe2_dataset.triplets.negatives import SentenceTransformerEmbedder
+
+# Where each kind runs, as `place` of `operations.Operation`; what is not named runs in processes.
+PLACES = {
+    EndpointWriter: "threads",
+    EndpointEditor: "threads",
+    LocalWriter: "here",
+    DiffusersEditor: "here",
+    SegmentationExtractor: "here",
+}
 
 
-def makers_for(options: Build) -> Makers:
-    """What the options name.
+def makers_for(told: Build) -> Makers:
+    """Return what the options name.
 
     Raises:
-        ValueError, WriterError, RuntimeError: a model or package is not there; the message says what to do.
+        OptionError, ModelError, ModuleNotFoundError: a model or package is missing; the message says what to do.
     """
-    writer, writer_place = _writer(options)
-    extractor, editor = _extractor(options), _editor(options)
-    place = "processes" if isinstance(extractor, ClassicalExtractor | RembgExtractor) else "here"
-    if editor is not None:
-        place = "threads" if options.editor == "endpoint" else "here"
-    embedder = None
-    if options.negative_model is not None:
-        embedder = SentenceTransformerEmbedder(options.negative_model, options.revision("negative_model") or "")
-    threshold = options.consistency_threshold
+    writer, extractor, editor = _writer(told), _extractor(told), _editor(told)
+    embedder, threshold = None, told.consistency_threshold
+    if told.negative_model is not None:
+        embedder = SentenceTransformerModel(told.negative_model, told.revision("negative_model") or "", None)
     try:
         threshold = None if threshold is None else Threshold.parse(threshold)
     except ValueError as error:
         raise OptionError(f"--consistency_threshold: {error}") from error
     return Makers(
         writer=writer,
-        writer_place=writer_place,
+        writer_place=PLACES.get(type(writer), "processes"),
         extractor=extractor,
         editor=editor,
-        picture_place=place,
-        picture_threads=options.editor_concurrency,
-        views=options.augmented_images,
-        scorer=_scorer(options),
+        picture_place=PLACES.get(type(editor or extractor), "processes"),
+        picture_threads=told.editor_concurrency,
+        views=told.augmented_images,
+        scorer=_scorer(told),
         threshold=threshold,
         embedder=embedder,
     )
 
 
-def _writer(told: Build) -> tuple[TitleWriter | None, str]:
+def _writer(told: Build) -> TitleWriter | None:
     if told.titles == "none":
-        return None, "processes"
+        return None
     if told.titles == "template":
-        return TemplateWriter(), "processes"
+        return TemplateWriter()
+    model, revision = told.title_model, told.revision("title_model") or ""
     if told.titles == "local":
-        from mbe2_dataset.coaugmentation.titles.local import LocalWriter  # it imports torch
-
-        writer = LocalWriter(
-            told.title_model,
-            told.revision("title_model") or "",
-            picture=told.title_pictures,
-            extract=told.title_entities,
-        )
-        return writer, "here"
+        return LocalWriter(model, revision, picture=told.title_pictures, extract=told.title_entities)
     input_price, output_price = told.prices
-    writer = EndpointWriter(
+    server = Endpoint(
         told.title_endpoint,
-        told.title_model,
-        revision=told.revision("title_model") or "",
-        picture=told.title_pictures,
-        extract=told.title_entities,
-        concurrency=told.title_concurrency,
+        model,
+        revision,
+        api_key_env=told.api_key_env,
         input_price=input_price,
         output_price=output_price,
         budget=Budget(told.title_max_requests, max_cost=told.title_max_cost),
-        api_key_env=told.api_key_env,
     )
-    return writer, "threads"
+    return EndpointWriter(
+        server, picture=told.title_pictures, extract=told.title_entities, concurrency=told.title_concurrency
+    )
 
 
 def _extractor(told: Build) -> SubjectExtractor | None:
@@ -99,13 +91,16 @@ def _editor(told: Build) -> ImageEditor | None:
         return None
     if told.editor == "diffusers":
         return DiffusersEditor(told.editor_model)
-    return EndpointEditor(
-        told.editor_model,
+    # An edit takes longer than a title.
+    server = Endpoint(
         told.editor_endpoint,
-        api_key=os.environ.get(told.api_key_env, ""),
-        price_per_picture=told.editor_price,
-        budget=told.editor_max_cost,
+        told.editor_model,
+        api_key_env=told.api_key_env,
+        timeout=180,
+        price=told.editor_price,
+        budget=Budget(max_cost=told.editor_max_cost),
     )
+    return EndpointEditor(server)
 
 
 def _scorer(told: Build) -> ConsistencyScorer | None:
@@ -119,8 +114,7 @@ def _scorer(told: Build) -> ConsistencyScorer | None:
         try:
             kind = AutoConfig.from_pretrained(model, revision=revision or None, trust_remote_code=True).model_type
         except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ModelError(f"The consistency model {model!r} cannot be read: {reason}") from error
+            raise ModelError(f"The consistency model {model!r} cannot be read: {first_line(error)}") from error
         if kind.startswith(("clip", "siglip", "chinese_clip")):
             return ClipScorer(model, revision)
-    return SentenceTransformerScorer(model, revision, trust_remote_code=True)
+    return SentenceTransformerModel(model, revision)

@@ -1,4 +1,4 @@
-"""Carries out what is done once for each product, and writes every result into the journal."""
+"""Work that is done once for each product (MOON2.0, section 5), and its results in the journal."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -6,9 +6,19 @@ from typing import Literal, Protocol
 
 from tqdm import tqdm
 
+from mbe2_dataset.catalogue.pictures import decode
 from mbe2_dataset.catalogue.store import Row
+from mbe2_dataset.coaugmentation.augment import SCORES, TITLE, VIEWS, Made
+from mbe2_dataset.coaugmentation.consistency import ConsistencyScorer, Embedder
+from mbe2_dataset.coaugmentation.pictures.editors import ImageEditor
+from mbe2_dataset.coaugmentation.pictures.expand import expand
+from mbe2_dataset.coaugmentation.pictures.subject import SubjectExtractor
+from mbe2_dataset.coaugmentation.titles.enrich import TitleWriter, enrich
+from mbe2_dataset.coaugmentation.titles.entities import extract_entities
+from mbe2_dataset.coaugmentation.titles.gazetteer import Gazetteer
 from mbe2_dataset.journal import Journal, Result, key_for
 from mbe2_dataset.parallel import Engine, in_threads
+from mbe2_dataset.schema import identity_of
 
 
 class Operation(Protocol):
@@ -28,28 +38,23 @@ class Operation(Protocol):
     threads: int
 
     def identity(self) -> dict:
-        """All that results depend on besides the product: parameters, seed, model, revision, prompt version."""
+        """Return all that results depend on besides the product: parameters, seed, model, revision, prompt version."""
 
     def inputs(self, row: Row) -> list:
-        """What of the product results depend on, in a form that JSON can hold."""
+        """Return what of the product results depend on, in a form that JSON can hold."""
 
     def __call__(self, rows: Sequence[Row]) -> list[Result]:
-        """One result for each row. What goes wrong with one product is a fact of its result and no exception."""
-
-
-def keys_for(operation: Operation, rows: Sequence[Row]) -> list[str]:
-    """The journal's key for each row."""
-    identity = operation.identity()
-    return [key_for(operation=operation.name, identity=identity, inputs=operation.inputs(row)) for row in rows]
+        """Make one result for each row. What goes wrong with one product is a fact of its result and no exception."""
 
 
 def carry_out(operation: Operation, rows: Sequence[Row], journal: Journal, engine: Engine) -> list[str]:
-    """Sees to it that the journal has a result for each row; what it has already is not made again.
+    """See to it that the journal has a result for each row; what it has already is not made again.
 
     Returns:
-        the key of each row's result.
+        The key of each row's result.
     """
-    keys = keys_for(operation, rows)
+    identity = operation.identity()
+    keys = [key_for(operation=operation.name, identity=identity, inputs=operation.inputs(row)) for row in rows]
     known = journal.known(keys)
     pending = [pair for pair in dict(zip(keys, rows, strict=True)).items() if pair[0] not in known]
     batches = [pending[start : start + operation.batch] for start in range(0, len(pending), operation.batch)]
@@ -72,3 +77,156 @@ def _run(operation: Operation, batches: list, engine: Engine) -> Iterator[list[t
 def _results(operation: Operation, batch: list[tuple[str, Row]]) -> list[tuple[str, Result]]:
     keys, rows = zip(*batch, strict=True)
     return list(zip(keys, operation(rows), strict=True))
+
+
+class EnrichTitles:
+    """T+ = MLLM(T, I, E): one enriched title for each product.
+
+    Args:
+        place: "threads" for a service. Its titles and the verdicts on them then stay, however the gazetteer changes
+            afterwards, because they were paid for.
+    """
+
+    name = TITLE
+
+    def __init__(self, writer: TitleWriter, gazetteer: Gazetteer, place: str = "processes"):
+        self.writer, self.gazetteer, self.place = writer, gazetteer, place
+        self.threads = writer.concurrency
+        self.batch = 32 if place == "processes" else 1
+
+    def identity(self) -> dict:
+        """See `Operation`."""
+        identity = identity_of(self.writer)
+        return identity if self.place == "threads" else identity | {"gazetteer": self.gazetteer.digest}
+
+    def inputs(self, row: Row) -> list:
+        """See `Operation`."""
+        entities = [(entity.type, entity.value) for entity in extract_entities(row, self.gazetteer)]
+        return [row.title, row.description, row.brand, row.category, row.attributes, row.images[0].sha256, entities]
+
+    def __call__(self, rows: Sequence[Row]) -> list[Result]:
+        """See `Operation`."""
+        made = [enrich(row, self.gazetteer, self.writer) for row in rows]
+        writer = identity_of(self.writer)
+        return [Result(enrichment.to_dict() | writer, final=not enrichment.retry) for enrichment in made]
+
+
+class ExpandPictures:
+    """I_m, then I_1 .. I_n: the subject of the first image, and changed views of it."""
+
+    name = VIEWS
+
+    def __init__(
+        self,
+        extractor: SubjectExtractor | None,
+        editor: ImageEditor | None,
+        count: int,
+        seed: int,
+        place: str,
+        threads: int = 1,
+    ):
+        self.extractor, self.editor, self.count, self.seed = extractor, editor, count, seed
+        self.place, self.threads = place, threads
+        self.batch = 8 if place == "processes" else 1
+
+    def identity(self) -> dict:
+        """See `Operation`."""
+        makers = [identity_of(self.extractor), identity_of(self.editor)]
+        return {"makers": makers, "count": self.count, "seed": self.seed}
+
+    def inputs(self, row: Row) -> list:
+        """See `Operation`."""
+        return [row.id, row.title if self.editor else None, row.images[0].sha256]
+
+    def __call__(self, rows: Sequence[Row]) -> list[Result]:
+        """See `Operation`."""
+        results = []
+        maker = identity_of(self.editor or self.extractor)
+        for row in rows:
+            expansion = expand(row, self.extractor, self.editor, self.count, self.seed)
+            facts = [
+                {
+                    "operation": view.operation,
+                    "parameters": dict(sorted(view.parameters.items())),
+                    "model": maker["model"],
+                    "revision": maker["revision"],
+                    "prompt_version": view.prompt_version,
+                    "seed": view.seed,
+                    "kept": view.kept,
+                    "reason": view.reason,
+                    "path": view.picture.path if view.picture else None,
+                    "sha256": view.picture.sha256 if view.picture else None,
+                }
+                for view in expansion.views
+            ]
+            subject = {"coverage": expansion.coverage, "score": expansion.score, "reason": expansion.reason}
+            blobs = tuple(view.picture.bytes for view in expansion.views if view.picture)
+            results.append(Result({"views": facts, "subject": subject}, blobs))
+        return results
+
+
+class ScoreConsistency:
+    """Scores the enriched title against the photo, and every changed view and the photo against the title."""
+
+    name = SCORES
+    place = "here"
+    batch = 16
+    threads = 1
+
+    def __init__(self, scorer: ConsistencyScorer, made: Made):
+        self.scorer, self.made = scorer, made
+
+    def identity(self) -> dict:
+        """See `Operation`."""
+        return identity_of(self.scorer)
+
+    def inputs(self, row: Row) -> list:
+        """See `Operation`."""
+        title, views = self.made.title(row), self.made.view_facts(row)
+        return [row.title, row.images[0].sha256, title and title.title, [view["sha256"] for view in views]]
+
+    def __call__(self, rows: Sequence[Row]) -> list[Result]:
+        """See `Operation`."""
+        pairs, places = [], []
+        for number, row in enumerate(rows):
+            photo = decode(row.images[0])
+            pairs.append((row.title, photo))
+            places.append((number, "original", 0))
+            title = self.made.title(row)
+            if title is not None and title.kept:
+                pairs.append((title.title, photo))
+                places.append((number, "title", 0))
+            for place, picture in self.made.views(row).items():
+                pairs.append((row.title, decode(picture)))
+                places.append((number, "views", place))
+        facts = [{"original": None, "title": None, "views": [None] * len(self.made.view_facts(row))} for row in rows]
+        for (number, name, place), score in zip(places, self.scorer.score(pairs), strict=True):
+            if name == "views":
+                facts[number]["views"][place] = score
+            else:
+                facts[number][name] = score
+        return [Result(one) for one in facts]
+
+
+class EmbedProducts:
+    """One vector for each product, from title and first image."""
+
+    name = "embed products"
+    place = "here"
+    batch = 32
+    threads = 1
+
+    def __init__(self, embedder: Embedder):
+        self.embedder = embedder
+
+    def identity(self) -> dict:
+        """See `Operation`."""
+        return identity_of(self.embedder)
+
+    def inputs(self, row: Row) -> list:
+        """See `Operation`."""
+        return [row.title, row.images[0].sha256]
+
+    def __call__(self, rows: Sequence[Row]) -> list[Result]:
+        """See `Operation`."""
+        return [Result({}, (vector.tobytes(),)) for vector in self.embedder.embed(rows)]

@@ -28,7 +28,8 @@ from mbe2_dataset.catalogue.ingest import IngestOptions, ingest
 from mbe2_dataset.catalogue.products import ProductSource
 from mbe2_dataset.catalogue.store import Row
 from mbe2_dataset.catalogue.tables import LocalTables
-from mbe2_dataset.coaugmentation.pictures import ClassicalExtractor, expand
+from mbe2_dataset.coaugmentation.pictures.classical import ClassicalExtractor
+from mbe2_dataset.coaugmentation.pictures.expand import expand
 from research.benchmarks.measure import machine, print_table, ratios, spread, time_paired
 
 STAGES = ("read", "plan", "titles", "pictures", "write", "check")

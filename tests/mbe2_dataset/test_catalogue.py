@@ -17,7 +17,7 @@ from mbe2_dataset.catalogue.pictures import Picture, decode, perceptual_hash
 from mbe2_dataset.errors import CatalogueError
 from mbe2_dataset.schema import CATALOGUE
 from mbe2_dataset.synthetic.catalogue import synthetic_rows
-from mbe2_dataset.text_units import join_units, mentions, title_units
+from mbe2_dataset.triplets.queries import join_units, mentions, title_units
 
 FASHION = Path(__file__).parents[2] / "shared" / "data" / "fashion"
 

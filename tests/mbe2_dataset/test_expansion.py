@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from mbe2_dataset.catalogue.pictures import Picture, decode, encode
 from mbe2_dataset.catalogue.store import Row
-from mbe2_dataset.coaugmentation.pictures import KINDS, ClassicalExtractor, apply_view, expand, make_view
-from mbe2_dataset.coaugmentation.pictures.expand import kinds_for, source_image
-from mbe2_dataset.coaugmentation.pictures.viewpoint import apply as apply_viewpoint
+from mbe2_dataset.coaugmentation.pictures.classical import ClassicalExtractor
+from mbe2_dataset.coaugmentation.pictures.expand import KINDS, apply_view, expand, kinds_for, make_view, source_image
+from mbe2_dataset.coaugmentation.pictures.framing import apply_viewpoint
 from mbe2_dataset.synthetic.catalogue import _is_cluttered, synthetic_photo
 
 EXTRACTOR = ClassicalExtractor()
@@ -273,7 +273,7 @@ def test_expand_makes_kept_views_that_their_record_makes_again():
     mask = EXTRACTOR(image).mask
     for view in expansion.views:
         assert view.kept and view.reason == "" and (view.model, view.revision) == ("classical", EXTRACTOR.revision)
-        assert encode(apply_view(image, mask, json.loads(view.parameters)), view.picture.path) == view.picture
+        assert encode(apply_view(image, mask, view.parameters), view.picture.path) == view.picture
 
 
 def test_expand_without_a_subject_uses_what_needs_no_mask():

@@ -81,8 +81,13 @@ class Measure(NamedTuple):
 
 @lru_cache(maxsize=10_000)
 def measures(text: str) -> tuple[Measure, ...]:
-    """All measures in `text`, in order."""
+    """Return all measures in `text`, in order."""
     return tuple(_measures(text))
+
+
+def overlap(found: tuple[Measure, ...], start: int, end: int) -> bool:
+    """Tell whether any measure takes part of the text between two places."""
+    return any(measure.start < end and start < measure.end for measure in found)
 
 
 def _measures(text: str) -> Iterator[Measure]:
@@ -101,7 +106,7 @@ def _measures(text: str) -> Iterator[Measure]:
 
 
 def number_key(number: str) -> str:
-    """Digits for digits, number words and Chinese numerals alike: "1,000" is 1000, "three" and 三 are 3."""
+    """Return the digits of a number, a number word or a Chinese numeral: "1,000" is 1000, "three" and 三 are 3."""
     known = NUMBER_WORDS.get(number.casefold()) or CHINESE_NUMBERS.get(number)
     plain = number.replace(",", "")
     return str(known) if known else f"{float(plain):.12g}" if _DECIMAL.fullmatch(plain) else number

@@ -26,7 +26,7 @@ _LEGAL = regex.compile("[®™©]")
 
 
 class TemplateWriter:
-    """Adds entities to the title as it stands; the same listing always gives the same title.
+    """Adds entities to the title as it stands; the same row always gives the same title.
 
     It adds one value of each type, and nothing of a type on which the title says something already, because the two
     might disagree.
@@ -38,13 +38,14 @@ class TemplateWriter:
     concurrency = 1
 
     def write(self, row: Row, entities: tuple[Entity, ...]) -> Draft:
+        """Return a title for `row`; see `TitleWriter`."""
         chosen = _lacking(row.title, entities)
         compose = _unspaced if is_unspaced(row.title) else _spaced
         return Draft(compose(row.title, chosen, _head(row.title, entities)))
 
 
 def _head(title: str, entities: tuple[Entity, ...]) -> tuple[int, int] | None:
-    """Where the title names the product type; the last such place is the head of an English or Chinese noun phrase.
+    """Find where the title names the product type; the last such place is the head of a noun phrase in both languages.
 
     "Shoes" will do where the catalogue's type is "Casual Shoes".
     """
@@ -56,7 +57,7 @@ def _head(title: str, entities: tuple[Entity, ...]) -> tuple[int, int] | None:
 
 
 def _lacking(title: str, entities: tuple[Entity, ...]) -> dict[str, str]:
-    """By type, in the order of importance, what the title does not say in any form."""
+    """Return by type, in the order of importance, what the title does not say in any form."""
     said = phrase(title)
     stated = {entity.type for entity in entities if entity.source == "title"}
     found: dict[str, str] = {}
@@ -141,7 +142,7 @@ def _is_titled(title: str) -> bool:
 
 
 def _in_style(value: str, title: str) -> str:
-    """With capitals if the title has them, else without; abbreviations and units stay as they are."""
+    """Write `value` with capitals if the title has them, else without; abbreviations and units stay as they are."""
     if measures(value) and tokens(value)[0].word[0].isdecimal():
         return value
     change = str.capitalize if _is_titled(title) else str.lower

@@ -1,6 +1,8 @@
 """Small word lists in English and Chinese: what every catalogue says in the same words (our choice)."""
 
+from collections.abc import Iterator
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import regex
@@ -32,19 +34,19 @@ class Token(NamedTuple):
 
 @lru_cache(maxsize=10_000)
 def tokens(text: str) -> tuple[Token, ...]:
-    """The words of `text`; each character of an unspaced script is a word."""
+    """Return the words of `text`; each character of an unspaced script is a word."""
     return tuple(Token(fold(match[0]), match.start(), match.end()) for match in _TOKEN.finditer(text))
 
 
 @lru_cache(maxsize=200_000)
 def phrase(text: str) -> tuple[str, ...]:
-    """The folded words of `text`."""
+    """Return the folded words of `text`."""
     return tuple(fold(word) for word in _TOKEN.findall(text))
 
 
 @lru_cache(maxsize=200_000)
 def fold(word: str) -> str:
-    """Lower case, singular, without possessive or hyphen, in British spelling; numbers without thousands separators."""
+    """Fold a word: lower case, singular, no possessive or hyphen, British spelling; a number without commas."""
     if word[0].isdecimal():
         return regex.sub(r",(?=\d{3}\b)", "", word)
     word = regex.sub(r"['’]s?$", "", word.casefold()).replace("-", "")
@@ -60,14 +62,19 @@ def fold(word: str) -> str:
 
 @lru_cache(maxsize=200_000)
 def stem(word: str) -> str:
-    """A folded word without its verbal ending, so that "printed" and "print", "striped" and "stripe" are the same."""
+    """Remove the verbal ending of a folded word, so that "printed" and "print", "striped" and "stripe" are the same."""
     if not word.isascii() or len(word) < 5:
         return word
     return regex.sub(r"(?:(?<=.{3})ing|(?<=.{3})ed|(?<=.{3})e|(?<=.{4})ly)$", "", word)
 
 
+def joined_pairs(found: tuple[Token, ...]) -> Iterator[str]:
+    """Join neighbouring words between which nothing stands, as in a script without spaces."""
+    return (one.word + other.word for one, other in pairwise(found) if one.end == other.start)
+
+
 def contains(words: tuple[str, ...], part: tuple[str, ...]) -> bool:
-    """Whether `part` stands in `words` as neighbours."""
+    """Tell whether `part` stands in `words` as neighbours."""
     return any(words[start : start + len(part)] == part for start in range(len(words) - len(part) + 1))
 
 
@@ -147,7 +154,7 @@ BUILT_IN = {phrase(word): (kind, word) for kind, words in _WORDS.items() for wor
 
 @lru_cache(maxsize=10_000)
 def attribute_type(name: str) -> str | None:
-    """The entity type of an attribute's name: of ATTRIBUTE_TYPES, or the name itself; None for housekeeping."""
+    """Return the entity type of an attribute's name: of ATTRIBUTE_TYPES, or the name itself; None for housekeeping."""
     spaced = regex.sub(r"(?<=\p{Ll})(?=\p{Lu})|[_\-./]+", " ", name).casefold()
     plain = regex.sub(r"\s+", " ", regex.sub(r"[\d\s]+$", "", spaced)).strip().replace("color", "colour")
     if HOUSEKEEPING.search(plain) or not plain:
@@ -170,5 +177,5 @@ _CLAIM = regex.compile(
 
 
 def claims(text: str) -> list[str]:
-    """The claims in `text`, in lower case."""
+    """Return the claims in `text`, in lower case."""
     return [match[0].casefold() for match in _CLAIM.finditer(text)]
