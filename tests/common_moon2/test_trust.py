@@ -20,7 +20,7 @@ from conftest import picture, tiny_model, tiny_processor
 from mbe2_dataset.__main__ import main as mbe2_main
 from mbe2_dataset.coaugmentation.endpoint import Endpoint
 from mbe2_dataset.coaugmentation.pictures.editors import EndpointEditor
-from mbe2_dataset.schema import ModelError
+from mbe2_dataset.errors import ModelError
 from pictures_moon2 import address
 from publishing_moon2.files import SHIPPED_CODE, check_code, check_folder, classes_asked_for
 from train_moon2 import main as train
