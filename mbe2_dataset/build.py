@@ -52,11 +52,11 @@ class BuildOptions:
     """How triplets are made.
 
     Attributes:
-        query_mix: shares of text, image and mixed queries among those that are made from listings.
-        made_queries: queries are made from listings; otherwise all come from a search log.
+        query_mix: shares of text, image and mixed queries among those made from products.
+        made_queries: make queries from products; otherwise all come from a search log.
         false_positive_rate: share of train triplets with a wrong positive.
-        negatives: where those come from that a search log does not give: the nearest category, any, or mined with a
-            model within the window `hardness`.
+        negatives: where negatives come from that no search log gives: the nearest category, any, or mined with a model
+            within the window `hardness`.
         rows_per_shard: triplets, or rows of the corpus or queries, in one file.
     """
 
@@ -92,7 +92,7 @@ class Makers:
     embedder: Embedder | None = None
 
     def without_services(self) -> "Makers":
-        """The same with the offline defaults in the place of servers."""
+        """Return the same with the offline defaults instead of servers."""
         changed = {}
         if self.writer_place == "threads":
             changed |= {"writer": TemplateWriter(), "writer_place": "processes"}
@@ -101,7 +101,7 @@ class Makers:
         return replace(self, **changed)
 
     def identity(self) -> list:
-        """What the makers are, for the fingerprint of a build."""
+        """Return what the makers are, for the fingerprint of a build."""
         parts = [self.writer, self.extractor, self.editor, self.scorer, self.embedder]
         return [*map(identity_of, parts), self.views, str(self.threshold)]
 
@@ -133,12 +133,11 @@ def build_dataset(
 
     The same rows, options and makers give the same bytes, whatever the engine is. What was made is kept in `work` (by
     default `<output>.work`): a build that was stopped goes on where it was, and another one makes only what is new. If
-    `output` is already what would be written, nothing is done, except that what could not be made then (a server did
-    not answer) is tried again.
+    `output` is already what would be written, only what a server failed to make is tried again.
 
     Args:
-        logged: queries of a search log (`sources.join_log`).
-        overwrite: another data set of this format may be replaced.
+        logged: queries of a search log (`search_log.join_log`).
+        overwrite: replace another data set of this format.
         terms: licence and languages, for the card.
         watch: gets the seconds of each stage.
 
@@ -246,7 +245,7 @@ def _fingerprint(
     makers: Makers,
     logged: Sequence[LoggedQuery],
 ) -> str:
-    """A digest of all that the bytes of the data set depend on."""
+    """Hash all that the bytes of the data set depend on."""
     digest = hashlib.blake2b(digest_size=16)
     for row in rows:
         pictures = [(picture.path, picture.sha256) for picture in row.images]
@@ -261,7 +260,7 @@ def _fingerprint(
 
 
 def _written(output: Path) -> dict | None:
-    """What `output` says of itself, if all its files are there in their sizes."""
+    """Return the facts that `output` holds, if all its files are there in their sizes."""
     try:
         facts = json.loads((output / FACTS).read_text(encoding="utf-8"))
         whole = all((output / name).stat().st_size == size for name, size in facts["files"].items())
@@ -302,7 +301,7 @@ def _make(
     engine: Engine,
     watch: Stopwatch,
 ) -> tuple[Made, dict]:
-    """Carries out the co-augmentation; what reads its results, and facts about it for the report."""
+    """Carry out the co-augmentation; return what reads its results, and facts about it for the report."""
     keys: dict[str, dict[str, str]] = {}
     ids = [row.id for row in products]
     if makers.writer is not None:

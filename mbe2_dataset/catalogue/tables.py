@@ -73,7 +73,8 @@ class Tables(Protocol):
 
     def __iter__(self) -> Iterator[Table]: ...
 
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """Return what changes with the files."""
 
 
 class LocalTables:

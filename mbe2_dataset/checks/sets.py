@@ -60,13 +60,13 @@ def _found(level: str, check: str, message: str, where: str, values: pa.Array) -
 
 
 def _repeated(values: pa.ChunkedArray) -> pa.Array:
-    """The values that occur more than once."""
+    """Return the values that occur more than once."""
     counts = pc.value_counts(values.drop_null())
     return counts.field("values").filter(pc.greater(counts.field("counts"), 1))
 
 
 def _column(columns: dict, config: str, name: str) -> pa.ChunkedArray:
-    """A column over all splits of a config."""
+    """Return a column over all splits of a config."""
     chunks = [chunk for (c, _, n), values in columns.items() if (c, n) == (config, name) for chunk in values.chunks]
     return pa.chunked_array(chunks, pa.string())
 
@@ -94,7 +94,7 @@ def _qrels(columns: dict) -> Iterator[Finding]:
 
 
 def _shared_names(columns: dict) -> Iterator[Finding]:
-    """Leakage by the id of a product or group."""
+    """Find leakage by the id of a product or group."""
     ids, groups = {}, {}
     for (config, split, name), values in columns.items():
         if name in ("positive_id", "negative_id") or (config, name) == ("corpus", "id"):
@@ -109,7 +109,7 @@ def _shared_names(columns: dict) -> Iterator[Finding]:
 
 
 class _Finder:
-    """Finds pictures again by what check_rows.PICTURE says of them."""
+    """Finds pictures again by their entries of `rows.PICTURE`."""
 
     def __init__(self, parts: list[Part]):
         self._files = {}
@@ -120,6 +120,7 @@ class _Finder:
         self.thumbnail = lru_cache(maxsize=4096)(self._thumbnail)
 
     def name(self, entry: np.void) -> str:
+        """Return column, row and file of a picture."""
         part, _ = self._part(int(entry["file"]), int(entry["row"]))
         column = list(PICTURES[part.config])[entry["column"]]
         return f"{column} in row {entry['row']} of {part.config}/{part.path.name}"
@@ -138,7 +139,7 @@ class _Finder:
         return np.asarray(image).astype(np.int16)
 
     def difference(self, first: np.void, second: np.void) -> float:
-        """Mean absolute difference of two pictures' thumbnails, of 255."""
+        """Return the mean absolute difference of two pictures' thumbnails, of 255."""
         one, other = (
             self.thumbnail(int(entry["file"]), int(entry["row"]), int(entry["column"])) for entry in (first, second)
         )
@@ -146,7 +147,7 @@ class _Finder:
 
 
 def _by_split(pictures: dict, chosen: Callable[[str, np.ndarray], np.ndarray]) -> dict[str, np.ndarray]:
-    """The pictures of each split that are chosen (by config and pictures), every one once."""
+    """Return the pictures of each split that are chosen (by config and pictures), each once."""
     splits = {}
     for (config, split), found in pictures.items():
         splits.setdefault(split, []).append(chosen(config, found))
@@ -158,7 +159,7 @@ def _once(found: np.ndarray) -> np.ndarray:
 
 
 def _shared_pictures(pictures: dict, finder: _Finder) -> Iterator[Finding]:
-    """Leakage by the same bytes: an error, except between pictures that were both made by augmentation.
+    """Find leakage by the same bytes: an error, except between pictures that were both made by augmentation.
 
     Photos of two shades of a lip gloss may differ in one place only; a detail of another place is then the same.
     """
@@ -179,7 +180,7 @@ def _shared_pictures(pictures: dict, finder: _Finder) -> Iterator[Finding]:
 
 
 def _photos(config: str, found: np.ndarray) -> np.ndarray:
-    """Those that were not made by augmentation."""
+    """Return those that were not made by augmentation."""
     made = [number for number, name in enumerate(PICTURES[config]) if name.endswith("augmented_images")]
     return found[~np.isin(found["column"], made)]
 
@@ -209,7 +210,7 @@ def _duplicates(columns: dict, pictures: dict, finder: _Finder) -> Iterator[Find
 
 
 def _near(pictures: dict, finder: _Finder) -> Iterator[Finding]:
-    """Leakage by pictures that look the same: perceptual hashes propose, thumbnails decide."""
+    """Find leakage by pictures that look the same: perceptual hashes propose, thumbnails decide."""
     splits = _by_split(pictures, lambda config, found: found[found["phash"] != 0])
     for first, second in combinations(splits, 2):
         small, large = sorted((splits[first], splits[second]), key=len)
@@ -244,7 +245,7 @@ def _near(pictures: dict, finder: _Finder) -> Iterator[Finding]:
 
 
 def _candidates(small: np.ndarray, large: np.ndarray) -> list[tuple[int, int, int]]:
-    """Distance and places of pairs with like hashes and other bytes, nearest first."""
+    """Return distance and places of pairs with like hashes and other bytes, nearest first."""
     pairs = []
     block = max(1, 2_000_000 // max(1, len(large)))
     for start in range(0, len(small), block):
@@ -300,7 +301,7 @@ def check_neighbours(parts: list[Part], name: str) -> list[Finding]:
 
 
 def _batches(parts: list[Part], config: str, key: str, column: str) -> Iterator[dict[str, object]]:
-    """Id -> value of a column, each product once."""
+    """Yield id -> value of a column, each product once."""
     seen: set[str] = set()
     for part in tqdm([part for part in parts if part.config == config], desc=f"vectors of {config}", unit="group"):
         table = pq.ParquetFile(part.path).read_row_group(part.row_group, columns=[key, column])
