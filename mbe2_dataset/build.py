@@ -2,19 +2,20 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from common_moon2.files import replace_folder, write_text
 from mbe2_dataset.catalogue.search_log import LoggedQuery
 from mbe2_dataset.catalogue.store import SPLITS, Row
-from mbe2_dataset.checks import CheckError, catalogue_facts, check_dataset, check_leakage
+from mbe2_dataset.checks.check import check_dataset
 from mbe2_dataset.coaugmentation.augment import SCORES, TITLE, VIEWS, Made
 from mbe2_dataset.coaugmentation.consistency import ConsistencyScorer, Embedder, Threshold, apply_threshold, histogram
 from mbe2_dataset.coaugmentation.operations import (
@@ -30,6 +31,7 @@ from mbe2_dataset.coaugmentation.pictures.subject import SubjectExtractor
 from mbe2_dataset.coaugmentation.titles.enrich import TitleWriter
 from mbe2_dataset.coaugmentation.titles.gazetteer import learn_gazetteer
 from mbe2_dataset.coaugmentation.titles.template import TemplateWriter
+from mbe2_dataset.errors import CheckError, LeakageError, OutputError
 from mbe2_dataset.journal import Journal, key_for
 from mbe2_dataset.output.benchmark import plan_benchmark
 from mbe2_dataset.output.card import SIGNATURE, Origin, Terms, card
@@ -43,10 +45,6 @@ from mbe2_dataset.triplets.negatives import CategoryNegatives, Hardness, MinedNe
 FORMAT = 2
 FACTS = "build.json"
 FINGERPRINT = "fingerprint"
-
-
-class OutputError(ValueError):
-    """The output folder cannot be used; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +160,7 @@ def build_dataset(
         return Built(found["rows"], counts, found, is_new=False)
     check_output(output, overwrite or is_same)
     splits = {split: [row for row in rows if row.split == split] for split in SPLITS}
-    check_leakage({split: catalogue_facts(part) for split, part in splits.items()})
+    check_leakage(splits)
 
     journal = Journal(work / "journal.sqlite")
     try:
@@ -212,6 +210,33 @@ def check_output(output: Path, overwrite: bool) -> None:
             f"The output folder {output} has no README.md of an {SIGNATURE} data set, so --overwrite does not "
             f"replace it: remove it yourself or choose another folder."
         )
+
+
+SHOWN = 5
+# What splits must not share: its kind ("product id", "group id" or "picture"), its value, and the name it is shown by.
+Fact = tuple[str, str, str]
+
+
+def check_leakage(splits: dict[str, Iterable[Row]]) -> None:
+    """Raise a LeakageError if two splits share a product, a group or a picture."""
+    facts = {split: {(kind, value): name for kind, value, name in _facts(rows)} for split, rows in splits.items()}
+    for first, second in combinations(facts, 2):
+        shared = sorted(facts[first].keys() & facts[second].keys())
+        if shared:
+            names = [f"{kind} '{facts[first][kind, value]}'" for kind, value in shared[:SHOWN]]
+            more = f" and {len(shared) - SHOWN} more" if len(shared) > SHOWN else ""
+            raise LeakageError(
+                f"The splits '{first}' and '{second}' share {', '.join(names)}{more}: put whole groups, and rows with "
+                f"the same picture, into one split (columns 'split' and 'group_id')."
+            )
+
+
+def _facts(rows: Iterable[Row]) -> Iterator[Fact]:
+    for row in rows:
+        yield "product id", row.id, row.id
+        yield "group id", row.group_id, row.group_id
+        for picture in row.images:
+            yield "picture", picture.sha256, f"{picture.path} ({row.id})"
 
 
 def _fingerprint(
@@ -317,12 +342,13 @@ def _make(
 
 
 def _begin(staging: Path, fingerprint: str) -> None:
-    """Keeps the shards of a build that was stopped, if they are those that are wanted now."""
+    """Keep the shards of a build that was stopped, if they are those that are wanted now."""
     mark = staging / FINGERPRINT
     if not mark.exists() or mark.read_text(encoding="utf-8") != fingerprint:
         shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        mark.write_text(fingerprint, encoding="utf-8")
+        write_text(mark, fingerprint)
+    for unfinished in staging.glob("*/.*"):
+        unfinished.unlink()
 
 
 def _summary(counts: Counter, facts: dict) -> Built:
@@ -338,7 +364,7 @@ def _summary(counts: Counter, facts: dict) -> Built:
 
 
 def _finish(staging: Path, output: Path, built: Built, fingerprint: str) -> None:
-    """Facts; then `staging` takes the place of `output`, by renames, so that no reader ever sees half of it."""
+    """Write the facts, then make `staging` the output."""
     (staging / FINGERPRINT).unlink()
     for path in staging.glob("*/*.json"):
         path.unlink()
@@ -346,16 +372,5 @@ def _finish(staging: Path, output: Path, built: Built, fingerprint: str) -> None
         str(path.relative_to(staging)): path.stat().st_size for path in sorted(staging.rglob("*")) if path.is_file()
     }
     facts = {"fingerprint": fingerprint, "files": files, "rows": built.rows, "counts": built.counts, **built.facts}
-    (staging / FACTS).write_text(json.dumps(facts, ensure_ascii=False, indent=1), encoding="utf-8")
-    for path in staging.rglob("*"):
-        if path.is_file():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-    if output.exists():
-        old = output.with_name(f".{output.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        output.rename(old)
-        staging.rename(output)
-        shutil.rmtree(old)
-    else:
-        staging.rename(output)
+    write_text(staging / FACTS, json.dumps(facts, ensure_ascii=False, indent=1))
+    replace_folder(staging, output)

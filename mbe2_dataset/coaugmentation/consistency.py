@@ -12,7 +12,7 @@ from PIL import Image
 from common_moon2.hub import first_line
 from mbe2_dataset.catalogue.pictures import decode
 from mbe2_dataset.catalogue.store import Row
-from mbe2_dataset.schema import ModelError
+from mbe2_dataset.errors import ModelError
 
 
 class ConsistencyScorer(Protocol):

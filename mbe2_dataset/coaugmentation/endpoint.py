@@ -11,7 +11,7 @@ from importlib import import_module
 from types import ModuleType
 
 from common_moon2.hub import without_secrets
-from mbe2_dataset.schema import ModelError
+from mbe2_dataset.errors import ModelError
 from pictures_moon2 import address
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from common_moon2.hub import first_line
+from mbe2_dataset.arguments import Build
 from mbe2_dataset.build import Makers
 from mbe2_dataset.coaugmentation.consistency import ClipScorer, ConsistencyScorer, SentenceTransformerModel, Threshold
 from mbe2_dataset.coaugmentation.endpoint import Budget, Endpoint
@@ -12,8 +13,7 @@ from mbe2_dataset.coaugmentation.pictures.subject import RembgExtractor, Segment
 from mbe2_dataset.coaugmentation.titles.enrich import TitleWriter
 from mbe2_dataset.coaugmentation.titles.template import TemplateWriter
 from mbe2_dataset.coaugmentation.titles.writers import EndpointWriter, LocalWriter
-from mbe2_dataset.options import ConsistencyArguments, OptionError, Options, PictureArguments, TitleArguments
-from mbe2_dataset.schema import ModelError
+from mbe2_dataset.errors import ModelError, OptionError
 
 # Where each kind runs, as `place` of `operations.Operation`; what is not named runs in processes.
 PLACES = {
@@ -25,18 +25,16 @@ PLACES = {
 }
 
 
-def makers_for(options: Options) -> Makers:
+def makers_for(told: Build) -> Makers:
     """Return what the options name.
 
     Raises:
         OptionError, ModelError, ModuleNotFoundError: a model or package is missing; the message says what to do.
     """
-    writer = _writer(options.titles)
-    extractor, editor = _extractor(options.pictures), _editor(options.pictures, options.titles.api_key_env)
-    triplets, threshold = options.triplets, options.consistency.consistency_threshold
-    embedder = None
-    if triplets.negative_model is not None:
-        embedder = SentenceTransformerModel(triplets.negative_model, triplets.negative_model_revision or "", None)
+    writer, extractor, editor = _writer(told), _extractor(told), _editor(told)
+    embedder, threshold = None, told.consistency_threshold
+    if told.negative_model is not None:
+        embedder = SentenceTransformerModel(told.negative_model, told.revision("negative_model") or "", None)
     try:
         threshold = None if threshold is None else Threshold.parse(threshold)
     except ValueError as error:
@@ -47,20 +45,20 @@ def makers_for(options: Options) -> Makers:
         extractor=extractor,
         editor=editor,
         picture_place=PLACES.get(type(editor or extractor), "processes"),
-        picture_threads=options.pictures.editor_concurrency,
-        views=options.pictures.augmented_images,
-        scorer=_scorer(options.consistency),
+        picture_threads=told.editor_concurrency,
+        views=told.augmented_images,
+        scorer=_scorer(told),
         threshold=threshold,
         embedder=embedder,
     )
 
 
-def _writer(told: TitleArguments) -> TitleWriter | None:
+def _writer(told: Build) -> TitleWriter | None:
     if told.titles == "none":
         return None
     if told.titles == "template":
         return TemplateWriter()
-    model, revision = told.title_model, told.title_model_revision or ""
+    model, revision = told.title_model, told.revision("title_model") or ""
     if told.titles == "local":
         return LocalWriter(model, revision, picture=told.title_pictures, extract=told.title_entities)
     input_price, output_price = told.prices
@@ -71,24 +69,24 @@ def _writer(told: TitleArguments) -> TitleWriter | None:
         api_key_env=told.api_key_env,
         input_price=input_price,
         output_price=output_price,
-        budget=Budget(told.title_max_requests, told.title_max_tokens, told.title_max_cost),
+        budget=Budget(told.title_max_requests, max_cost=told.title_max_cost),
     )
     return EndpointWriter(
         server, picture=told.title_pictures, extract=told.title_entities, concurrency=told.title_concurrency
     )
 
 
-def _extractor(told: PictureArguments) -> SubjectExtractor | None:
+def _extractor(told: Build) -> SubjectExtractor | None:
     if told.subject == "none":
         return None
     if told.subject == "rembg":
         return RembgExtractor(told.subject_model or "u2net")
     if told.subject == "segmentation":
-        return SegmentationExtractor(told.subject_model, tuple(told.subject_labels))
+        return SegmentationExtractor(told.subject_model)
     return ClassicalExtractor()
 
 
-def _editor(told: PictureArguments, api_key_env: str) -> ImageEditor | None:
+def _editor(told: Build) -> ImageEditor | None:
     if told.editor == "none":
         return None
     if told.editor == "diffusers":
@@ -97,7 +95,7 @@ def _editor(told: PictureArguments, api_key_env: str) -> ImageEditor | None:
     server = Endpoint(
         told.editor_endpoint,
         told.editor_model,
-        api_key_env=api_key_env,
+        api_key_env=told.api_key_env,
         timeout=180,
         price=told.editor_price,
         budget=Budget(max_cost=told.editor_max_cost),
@@ -105,11 +103,11 @@ def _editor(told: PictureArguments, api_key_env: str) -> ImageEditor | None:
     return EndpointEditor(server)
 
 
-def _scorer(told: ConsistencyArguments) -> ConsistencyScorer | None:
+def _scorer(told: Build) -> ConsistencyScorer | None:
     """CLIP and SigLIP by their configuration, everything else through sentence-transformers."""
     if told.consistency_model is None:
         return None
-    model, revision = told.consistency_model, told.consistency_model_revision or ""
+    model, revision = told.consistency_model, told.revision("consistency_model") or ""
     if not (Path(model) / "modules.json").is_file():
         from transformers import AutoConfig
 

@@ -12,10 +12,11 @@ from itertools import chain
 import numpy as np
 from PIL import Image
 
+from common_moon2.parallel import in_processes
 from mbe2_dataset.catalogue.pictures import encode
-from mbe2_dataset.catalogue.records import Item
-from mbe2_dataset.catalogue.store import CatalogueError, Row
-from mbe2_dataset.parallel import in_order, rng_for, seed_for
+from mbe2_dataset.catalogue.store import Item, Row
+from mbe2_dataset.errors import CatalogueError
+from mbe2_dataset.parallel import rng_for, seed_for
 from mbe2_dataset.schema import CATALOGUE, OPTIONAL
 from mbe2_dataset.synthetic.render import PATTERNS, Look, Scene, Viewpoint, render_photo
 from mbe2_dataset.synthetic.shapes import SHAPES
@@ -178,7 +179,7 @@ def _rows(
 ) -> Iterator[Row]:
     work = partial(_product_rows, seed=seed, num_test=num_test, num_validation=num_validation, size=picture_size)
     indices = range(num_test + num_validation + num_products)
-    yield from chain.from_iterable(in_order(work, indices, num_proc))
+    yield from chain.from_iterable(in_processes(work, indices, num_proc, batch=16))
 
 
 class SyntheticSource:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from mbe2_dataset.catalogue.store import CatalogueError, Row
+from mbe2_dataset.catalogue.store import Row
+from mbe2_dataset.errors import CatalogueError
 
 # Anchors whose neighbours are held at a time.
 ANCHORS = 512

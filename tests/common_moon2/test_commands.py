@@ -16,7 +16,6 @@ from common_moon2.cli import CommandParser, UsageError, answer, command_of, exit
 from common_moon2.fields import FieldParser
 from evaluation import __main__ as evaluation
 from mbe2_dataset import __main__ as mbe2
-from mbe2_dataset import commands, options
 from research.study import __main__ as study
 from training_moon2 import recipe
 
@@ -36,9 +35,10 @@ COMMANDS = {
         f"python -m evaluation {name}": (evaluation.main, [name], lambda name=name: _of_evaluation(name))
         for name in evaluation.COMMANDS
     },
-    "python -m mbe2_dataset build": (mbe2.main, ["build"], options.build_parser),
-    "python -m mbe2_dataset check": (mbe2.main, ["check"], commands.check_parser),
-    "python -m mbe2_dataset push": (mbe2.main, ["push"], commands.push_parser),
+    **{
+        f"{mbe2.PROG} {name}": (mbe2.main, [name], lambda name=name: mbe2.COMMANDS[name].parser(f"{mbe2.PROG} {name}"))
+        for name in mbe2.COMMANDS
+    },
     **{
         f"python -m research.study {name}": (study.main, [name], lambda name=name: study.parser_of(name))
         for name in study.COMMANDS

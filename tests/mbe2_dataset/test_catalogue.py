@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from mbe2_dataset.__main__ import main
+from mbe2_dataset.catalogue.ingest import read_catalogue
 from mbe2_dataset.catalogue.pictures import Picture, decode, perceptual_hash
-from mbe2_dataset.catalogue.store import CatalogueError, read_catalogue
+from mbe2_dataset.errors import CatalogueError
 from mbe2_dataset.schema import CATALOGUE
-from mbe2_dataset.synthetic import synthetic_rows
+from mbe2_dataset.synthetic.catalogue import synthetic_rows
 from mbe2_dataset.triplets.queries import join_units, occurrences, title_units
 
 FASHION = Path(__file__).parents[2] / "shared" / "data" / "fashion"

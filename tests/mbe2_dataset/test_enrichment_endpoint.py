@@ -21,9 +21,9 @@ from mbe2_dataset.coaugmentation.titles.entities import extract_entities
 from mbe2_dataset.coaugmentation.titles.gazetteer import learn_gazetteer
 from mbe2_dataset.coaugmentation.titles.prompt import TitlePrompt
 from mbe2_dataset.coaugmentation.titles.writers import EndpointWriter, estimate
+from mbe2_dataset.errors import ModelError
 from mbe2_dataset.journal import Journal
 from mbe2_dataset.parallel import Engine
-from mbe2_dataset.schema import ModelError
 
 pytest.importorskip("openai", reason="the endpoint client needs openai: pip install 'moon2[augment]'")
 

@@ -29,7 +29,7 @@ from mbe2_dataset.coaugmentation.titles.enrich import enrich
 from mbe2_dataset.coaugmentation.titles.entities import extract_entities
 from mbe2_dataset.coaugmentation.titles.gazetteer import learn_gazetteer
 from mbe2_dataset.coaugmentation.titles.writers import EndpointWriter, LocalWriter
-from mbe2_dataset.schema import ModelError
+from mbe2_dataset.errors import ModelError
 from training_moon2.model import train_tokenizer
 
 CHAT_TEMPLATE = (

@@ -21,7 +21,7 @@ from mbe2_dataset.coaugmentation.pictures.classical import ClassicalExtractor
 from mbe2_dataset.coaugmentation.pictures.editors import DiffusersEditor, EndpointEditor, prompt_for
 from mbe2_dataset.coaugmentation.pictures.expand import expand
 from mbe2_dataset.coaugmentation.pictures.subject import RembgExtractor, SegmentationExtractor
-from mbe2_dataset.schema import ModelError
+from mbe2_dataset.errors import ModelError
 
 
 def photo(size=(120, 90)) -> Image.Image:

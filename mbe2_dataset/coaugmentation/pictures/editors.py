@@ -15,7 +15,7 @@ from PIL import Image
 
 from mbe2_dataset.catalogue.pictures import Picture, decode
 from mbe2_dataset.coaugmentation.endpoint import Endpoint, Refusal, Usage, optional_package
-from mbe2_dataset.schema import ModelError
+from mbe2_dataset.errors import ModelError
 
 # The prompt of stage 1; the others have the names of the kinds of views.
 SUBJECT = "subject"

@@ -12,7 +12,7 @@ from PIL import Image
 
 from common_moon2.files import sha256_of
 from mbe2_dataset.coaugmentation.endpoint import optional_package
-from mbe2_dataset.schema import ModelError
+from mbe2_dataset.errors import ModelError
 
 # Below the first share of the image nothing was found, above the second nothing was left out.
 LEAST_COVERAGE, MOST_COVERAGE = 0.01, 0.95

@@ -14,7 +14,7 @@ from mbe2_dataset.coaugmentation.titles.enrich import Draft
 from mbe2_dataset.coaugmentation.titles.entities import Entity, extract_entities
 from mbe2_dataset.coaugmentation.titles.gazetteer import Gazetteer
 from mbe2_dataset.coaugmentation.titles.prompt import AnswerError, TitlePrompt, again
-from mbe2_dataset.schema import ModelError
+from mbe2_dataset.errors import ModelError
 
 # So many products in a row without an answer mean that the server is out of order, not the products.
 MAX_FAILURES_IN_A_ROW = 5
