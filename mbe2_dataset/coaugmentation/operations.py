@@ -9,15 +9,16 @@ from tqdm import tqdm
 from mbe2_dataset.catalogue.pictures import decode
 from mbe2_dataset.catalogue.store import Row
 from mbe2_dataset.coaugmentation.augment import SCORES, TITLE, VIEWS, Made
-from mbe2_dataset.coaugmentation.consistency import ConsistencyScorer, Embedder
+from mbe2_dataset.coaugmentation.consistency import ConsistencyScorer, Embedder, apply_threshold, histogram
+from mbe2_dataset.coaugmentation.makers import Makers
 from mbe2_dataset.coaugmentation.pictures.editors import ImageEditor
 from mbe2_dataset.coaugmentation.pictures.expand import expand
 from mbe2_dataset.coaugmentation.pictures.subject import SubjectExtractor
 from mbe2_dataset.coaugmentation.titles.enrich import TitleWriter, enrich
 from mbe2_dataset.coaugmentation.titles.entities import extract_entities
-from mbe2_dataset.coaugmentation.titles.gazetteer import Gazetteer
+from mbe2_dataset.coaugmentation.titles.gazetteer import Gazetteer, learn_gazetteer
 from mbe2_dataset.journal import Journal, Result, key_for
-from mbe2_dataset.parallel import Engine, in_threads
+from mbe2_dataset.parallel import Engine, Stopwatch, in_threads
 from mbe2_dataset.schema import identity_of
 
 
@@ -217,3 +218,55 @@ class EmbedProducts(Operation):
 
     def __call__(self, rows: Sequence[Row]) -> list[Result]:
         return [Result({}, (vector.tobytes(),)) for vector in self.embedder.embed(rows)]
+
+
+def coaugment(
+    products: list[Row],
+    train: list[Row],
+    makers: Makers,
+    seed: int,
+    journal: Journal,
+    engine: Engine,
+    watch: Stopwatch,
+) -> tuple[Made, dict]:
+    """Carry out the co-augmentation of `products`; the gazetteer is learnt from the rows of the split `train`.
+
+    Returns:
+        What reads the results, and facts about them for the report.
+    """
+    keys: dict[str, dict[str, str]] = {}
+    ids = [row.id for row in products]
+    if makers.writer is not None:
+        with watch("titles"):
+            operation = EnrichTitles(makers.writer, learn_gazetteer(train), makers.writer_place)
+            keys[TITLE] = dict(zip(ids, carry_out(operation, products, journal, engine), strict=True))
+    if makers.views:
+        how = (makers.picture_place, makers.picture_threads)
+        operation = ExpandPictures(makers.extractor, makers.editor, makers.views, seed, *how)
+        with watch("pictures"):
+            keys[VIEWS] = dict(zip(ids, carry_out(operation, products, journal, engine), strict=True))
+    made = Made(journal.path, keys)
+    # Products that are alike share a key.
+    wanted = [key for of in keys.values() for key in of.values()]
+    known = journal.known(wanted)
+    facts: dict = {"unfinished": sum(key not in known for key in wanted)}
+    if makers.scorer is not None:
+        with watch("scores"):
+            operation = ScoreConsistency(makers.scorer, made)
+            keys[SCORES] = dict(zip(ids, carry_out(operation, products, journal, engine), strict=True))
+        scores = [made.scores(row) for row in products]
+        found = {
+            "title": [score.title for score in scores if score.title is not None],
+            "views": [view for score in scores for view in score.views if view is not None],
+        }
+        cuts, shown = {}, {"original": histogram([score.original for score in scores], [True] * len(scores))}
+        for name, values in found.items():
+            kept = [True] * len(values)
+            if makers.threshold is not None and values:
+                kept, cuts[name] = apply_threshold(values, makers.threshold)
+            shown[name] = histogram(values, kept)
+        scorer = identity_of(makers.scorer)
+        made = Made(journal.path, keys, cuts, scorer["model"])
+        threshold = makers.threshold and str(makers.threshold)
+        facts["consistency"] = {**scorer, "threshold": threshold, "cuts": cuts, "histograms": shown}
+    return made, facts
