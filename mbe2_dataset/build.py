@@ -5,7 +5,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Literal
@@ -16,28 +16,14 @@ from common_moon2.files import replace_folder, write_text
 from mbe2_dataset.catalogue.search_log import LoggedQuery
 from mbe2_dataset.catalogue.store import SPLITS, Row
 from mbe2_dataset.checks.check import check_dataset
-from mbe2_dataset.coaugmentation.augment import SCORES, TITLE, VIEWS, Made
-from mbe2_dataset.coaugmentation.consistency import ConsistencyScorer, Embedder, Threshold, apply_threshold, histogram
-from mbe2_dataset.coaugmentation.operations import (
-    EmbedProducts,
-    EnrichTitles,
-    ExpandPictures,
-    ScoreConsistency,
-    carry_out,
-)
-from mbe2_dataset.coaugmentation.pictures.classical import ClassicalExtractor
-from mbe2_dataset.coaugmentation.pictures.editors import ImageEditor
-from mbe2_dataset.coaugmentation.pictures.subject import SubjectExtractor
-from mbe2_dataset.coaugmentation.titles.enrich import TitleWriter
-from mbe2_dataset.coaugmentation.titles.gazetteer import learn_gazetteer
-from mbe2_dataset.coaugmentation.titles.template import TemplateWriter
+from mbe2_dataset.coaugmentation.makers import Makers
+from mbe2_dataset.coaugmentation.operations import EmbedProducts, carry_out, coaugment
 from mbe2_dataset.errors import CheckError, LeakageError, OutputError
 from mbe2_dataset.journal import Journal, key_for
 from mbe2_dataset.output.benchmark import plan_benchmark
 from mbe2_dataset.output.card import SIGNATURE, Origin, Terms, card
 from mbe2_dataset.output.shards import FIELDS, MODALITY, NEGATIVE, NOISE, ORIGIN, plan_shards, write_shards
 from mbe2_dataset.parallel import Engine, Stopwatch
-from mbe2_dataset.schema import identity_of
 from mbe2_dataset.triplets.make import Negatives, Plan, plan_logged_triplets, plan_triplets
 from mbe2_dataset.triplets.negatives import CategoryNegatives, Hardness, MinedNegatives
 
@@ -67,43 +53,6 @@ class BuildOptions:
     negatives: Literal["category", "random", "mined"] = "category"
     hardness: Hardness = field(default_factory=Hardness)
     rows_per_shard: int = 1000
-
-
-@dataclass(frozen=True)
-class Makers:
-    """What makes the co-augmented fields (MOON2.0, section 5) and finds hard negatives.
-
-    Attributes:
-        writer: of enriched titles; None: there are none. `writer_place`: as `place` of `operations.Operation`.
-        extractor, editor: of changed views, see `expand`; `views`: how many of each product.
-        scorer: of consistency; `threshold`: which scores are kept.
-        embedder: for mined negatives.
-    """
-
-    writer: TitleWriter | None = field(default_factory=TemplateWriter)
-    writer_place: Literal["processes", "threads", "here"] = "processes"
-    extractor: SubjectExtractor | None = field(default_factory=ClassicalExtractor)
-    editor: ImageEditor | None = None
-    picture_place: Literal["processes", "threads", "here"] = "processes"
-    picture_threads: int = 1
-    views: int = 1
-    scorer: ConsistencyScorer | None = None
-    threshold: Threshold | None = None
-    embedder: Embedder | None = None
-
-    def without_services(self) -> "Makers":
-        """Return the same with the offline defaults instead of servers."""
-        changed = {}
-        if self.writer_place == "threads":
-            changed |= {"writer": TemplateWriter(), "writer_place": "processes"}
-        if self.picture_place == "threads":
-            changed |= {"extractor": ClassicalExtractor(), "editor": None, "picture_place": "processes"}
-        return replace(self, **changed)
-
-    def identity(self) -> list:
-        """Return what the makers are, for the fingerprint of a build."""
-        parts = [self.writer, self.extractor, self.editor, self.scorer, self.embedder]
-        return [*map(identity_of, parts), self.views, str(self.threshold)]
 
 
 @dataclass(frozen=True)
@@ -169,7 +118,7 @@ def build_dataset(
                 with watch("plan"):
                     plans[split] = _plans(splits[split], split, options, makers, logged, journal, engine)
         products = {row.id: row for part in plans.values() for plan in part for row in plan.products()}
-        made, facts = _make(list(products.values()), splits["train"], makers, options.seed, journal, engine, watch)
+        made, facts = coaugment(list(products.values()), splits["train"], makers, options.seed, journal, engine, watch)
     finally:
         journal.close()
     benchmark = plan_benchmark(splits["test"], options.seed, logged, options.made_queries)
@@ -290,54 +239,6 @@ def _plans(
         rate = options.false_positive_rate if split == "train" else 0.0
         plans += plan_triplets(rows, options.query_mix, rate, options.seed, negatives)
     return plans
-
-
-def _make(
-    products: list[Row],
-    train: list[Row],
-    makers: Makers,
-    seed: int,
-    journal: Journal,
-    engine: Engine,
-    watch: Stopwatch,
-) -> tuple[Made, dict]:
-    """Carry out the co-augmentation; return what reads its results, and facts about it for the report."""
-    keys: dict[str, dict[str, str]] = {}
-    ids = [row.id for row in products]
-    if makers.writer is not None:
-        with watch("titles"):
-            operation = EnrichTitles(makers.writer, learn_gazetteer(train), makers.writer_place)
-            keys[TITLE] = dict(zip(ids, carry_out(operation, products, journal, engine), strict=True))
-    if makers.views:
-        how = (makers.picture_place, makers.picture_threads)
-        operation = ExpandPictures(makers.extractor, makers.editor, makers.views, seed, *how)
-        with watch("pictures"):
-            keys[VIEWS] = dict(zip(ids, carry_out(operation, products, journal, engine), strict=True))
-    made = Made(journal.path, keys)
-    # Products that are alike share a key.
-    wanted = [key for of in keys.values() for key in of.values()]
-    known = journal.known(wanted)
-    facts: dict = {"unfinished": sum(key not in known for key in wanted)}
-    if makers.scorer is not None:
-        with watch("scores"):
-            operation = ScoreConsistency(makers.scorer, made)
-            keys[SCORES] = dict(zip(ids, carry_out(operation, products, journal, engine), strict=True))
-        scores = [made.scores(row) for row in products]
-        found = {
-            "title": [score.title for score in scores if score.title is not None],
-            "views": [view for score in scores for view in score.views if view is not None],
-        }
-        cuts, shown = {}, {"original": histogram([score.original for score in scores], [True] * len(scores))}
-        for name, values in found.items():
-            kept = [True] * len(values)
-            if makers.threshold is not None and values:
-                kept, cuts[name] = apply_threshold(values, makers.threshold)
-            shown[name] = histogram(values, kept)
-        scorer = identity_of(makers.scorer)
-        made = Made(journal.path, keys, cuts, scorer["model"])
-        threshold = makers.threshold and str(makers.threshold)
-        facts["consistency"] = {**scorer, "threshold": threshold, "cuts": cuts, "histograms": shown}
-    return made, facts
 
 
 def _begin(staging: Path, fingerprint: str) -> None:

@@ -12,6 +12,7 @@ from mbe2_dataset.journal import open_journal
 from mbe2_dataset.schema import provenance
 
 TITLE, VIEWS, SCORES = "enriched title", "views", "consistency"
+MAKER = ("model", "revision", "prompt_version")
 
 
 class Scores(NamedTuple):
@@ -92,26 +93,18 @@ class Made:
             facts = {"added": list(enrichment.added)}
             if not kept and enrichment.draft:
                 facts["draft"] = enrichment.draft
-            records.append(
-                provenance(
-                    "enriched_title", row.id, "enrich_title", facts, model=enrichment.model,
-                    revision=enrichment.revision, prompt_version=enrichment.prompt_version, consistency_score=score,
-                    kept=kept, reason=reason,
-                )
-            )  # fmt: skip
+            told = {name: getattr(enrichment, name) for name in MAKER} | {"kept": kept, "reason": reason}
+            records.append(provenance("enriched_title", row.id, "enrich_title", facts, consistency_score=score, **told))
         images = []
         pictures = self.views(row)
         for place, view in enumerate(self.view_facts(row)):
             score = scores.views[place] if scores else None
             kept, reason = self._verdict("views", view["kept"], view["reason"], score)
             name = f"augmented_images[{len(images)}]" if kept else "augmented_images"
+            told = {name: view[name] for name in (*MAKER, "seed")} | {"kept": kept, "reason": reason}
             records.append(
-                provenance(
-                    name, row.id, view["operation"], view["parameters"], seed=view["seed"], model=view["model"],
-                    revision=view["revision"], prompt_version=view["prompt_version"], consistency_score=score,
-                    kept=kept, reason=reason,
-                )
-            )  # fmt: skip
+                provenance(name, row.id, view["operation"], view["parameters"], consistency_score=score, **told)
+            )
             if kept:
                 images.append(pictures[place])
         return Augmented(title, images, records)

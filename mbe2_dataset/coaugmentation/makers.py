@@ -1,11 +1,18 @@
-"""From options to what writes titles, changes images, scores and embeds."""
+"""Who co-augments: what writes titles, changes images, scores and embeds, as the options name them."""
 
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from common_moon2.hub import first_line
 from mbe2_dataset.arguments import Build
-from mbe2_dataset.build import Makers
-from mbe2_dataset.coaugmentation.consistency import ClipScorer, ConsistencyScorer, SentenceTransformerModel, Threshold
+from mbe2_dataset.coaugmentation.consistency import (
+    ClipScorer,
+    ConsistencyScorer,
+    Embedder,
+    SentenceTransformerModel,
+    Threshold,
+)
 from mbe2_dataset.coaugmentation.endpoint import Budget, Endpoint
 from mbe2_dataset.coaugmentation.pictures.classical import ClassicalExtractor
 from mbe2_dataset.coaugmentation.pictures.editors import DiffusersEditor, EndpointEditor, ImageEditor
@@ -14,6 +21,46 @@ from mbe2_dataset.coaugmentation.titles.enrich import TitleWriter
 from mbe2_dataset.coaugmentation.titles.template import TemplateWriter
 from mbe2_dataset.coaugmentation.titles.writers import EndpointWriter, LocalWriter
 from mbe2_dataset.errors import ModelError, OptionError
+from mbe2_dataset.schema import identity_of
+
+
+@dataclass(frozen=True)
+class Makers:
+    """What makes the co-augmented fields (MOON2.0, section 5) and finds hard negatives.
+
+    Attributes:
+        writer: of enriched titles; None: there are none.
+        extractor, editor: of changed views, see `expand`; `views`: how many of each product.
+        writer_place, picture_place: where they run, as `place` of `operations.Operation`.
+        scorer: of consistency; `threshold`: which scores are kept.
+        embedder: for mined negatives.
+    """
+
+    writer: TitleWriter | None = field(default_factory=TemplateWriter)
+    writer_place: Literal["processes", "threads", "here"] = "processes"
+    extractor: SubjectExtractor | None = field(default_factory=ClassicalExtractor)
+    editor: ImageEditor | None = None
+    picture_place: Literal["processes", "threads", "here"] = "processes"
+    picture_threads: int = 1
+    views: int = 1
+    scorer: ConsistencyScorer | None = None
+    threshold: Threshold | None = None
+    embedder: Embedder | None = None
+
+    def without_services(self) -> "Makers":
+        """Return the same with the offline defaults instead of servers."""
+        changed = {}
+        if self.writer_place == "threads":
+            changed |= {"writer": TemplateWriter(), "writer_place": "processes"}
+        if self.picture_place == "threads":
+            changed |= {"extractor": ClassicalExtractor(), "editor": None, "picture_place": "processes"}
+        return replace(self, **changed)
+
+    def identity(self) -> list:
+        """Return what the makers are, for the fingerprint of a build."""
+        parts = [self.writer, self.extractor, self.editor, self.scorer, self.embedder]
+        return [*map(identity_of, parts), self.views, str(self.threshold)]
+
 
 # Where each kind runs, as `place` of `operations.Operation`; what is not named runs in processes.
 PLACES = {

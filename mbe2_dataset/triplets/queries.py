@@ -144,11 +144,6 @@ _POSSESSIVE = regex.compile(r"['’]s(?![\p{L}\p{N}])", regex.IGNORECASE)
 _FUNCTION_WORDS = frozenset(("a", "an", "and", "by", "for", "from", "in", "of", "on", "or", "the", "to", "with"))
 
 
-def mentions(title: str, value: str) -> bool:
-    """Tell whether `title` has `value` in it, in any case, and as whole words where the script has such."""
-    return next(_occurrences(title, value), None) is not None
-
-
 def title_units(title: str, values: Iterable[str]) -> list[str]:
     """Cut a title into the pieces that a shopper would type: known `values`, and the words between them, in order.
 
@@ -157,7 +152,7 @@ def title_units(title: str, values: Iterable[str]) -> list[str]:
     """
     taken: list[tuple[int, int]] = []
     for value in sorted(set(values), key=lambda value: (-len(value), value)):
-        for start, end in _occurrences(title, value):
+        for start, end in occurrences(title, value):
             possessive = _POSSESSIVE.match(title, end)
             end = possessive.end() if possessive else end
             if all(end <= other_start or other_end <= start for other_start, other_end in taken):
@@ -191,7 +186,8 @@ def _finder(value: str) -> re.Pattern:
     return re.compile(re.escape(value), re.IGNORECASE)
 
 
-def _occurrences(title: str, value: str) -> Iterator[tuple[int, int]]:
+def occurrences(title: str, value: str) -> Iterator[tuple[int, int]]:
+    """Find where `title` has `value` in it, in any case, and as whole words where the script has such."""
     for match in _finder(value).finditer(title):
         start, end = match.span()
         if not _same_word(title[max(start - 1, 0) : start + 1]) and not _same_word(title[end - 1 : end + 1]):

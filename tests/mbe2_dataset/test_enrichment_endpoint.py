@@ -59,13 +59,9 @@ def good(asked: dict, number: int) -> Reply:
     return Reply(answer())
 
 
-ASKING = ("picture", "extract", "concurrency", "attempts", "max_output_tokens", "max_side")
-
-
-def writer(server, **options) -> EndpointWriter:
-    options = {"picture": False, "max_retries": 3, "timeout": 5.0} | options
-    asking = {name: options.pop(name) for name in ASKING if name in options}
-    return EndpointWriter(Endpoint(server.url, "test-model", **options), **asking)
+def writer(server, picture=False, extract=False, concurrency=4, attempts=2, max_side=512, **options) -> EndpointWriter:
+    served = Endpoint(server.url, "test-model", **{"max_retries": 3, "timeout": 5.0} | options)
+    return EndpointWriter(served, concurrency, picture=picture, extract=extract, attempts=attempts, max_side=max_side)
 
 
 def first(*replies: Reply):

@@ -65,6 +65,15 @@ def test_subjects_of_synthetic_photos_are_found_and_clutter_is_mostly_refused():
     assert cluttered.count(None) >= 0.6 * len(cluttered)
 
 
+@pytest.mark.parametrize("side", [16, 20, 24, 25])
+def test_the_subject_of_an_icon_is_found(side):
+    image = canvas(size=(side, side))
+    box = (side // 4, side // 4, 3 * side // 4, 3 * side // 4)
+    ImageDraw.Draw(image).rectangle(box, fill=(30, 30, 160))
+    truth = np.asarray(image)[..., 0] == 30
+    assert iou(EXTRACTOR(image).mask, truth) > 0.8
+
+
 def test_a_thumbnail_and_a_grey_picture_are_enough():
     image, truth = shirt(size=(60, 80))
     assert iou(EXTRACTOR(image).mask, truth) > 0.9

@@ -5,6 +5,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage.color import lab2rgb, rgb2lab
 from skimage.filters import sobel
+from skimage.morphology import isotropic_closing
 from skimage.segmentation import watershed
 
 from mbe2_dataset.coaugmentation.pictures.subject import Subject, checked_subject, no_subject
@@ -257,6 +258,6 @@ def _even_parts(region: np.ndarray, distance: np.ndarray, noise: float, least: f
 
 def _closed(inside: np.ndarray, radius: int) -> np.ndarray:
     """Fill the bays and gaps of `inside` (H, W) that are narrower than twice `radius`."""
-    padded = np.pad(inside, radius, mode="edge")
-    near = ndimage.distance_transform_edt(~padded) <= radius
-    return (ndimage.distance_transform_edt(near) > radius)[radius:-radius, radius:-radius]
+    height, width = inside.shape
+    closed = isotropic_closing(np.pad(inside, radius, mode="edge"), radius)
+    return closed[radius : radius + height, radius : radius + width]

@@ -98,13 +98,9 @@ def _box(mask: Image.Image) -> tuple[float, float, float, float]:
 
 def _around(window: tuple[float, ...], box: tuple[float, ...]) -> tuple[float, ...]:
     """`window` widened, within the image, so that it holds `box` and the corners' way inwards."""
-    margin = MOST_INWARDS
-    return (
-        max(0.0, min(window[0], box[0] - margin)),
-        max(0.0, min(window[1], box[1] - margin)),
-        min(1.0, max(window[2], box[2] + margin)),
-        min(1.0, max(window[3], box[3] + margin)),
-    )
+    upper_left = (max(0.0, min(a, b - MOST_INWARDS)) for a, b in zip(window[:2], box[:2], strict=True))
+    lower_right = (min(1.0, max(a, b + MOST_INWARDS)) for a, b in zip(window[2:], box[2:], strict=True))
+    return (*upper_left, *lower_right)
 
 
 def _placed(mask: Image.Image, rng: np.random.Generator) -> tuple[tuple[float, ...], bool]:
@@ -118,10 +114,7 @@ def _placed(mask: Image.Image, rng: np.random.Generator) -> tuple[tuple[float, .
     width, height = box[2] - box[0], box[3] - box[1]
     side = max(width, height) / rng.uniform(0.70, 0.86)
     window = []
-    for low, extent, low_cut, high_cut in (
-        (box[0], width, cut[0], cut[2]),
-        (box[1], height, cut[1], cut[3]),
-    ):
+    for low, extent, low_cut, high_cut in ((box[0], width, cut[0], cut[2]), (box[1], height, cut[1], cut[3])):
         spare = side - extent
         start = low - spare * rng.uniform(0.4, 0.6)
         if low_cut and high_cut:

@@ -1,6 +1,5 @@
 """Stage 1 of the visual expansion: where in an image the product is (MOON2.0, section 5)."""
 
-import hashlib
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from common_moon2.files import sha256_of
 from mbe2_dataset.coaugmentation.endpoint import optional_package
 from mbe2_dataset.errors import ModelError
 
@@ -84,7 +84,7 @@ class RembgExtractor:
             raise ModelError(f"There is no model file {model}: give an ONNX file, or the name of a model of rembg.")
         optional_package("rembg", "Subject extraction with rembg")
         self.model = f"rembg/{self._file.name if self._file else model}"
-        self.revision = hashlib.sha256(self._file.read_bytes()).hexdigest()[:16] if self._file else version("rembg")
+        self.revision = sha256_of(self._file)[:16] if self._file else version("rembg")
 
     def __getstate__(self) -> dict:
         """Leave out the session, which another process opens for itself."""

@@ -8,8 +8,16 @@ import regex
 from common_moon2.text import is_unspaced
 from mbe2_dataset.catalogue.store import Row
 from mbe2_dataset.coaugmentation.titles.gazetteer import Gazetteer, split_values
-from mbe2_dataset.coaugmentation.titles.measures import measures, overlap
-from mbe2_dataset.coaugmentation.titles.words import BUILT_IN, VAGUE, attribute_type, contains, phrase, tokens
+from mbe2_dataset.coaugmentation.titles.words import (
+    BUILT_IN,
+    VAGUE,
+    attribute_type,
+    contains,
+    measures,
+    overlap,
+    phrase,
+    tokens,
+)
 
 # What stands further on in a description is hardly ever about the product.
 MAX_DESCRIPTION = 4000
@@ -86,18 +94,15 @@ def _in_title(row: Row, gazetteer: Gazetteer) -> list[Entity]:
         title = title[:start] + " " * (end - start) + title[end:]
     found = _in_text(title, "title", gazetteer)
     if not row.brand:
-        brands = [
-            Entity("brand", match.value, "title", span=(match.start, match.end))
-            for match in gazetteer.find_brands(row.title)
-        ]
+        brands = [("title", match) for match in gazetteer.find_brands(row.title)]
         text = about_the_product(row.description or "")
         brands += [
-            Entity("brand", match.value, "description", span=(match.start, match.end))
+            ("description", match)
             for match in gazetteer.find_brands(text)
             if _WORD_BY.search(text, max(match.start - 8, 0), match.start)
             or (match.start == 0 and is_unspaced(match.value))
         ]
-        found += brands[:1]
+        found += [Entity("brand", match.value, source, span=(match.start, match.end)) for source, match in brands[:1]]
     return found
 
 

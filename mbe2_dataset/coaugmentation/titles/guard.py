@@ -14,13 +14,17 @@ from common_moon2.text import is_unspaced
 from mbe2_dataset.catalogue.store import Row
 from mbe2_dataset.coaugmentation.titles.entities import Entity, about_the_product
 from mbe2_dataset.coaugmentation.titles.gazetteer import Gazetteer
-from mbe2_dataset.coaugmentation.titles.measures import NUMBER_WORDS, Measure, measures, number_key, overlap
 from mbe2_dataset.coaugmentation.titles.words import (
     BUILT_IN,
+    NUMBER_WORDS,
+    Measure,
     Token,
     claims,
     contains,
     joined_pairs,
+    measures,
+    number_key,
+    overlap,
     phrase,
     stem,
     tokens,

@@ -6,8 +6,7 @@ from common_moon2.text import is_unspaced
 from mbe2_dataset.catalogue.store import Row
 from mbe2_dataset.coaugmentation.titles.enrich import Draft
 from mbe2_dataset.coaugmentation.titles.entities import Entity
-from mbe2_dataset.coaugmentation.titles.measures import measures
-from mbe2_dataset.coaugmentation.titles.words import VAGUE, claims, contains, phrase, stem, tokens
+from mbe2_dataset.coaugmentation.titles.words import VAGUE, claims, contains, measures, phrase, stem, tokens
 
 # The most that is added to one title; titles with more read as lists.
 MAX_ADDED = 6
@@ -107,20 +106,14 @@ def _spaced(title: str, chosen: dict[str, str], head: tuple[int, int] | None) ->
     else:
         text = ", ".join([title, " ".join(before)]) if before else title
     if behind:
-        text += (" with " if " with " not in text else ", ") + " and ".join(
-            [", ".join(behind[:-1]), behind[-1]] if len(behind) > 1 else behind
-        )
-    if "audience" in said:
-        text += (
-            f" for {_plural(said['audience'])}" if said["audience"].casefold() != "unisex" else f", {said['audience']}"
-        )
+        listed = " and ".join(filter(None, [", ".join(behind[:-1]), behind[-1]]))
+        text += (", " if " with " in text else " with ") + listed
+    if audience := said.get("audience"):
+        text += f", {audience}" if audience.casefold() == "unisex" else f" for {_plural(audience)}"
     for kind in _LAST:
         if kind in said:
-            text += (
-                f", {_in_style('size', title)} {said[kind]}"
-                if kind == "size" and "size" not in said[kind].casefold()
-                else f", {said[kind]}"
-            )
+            is_bare = kind == "size" and "size" not in said[kind].casefold()
+            text += f", {_in_style('size', title)} {said[kind]}" if is_bare else f", {said[kind]}"
     return text
 
 

@@ -33,7 +33,16 @@ class ModelWriter:
         attempts: how often one product is asked for until the answer can be used.
     """
 
-    def __init__(self, picture: bool, extract: bool, attempts: int, max_output_tokens: int, max_side: int):
+    resampling = Image.Resampling.BICUBIC
+
+    def __init__(
+        self,
+        picture: bool = True,
+        extract: bool = False,
+        attempts: int = 2,
+        max_output_tokens: int = 400,
+        max_side: int = 512,
+    ):
         self.prompt = TitlePrompt(picture, extract)
         self.prompt_version = self.prompt.version
         self.attempts, self.max_output_tokens, self.max_side = attempts, max_output_tokens, max_side
@@ -83,22 +92,12 @@ class ModelWriter:
 
 
 class EndpointWriter(ModelWriter):
-    """Asks a server; `concurrency` calls of `write` at a time make sense. For the other arguments see `ModelWriter`."""
+    """Asks a server; `concurrency` calls of `write` at a time make sense, `options` are those of `ModelWriter`."""
 
     resampling = Image.Resampling.LANCZOS
 
-    def __init__(
-        self,
-        server: Endpoint,
-        *,
-        picture: bool = True,
-        extract: bool = False,
-        concurrency: int = 4,
-        attempts: int = 2,
-        max_output_tokens: int = 400,
-        max_side: int = 512,
-    ):
-        super().__init__(picture, extract, attempts, max_output_tokens, max_side)
+    def __init__(self, server: Endpoint, concurrency: int = 4, **options):
+        super().__init__(**options)
         self.server, self.model, self.revision = server, server.model, server.revision
         self.concurrency = concurrency
         self._takes_schema, self._failures = True, 0
@@ -169,28 +168,16 @@ class LocalWriter(ModelWriter):
     """Asks an image-text-to-text model, or a language model, which then sees no image. Answers are greedy.
 
     Args:
-        model: a folder, or an id on the Hub; `revision` of the id.
-
-    The other arguments are those of `ModelWriter`. The first GPU is used if there is one.
+        model: a folder, or an id on the Hub; `revision` of the id. The first GPU is used if there is one.
+        options: those of `ModelWriter`.
 
     Raises:
         ModelError: the model cannot be read, or has no chat template.
     """
 
     concurrency = 1
-    resampling = Image.Resampling.BICUBIC
 
-    def __init__(
-        self,
-        model: str,
-        revision: str = "",
-        *,
-        picture: bool = True,
-        extract: bool = False,
-        attempts: int = 2,
-        max_output_tokens: int = 400,
-        max_side: int = 512,
-    ):
+    def __init__(self, model: str, revision: str = "", picture: bool = True, **options):
         from transformers import AutoConfig
         from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
@@ -200,7 +187,7 @@ class LocalWriter(ModelWriter):
         except (OSError, ValueError) as error:
             raise ModelError(f"The model {model!r} cannot be read: {error}") from error
         self.sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-        super().__init__(picture and self.sees, extract, attempts, max_output_tokens, max_side)
+        super().__init__(picture=picture and self.sees, **options)
 
     @cached_property
     def _loaded(self):
