@@ -73,7 +73,7 @@ class FieldParser(CommandParser, HfArgumentParser):
         }
         told = [
             f"{word}=true" if word in switches and following.lower() not in SWITCH_VALUES else word
-            for word, following in zip(words, [*words[1:], ""], strict=True)
+            for word, following in zip(words, [*words, ""][1:], strict=True)
         ]
         return super().parse_known_args(told, namespace)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from evaluation.errors import EvaluationError
+from common_moon2.cli import UserError
 from evaluation.models.encoders import Encoder
 from evaluation.search.exact import ExactSearch
 from evaluation.show.heatmap import read_photo
@@ -49,7 +49,7 @@ class Catalogue:
         """Upright RGB, in full size; `None` where there is none.
 
         Raises:
-            EvaluationError: it cannot be read.
+            UserError: it cannot be read.
         """
         return None if self.view[row] == "t" else read_photo(self.products.product(row, "i")["image"])
 
@@ -84,7 +84,7 @@ def open_catalogue(
         batch_size, workers: see `Encoder.encode`.
 
     Raises:
-        EvaluationError: the data set or a picture cannot be read, or no product has a title or a picture.
+        UserError: the data set or a picture cannot be read, or no product has a title or a picture.
     """
     products = load_corpus(dataset, revision)
     vectors = VectorCache(cache or DEFAULT_FOLDER)
@@ -99,7 +99,7 @@ def open_catalogue(
                 vectors.embed(encoder, items, name, batch_size=batch_size, workers=workers, description="catalogue")
             )
     if not parts:
-        raise EvaluationError(f"No product of {dataset} has a title or a picture.")
+        raise UserError(f"No product of {dataset} has a title or a picture.")
     return Catalogue(products, torch.cat(parts).numpy(), view)
 
 
