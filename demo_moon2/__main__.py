@@ -15,7 +15,7 @@ EXTRAS = dict.fromkeys(("gradio", "starlette", "matplotlib"), "demo")
 
 @exit_codes(interrupted="interrupted; what is embedded is kept")
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; return its exit code, see `common_moon2.cli`."""
+    """Run one command and return its exit code, see `common_moon2.cli`."""
     argv = sys.argv[1:] if argv is None else argv
     told = {"description": SUMMARY, "examples": EXAMPLES, "epilog": NOTES}
     return run_command(argv, "python -m demo_moon2", COMMANDS, "serve", EXTRAS, **told)

@@ -45,7 +45,7 @@ SHARE = "0: the text alone. 50: the model's own vector of both. 100: the picture
 
 
 def build_page(catalogue: Catalogue, reader: Reader, results: int, name: str) -> gr.Blocks:
-    """The page over one catalogue and one model.
+    """Return the page over one catalogue and one model.
 
     Args:
         results: how many products a search shows.
@@ -69,7 +69,7 @@ def build_page(catalogue: Catalogue, reader: Reader, results: int, name: str) ->
         return said, query_panel(query, share / 100), "", cards(catalogue, found), gr.skip()
 
     def search_again(text: str | None, upload: dict | None, share: float):
-        """A share that has no meaning yet changes nothing."""
+        """Search, unless the share has no meaning yet."""
         if not (text and upload):
             return [gr.skip()] * 5
         return search(text, upload, share)
@@ -132,7 +132,7 @@ def build_page(catalogue: Catalogue, reader: Reader, results: int, name: str) ->
 
 
 def _picture(upload: dict | None, folder: Path) -> Image.Image | None:
-    """The query's picture, of what gradio knows of an upload; a file that is refused is removed at once.
+    """Return the query's picture, from what gradio knows of an upload; remove a file that is refused.
 
     Args:
         folder: of uploads. Gradio looks at paths only where a request calls them files, so they are looked at here.
@@ -153,7 +153,7 @@ def _picture(upload: dict | None, folder: Path) -> Image.Image | None:
 
 
 def _check(text: str | None, share: float) -> None:
-    """The page's own form sends nothing that is refused here, but others can ask, too."""
+    """Check a query; the page's own form sends nothing that is refused here, but others can ask, too."""
     if not isinstance(text, (str, NoneType)) or not isinstance(share, (int, float)):
         raise UserError("A query is a text, a picture and a number.")
     if text and len(text) > MAX_TEXT:

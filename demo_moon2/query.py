@@ -38,7 +38,7 @@ class Reader:
         self._lock = Lock()
 
     def query(self, text: str | None, picture: Image.Image | None, share: float = 0.5) -> Query:
-        """Embeds a query.
+        """Embed a query.
 
         Args:
             text: blank counts as none.
@@ -70,7 +70,7 @@ class Reader:
         return Query(blend(words, both, image, share).numpy(), "mm", seen, cut)
 
     def heatmap(self, photo: Image.Image, title: str) -> AttentionMap:
-        """See `evaluation.show.heatmap.attention_map`."""
+        """Return what `evaluation.show.heatmap.attention_map` does."""
         with self._lock:
             self.model.set_attn_implementation("eager")
             try:
@@ -88,7 +88,7 @@ class Reader:
 
 
 def blend(text: torch.Tensor, both: torch.Tensor, image: torch.Tensor, share: float) -> torch.Tensor:
-    """The vector of a query of text and picture, of which the picture has a share.
+    """Return the vector of a query of text and picture, of which the picture has a share.
 
     In the middle it is the model's own vector of text and picture together, which it was trained for (mm -> mm).
     Towards either end that is mixed with the vector of the text, or of the picture, and normalised again; at the ends

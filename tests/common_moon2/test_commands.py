@@ -124,7 +124,12 @@ def test_an_unknown_option_is_answered_in_a_sentence(command, spelt, capsys):
 
 @pytest.mark.parametrize(
     "main, name",
-    [(evaluation.main, "evaluation"), (mbe2.main, "mbe2_dataset"), (study.main, "research.study"), (demo.main, "demo_moon2")],
+    [
+        (evaluation.main, "evaluation"),
+        (mbe2.main, "mbe2_dataset"),
+        (study.main, "research.study"),
+        (demo.main, "demo_moon2"),
+    ],
 )
 def test_a_mistyped_command_is_guessed(main, name, capsys):
     assert main(["pusj" if name != "research.study" else "tabel"]) == 2
