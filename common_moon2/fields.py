@@ -7,7 +7,6 @@ import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from inspect import get_annotations, getdoc
-from itertools import zip_longest
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NamedTuple, get_type_hints
@@ -87,7 +86,7 @@ class FieldParser(CommandParser, HfArgumentParser):
         }
         told = [
             f"{word}=true" if word in switches and following.lower() not in SWITCH_VALUES else word
-            for word, following in zip_longest(words, words[1:], fillvalue="")
+            for word, following in zip(words, [*words, ""][1:], strict=True)
         ]
         return super().parse_known_args(told, namespace)
 

@@ -1,8 +1,7 @@
 """The model card: README.md of a pushed model, from what its run and its evaluation wrote down.
 
 Nothing is said that these files do not say: a part whose file is missing is left out. The words stand in
-templates/model_card.md. `ModelCard.from_template` of huggingface_hub would write nothing where a figure is missing; here
-that is an error.
+templates/model_card.md. A missing figure is an error; `ModelCard.from_template` of huggingface_hub would leave a gap.
 """
 
 import hashlib
@@ -39,7 +38,6 @@ TAGS = ("moon2", "sentence-transformers", "multimodal", "e-commerce", "retrieval
 SIGNED = re.compile(r"\n<!-- Written by `python -m evaluation push`; digest of the text above: ([0-9a-f]{16}) -->\n$")
 # metric -> its name in the card
 NAMES = {name: name.replace("recall", "Recall").replace("mrr", "MRR").replace("ndcg", "nDCG") for name in METRICS}
-LABEL_TASKS = {"classification": "Category", "attributes": "Attributes"}
 LABEL_METRICS = {"accuracy": "accuracy", "precision": "macro precision", "recall": "macro recall", "f1": "macro F1"}
 # The fields of a recipe that a reader asks for first; the whole recipe stands below them.
 FIRST_ASKED = (
@@ -69,25 +67,29 @@ def model_card(
     """
     folder = arguments.model
     config = Moon2Config.from_pretrained(folder)
+    with torch.device("meta"):  # counted, not loaded
+        model = Moon2Model(config)
     recipe = _read(folder / RECIPE, yaml.safe_load)
     run, state = (_read(folder / name, json.loads) for name in (RUN, STATE))
-    step, usage = _expert_usage(state)
     try:
         text = _template().render(
             metadata=metadata(arguments, results, base_model, dataset).to_yaml(),
             name=arguments.repo.split("/")[-1],
-            repo=arguments.repo,
+            arguments=arguments,
             revision=revision,
             code=sum((folder / name).is_file() for name in SHIPPED_CODE),
             config=config,
-            model=_model(folder, config),
-            training=_training(recipe, run, state, dataset),
-            recipe=_public(recipe),
-            usage=usage,
-            usage_step=step,
+            model=model,
+            types=_weight_types(folder),
+            recipe=recipe,
+            first_asked=FIRST_ASKED,
+            dataset=dataset,
+            trained=run,
+            state=state,
+            log=state.get("log_history", []),
             results=results,
             figures=[(*FIGURES[figure], f"figures/{figure}.png") for figure in arguments.figures()],
-            license=arguments,
+            **_expert_usage(state),
             **({} if results is None else _tables(results)),
         )
     except (KeyError, UndefinedError) as error:
@@ -172,31 +174,35 @@ def _eval_results(results: dict) -> Iterator[EvalResult]:
             )
 
 
-def _tables(results: dict) -> dict[str, tuple[list[str], list[list[str]]]]:
-    """Return header and rows of each table of figures."""
-    rows, labels = _measured(results), _labels(results)
+def _tables(results: dict) -> dict[str, str]:
+    """Return the tables of figures, which have a row for each direction, task, or way to store vectors."""
+    rows, labels, compressed = _measured(results), _labels(results), results.get("compression") or []
     metrics = [name for name in METRICS if any(name in row["metrics"] for row in rows.values())]
-    header = ["", *(NAMES[metric] for metric in metrics)]
-    found = {
-        "retrieval": [[arrow(name), *(_figure(row, metric) for metric in metrics)] for name, row in rows.items()],
-        "chance": [
-            [arrow(name), *(f"{100 * row['chance'][metric]:.2f}" for metric in metrics)] for name, row in rows.items()
-        ],
+    header, label_metrics = ["", *(NAMES[metric] for metric in metrics)], [*LABEL_METRICS, "chance"]
+    by_row = [{name: row for name, row in found["retrieval"].items() if row and row["metrics"]} for found in compressed]
+    directions = [name for name in DIRECTIONS if any(name in found for found in by_row)]
+    return {
+        "retrieval": _table(
+            header, [[arrow(name), *(_figure(row, metric) for metric in metrics)] for name, row in rows.items()]
+        ),
+        "chance": _table(
+            header,
+            [[arrow(name), *(_percent(row["chance"][metric]) for metric in metrics)] for name, row in rows.items()],
+        ),
+        "labels": labels
+        and _table(
+            ["", *LABEL_METRICS.values(), "chance"],
+            [[title, *(_figure(row, metric) for metric in label_metrics)] for title, row in labels.items()],
+        ),
+        "compression": _table(
+            ["dimensions", "precision", "bytes", *map(arrow, directions)],
+            [
+                [str(row["dimension"]), row["precision"], str(row["bytes"])]
+                + [_figure(found.get(name), "recall@10") for name in directions]
+                for row, found in zip(compressed, by_row, strict=True)
+            ],
+        ),
     }
-    columns = (*LABEL_METRICS, "chance")
-    found["labels"] = [[title, *(_figure(row, name) for name in columns)] for title, row in labels.items()]
-    headers = {"retrieval": header, "chance": header, "labels": ["", *LABEL_METRICS.values(), "chance"]}
-    compressed = results.get("compression", ())
-    directions = [
-        name for name in DIRECTIONS if any((row["retrieval"].get(name) or {}).get("metrics") for row in compressed)
-    ]
-    headers["compression"] = ["dimensions", "precision", "bytes", *map(arrow, directions)]
-    found["compression"] = [
-        [str(row["dimension"]), row["precision"], str(row["bytes"])]
-        + [_figure(row["retrieval"].get(direction), "recall@10") for direction in directions]
-        for row in compressed
-    ]
-    return {name: (headers[name], rows) for name, rows in found.items()}
 
 
 def _measured(results: dict) -> dict[str, dict]:
@@ -206,58 +212,40 @@ def _measured(results: dict) -> dict[str, dict]:
 def _labels(results: dict) -> dict[str, dict]:
     """Return `metrics` and `intervals` of the label tasks that have figures, by title."""
     found = {}
-    for task, title in LABEL_TASKS.items():
-        if row := results.get(task):
-            # Of attributes over all predictions: there is no precision and recall over different names.
-            metrics = row["micro"] if task == "attributes" else row["metrics"]
-            found[title] = {
-                "metrics": metrics,
-                "intervals": (row["micro"] if task == "attributes" else row)["intervals"],
-            }
+    if classification := results.get("classification"):
+        found["Category"] = classification
+    if attributes := results.get("attributes"):
+        # Over all predictions: there is no precision and recall over different names.
+        found["Attributes"] = {"metrics": attributes["micro"], "intervals": attributes["micro"]["intervals"]}
     return found
 
 
 def _figure(row: dict | None, metric: str) -> str:
     """Return a share in per cent with its interval, if it has one."""
-    if row is None or metric not in (row["metrics"] or ()):
+    if row is None or metric not in row["metrics"]:
         return ""
-    low, high = row["intervals"].get(metric, (None, None))
-    between = "" if low is None else f" [{100 * low:.2f}, {100 * high:.2f}]"
-    return f"{100 * row['metrics'][metric]:.2f}{between}"
+    interval = row["intervals"].get(metric)
+    between = "" if interval is None else f" [{', '.join(map(_percent, interval))}]"
+    return f"{_percent(row['metrics'][metric])}{between}"
 
 
-def _training(recipe: dict, run: dict, state: dict, dataset: str | None) -> list[list[str]]:
-    """Return data, cost and recipe of a run; nothing where there was none."""
-    data = f"[{dataset}](https://huggingface.co/datasets/{dataset})" if dataset else shown(recipe.get("dataset") or "")
-    if run.get("triplets"):
-        data += f", {run['triplets']:,} triplets"
-    if run.get("fingerprint"):
-        data += f", fingerprint `{run['fingerprint'][:16]}`"
-    start = recipe.get("model")
-    seconds = (state.get("log_history") or [{}])[-1].get("train_runtime")
-    processes = run.get("processes", 1)
-    rows = {
-        "data": recipe.get("dataset") and data,
-        "start": recipe and (f"`{shown(start)}`" if start else "from nothing"),
-        "steps": state.get("global_step") and f"{state['global_step']:,}",
-        "epochs": state.get("epoch") and f"{state['epoch']:.2f}",
-        "took": seconds and f"{seconds:,.0f} s",
-        "on": run.get("hardware")
-        and device_name(run["hardware"]) + (f", {processes} processes" if processes > 1 else ""),
-        "with": run.get("versions") and _versions(run["versions"]),
-    }
-    asked = {f"`{name}`": str(recipe[name]) for name in FIRST_ASKED if recipe.get(name) is not None}
-    return [[name, value] for name, value in (rows | asked).items() if value] if recipe or state else []
-
-
-def _expert_usage(state: dict) -> tuple[int | None, tuple | None]:
+def _expert_usage(state: dict) -> dict:
     """Return the last logged step that has it, and the table of the share of the routing that each expert got."""
     for entry in reversed(state.get("log_history", [])):
         shares = {kind: [entry[key] for key in entry if re.fullmatch(rf"expert_\d+_{kind}", key)] for kind in KINDS}
-        if any(shares.values()):
-            rows = [[KINDS[kind], *(f"{100 * share:.1f}" for share in row)] for kind, row in shares.items() if row]
-            return entry["step"], (["items of", *(f"expert {number}" for number in range(1, len(rows[0])))], rows)
-    return None, None
+        rows = [[KINDS[kind], *(f"{100 * share:.1f}" for share in row)] for kind, row in shares.items() if row]
+        if rows:
+            header = ["items of", *(f"expert {number}" for number in range(1, len(rows[0])))]
+            return {"usage_step": entry["step"], "usage": _table(header, rows)}
+    return {"usage": None}
+
+
+def _weight_types(folder: Path) -> list[str]:
+    types = set()
+    for path in folder.glob("model*.safetensors"):
+        with safe_open(path, "pt") as file:
+            types |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - it is no dict
+    return sorted(types)
 
 
 def _public(recipe: dict) -> str:
@@ -267,31 +255,7 @@ def _public(recipe: dict) -> str:
         for name, value in recipe.items()
         if value is not None and not name.endswith("_token")
     }
-    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True) if recipe else ""
-
-
-def _model(folder: Path, config: Moon2Config) -> list[list[str]]:
-    with torch.device("meta"):  # counted, not loaded
-        model = Moon2Model(config)
-    text, layers = config.vlm_config.get_text_config(), model.moe_layer_indices
-    experts = f"{config.num_experts}, of which a token takes {config.num_experts_per_tok}"
-    if config.shared_expert_intermediate_size:
-        experts += ", and one that all tokens take"
-    types = set()
-    for path in folder.glob("model*.safetensors"):
-        with safe_open(path, "pt") as file:
-            types |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - it is no dict
-    return [
-        ["parameters", f"{model.num_parameters():,}"],
-        ["parameters active for a token", f"{model.num_active_parameters():,}"],
-        ["dimensions of a vector", f"{text.hidden_size:,}"],
-        ["backbone", f"`{config.vlm_config.model_type}`, {text.num_hidden_layers} decoder layers"],
-        ["experts", experts],
-        ["layers with experts", f"{len(layers)} of {text.num_hidden_layers}"],
-        ["router", config.router],
-        ["objectives", ", ".join(arrow(name) for name in config.objectives)],
-        ["type of the weights", ", ".join(sorted(types))],
-    ]
+    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
 
 
 @cache
@@ -303,16 +267,30 @@ def _template() -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals["table"] = _table
     environment.filters |= {
-        "shown": shown, "number": "{:,}".format, "device": device_name, "versions": _versions, "command": _command
-    }  # fmt: skip
+        "arrow": arrow,
+        "cell": _cell,
+        "command": _command,
+        "device": device_name,
+        "number": "{:,}".format,
+        "public": _public,
+        "shown": shown,
+        "versions": lambda versions: ", ".join(f"{name} {number}" for name, number in versions.items()),
+    }
     return environment.get_template("model_card.md")
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
-    cells = [header, ["---"] + ["---:" if len(header) > 2 else "---"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells)
+    rules = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in [header, rules, *rows])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}"
 
 
 def arrow(direction: str) -> str:
@@ -323,10 +301,6 @@ def arrow(direction: str) -> str:
 def shown(source: str) -> str:
     """Return a data set or model as others may read it: of a folder anywhere on a machine only the last name."""
     return Path(source).name if Path(source).is_absolute() else source
-
-
-def _versions(versions: dict[str, str]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
 def _command(command: str) -> str:
