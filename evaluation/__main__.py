@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 from common_moon2.cli import CommandParser, answer, command_of, exit_codes, whole, wholes
+from common_moon2.fields import Command, run_command
 from evaluation.errors import EvaluationError
 
 # command -> the module with its `add_<command>`
@@ -17,9 +18,26 @@ COMMANDS = {
     "embed": "evaluation.vectors.catalogue",
     "search": "evaluation.search.neighbours",
     "store": "evaluation.search.stores",
-    "push": "publishing_moon2.push",
     "report": "evaluation.show.page",
-    "push_metric": "publishing_moon2.metric",
+}
+PUSHES = {
+    "push": Command(
+        "publishing_moon2.arguments:PushArguments",
+        "publishing_moon2.push:push",
+        (
+            "python -m evaluation push --model moon2 --repo user/moon2 --dry_run",
+            "python -m evaluation push --model moon2 --repo user/moon2 --results results --tag v1",
+            "python -m evaluation push --model moon2 --repo user/moon2 --private --license other --license_name mine",
+        ),
+    ),
+    "push_metric": Command(
+        "publishing_moon2.arguments:MetricArguments",
+        "publishing_moon2.metric:push_metric",
+        (
+            "python -m evaluation push_metric recall_at_k",
+            "python -m evaluation push_metric mean_reciprocal_rank --owner my-team --private",
+        ),
+    ),
 }
 # What `--help` says of each; here, because the modules take seconds to import.
 SUMMARIES = {
@@ -58,6 +76,9 @@ def main(argv: list[str] | None = None) -> None:
     """Runs one command; returns the exit code: 0, 2 with a sentence on stderr if the user can put it right, or 130."""
     argv = sys.argv[1:] if argv is None else argv
     command, words = command_of(argv, PROG, SUMMARIES, "run", description=SUMMARY, examples=EXAMPLES, epilog=NOTES)
+    if command in PUSHES:
+        run_command([command, *words], PROG, PUSHES)
+        return
     try:
         options = parser_of(command).parse_args([command, *words])
         answer(lambda: options.command(options), options.json)

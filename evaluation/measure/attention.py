@@ -30,7 +30,10 @@ def attention_on_products(
     Args:
         model, layers: see `attention_map`; seed: of the catalogue.
     """
-    from mbe2_dataset.synthetic import synthetic_photo, synthetic_rows  # the only need of the data builder here
+    from mbe2_dataset.synthetic.catalogue import (  # the only need of the data builder here
+        synthetic_photo,
+        synthetic_rows,
+    )
 
     rows = synthetic_rows(seed, num_products=0, num_validation=0, num_test=count, picture_size=PICTURE_SIZE)
     first = {row.group_id: row for row in reversed(rows)}

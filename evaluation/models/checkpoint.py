@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
 
-from common_moon2.source import local_folder
+from common_moon2.source import find_folder
 from evaluation.errors import EvaluationError
 
 # What decides the embeddings: weights, settings, tokenizer and the code shipped with them.
@@ -53,20 +52,12 @@ def load_checkpoint(name: str, revision: str | None = None, attn_implementation:
 
 
 def find_checkpoint(name: str, revision: str | None) -> tuple[Path, str | None]:
-    """The folder that holds a model, and the commit if it came from the Hub.
+    """Return the folder that holds a model, and the commit if it came from the Hub.
 
     Raises:
-        EvaluationError: it is neither a folder nor to be had from the Hub.
+        UserError: it is neither a folder nor to be had from the Hub.
     """
-    folder = local_folder("model", name, revision)
-    if folder is None:
-        try:
-            folder = Path(snapshot_download(name, revision=revision))
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise EvaluationError(
-                f"The model {name} is neither a folder nor to be had from the Hub: {reason}"
-            ) from error
+    folder = find_folder("model", name, revision)
     # A folder below "snapshots" is the Hub's cache, where it is named after the commit.
     return folder, folder.name if folder.parent.name == "snapshots" else None
 

@@ -9,6 +9,7 @@ from datasets import Dataset, Features, Image, List, Value
 from hub_server import hub as hub
 from hub_server import run_python
 
+from common_moon2.cli import UserError
 from conftest import picture
 from evaluation.errors import EvaluationError
 from evaluation.tables.benchmark import ProductView, load_benchmark
@@ -271,13 +272,13 @@ def test_the_fingerprint_sees_a_picture_of_the_same_size(tmp_path):
 def test_a_damaged_parquet_file_is_refused(tmp_path):
     folder = write_benchmark(tmp_path / "mbe2", benchmark_rows())
     (folder / "queries" / "test-00000.parquet").write_bytes(b"<html>not found</html>")
-    with pytest.raises(EvaluationError, match="configuration 'queries' of .* cannot be loaded"):
+    with pytest.raises(UserError, match="configuration 'queries' of .* cannot be loaded"):
         load_benchmark(str(folder))
 
 
 def test_a_missing_folder_and_a_revision_of_a_folder_are_refused(tmp_path):
-    with pytest.raises(EvaluationError, match="There is no dataset folder .*nowhere"):
+    with pytest.raises(UserError, match="There is no data set folder .*nowhere"):
         load_benchmark(str(tmp_path / "nowhere"))
     folder = write_benchmark(tmp_path / "mbe2", benchmark_rows())
-    with pytest.raises(EvaluationError, match="leave out --dataset_revision"):
+    with pytest.raises(UserError, match="leave out --dataset_revision"):
         load_benchmark(str(folder), "main")
