@@ -66,16 +66,29 @@ class Command(NamedTuple):
     """A command of a room.
 
     Attributes:
-        arguments: its dataclass; the first sentence of its docstring is what the list of commands says of it.
+        arguments: its dataclass, or "module:class" of it; the first sentence of its docstring is what the list of
+            commands says of it. Its method `check`, if it has one, refuses what needs no library to be refused.
         function: "module:function", imported only when the command is run; it gets the dataclass and returns facts.
         examples: command lines for --help.
         exit_1: what exit code 1 means; the function's facts then have "failed".
     """
 
-    arguments: type
+    arguments: type | str
     function: str
     examples: Sequence[str] = ()
     exit_1: str | None = None
+
+    @property
+    def dataclass(self) -> type:
+        """Return the dataclass of the arguments."""
+        return _imported(self.arguments) if isinstance(self.arguments, str) else self.arguments
+
+    def parser(self, prog: str) -> FieldParser:
+        """Return the parser of its command line."""
+        about = {"description": self.dataclass.__doc__, "examples": self.examples, "exit_1": self.exit_1}
+        parser = FieldParser(self.dataclass, prog=prog, **about)
+        parser.add_json()
+        return parser
 
 
 def run_command(
@@ -93,21 +106,20 @@ def run_command(
     Raises:
         UserError: the command line is invalid, or the command cannot do what it was told.
     """
-    summaries = {name: command.arguments.__doc__.split("\n\n")[0] for name, command in commands.items()}
+    summaries = {name: command.dataclass.__doc__.split("\n\n")[0] for name, command in commands.items()}
     name, words = command_of(argv, prog, summaries, default, **options)
     command = commands[name]
-    parser = FieldParser(
-        command.arguments,
-        prog=f"{prog} {name}",
-        description=command.arguments.__doc__,
-        examples=command.examples,
-        exit_1=command.exit_1,
-    )
-    parser.add_json()
-    arguments, told = parser.read(words)
-    module, _, function = command.function.partition(":")
-    facts = answer(lambda: getattr(import_module(module), function)(arguments), told.json)
+    arguments, told = command.parser(f"{prog} {name}").read(words)
+    if hasattr(arguments, "check"):
+        arguments.check()
+    facts = answer(lambda: _imported(command.function)(arguments), told.json)
     return int(bool(facts.get("failed")))
+
+
+def _imported(reference: str) -> Any:
+    """Return what "module:name" refers to."""
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name)
 
 
 def read_fields(parser: FieldParser, argv: list[str], file: str | None) -> frozenset[str]:

@@ -8,8 +8,8 @@ from matplotlib.colors import to_hex
 from demo_moon2.catalogue import Catalogue, data_address
 from demo_moon2.query import Reader
 from evaluation.errors import EvaluationError
-from evaluation.show.drawing import WORD_COLORS, overlay, scale_of
-from evaluation.show.heatmap import AttentionMap
+from evaluation.measure.attention import AttentionMap
+from evaluation.show.heatmap import WORD_COLORS, overlay, scale_of
 
 SHOWN = 512  # pixels of the photo's longer side
 DARK = 0.6  # words of a deeper shade than this are written in white

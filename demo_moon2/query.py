@@ -9,8 +9,8 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from evaluation.errors import EvaluationError
+from evaluation.measure.attention import AttentionMap, attention_map
 from evaluation.models.checkpoint import Checkpoint
-from evaluation.show.heatmap import AttentionMap, attention_map
 
 
 class Query(NamedTuple):

@@ -23,17 +23,10 @@ from training_moon2 import recipe
 ROOT = Path(__file__).parents[2]
 
 
-def _of_evaluation(name: str) -> argparse.ArgumentParser:
-    (group,) = [
-        action for action in evaluation.parser_of(name)._actions if action.choices and not action.option_strings
-    ]
-    return group.choices[name]
-
-
 # what a user types -> (what runs it, the words that name the command, its parser)
 COMMANDS = {
     **{
-        f"python -m evaluation {name}": (evaluation.main, [name], lambda name=name: _of_evaluation(name))
+        f"python -m evaluation {name}": (evaluation.main, [name], lambda name=name: evaluation.parser_of(name))
         for name in evaluation.COMMANDS
     },
     "python -m mbe2_dataset build": (mbe2.main, ["build"], options.build_parser),

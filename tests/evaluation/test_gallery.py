@@ -8,8 +8,7 @@ from datasets import Dataset, Features, Image, List, Value
 from test_benchmark import benchmark_rows, encoded, write_benchmark
 
 from evaluation.errors import EvaluationError
-from evaluation.tables.benchmark import load_benchmark
-from evaluation.tables.gallery import train_products, with_gallery
+from evaluation.tables.benchmark import load_benchmark, train_products, with_gallery
 
 
 @pytest.fixture(autouse=True)
