@@ -9,8 +9,8 @@ from datasets import Dataset, Features, Image, List, Value
 from hub_server import hub as hub
 from hub_server import run_python
 
+from common_moon2.cli import UserError
 from conftest import picture
-from evaluation.errors import EvaluationError
 from evaluation.tables.benchmark import load_benchmark
 from evaluation.tables.products import ProductView
 
@@ -157,7 +157,7 @@ def test_a_broken_benchmark_is_refused(tmp_path, case):
     rows = benchmark_rows()
     break_it(rows)
     folder = write_benchmark(tmp_path / "mbe2", rows)
-    with pytest.raises(EvaluationError, match=message):
+    with pytest.raises(UserError, match=message):
         load_benchmark(str(folder))
 
 
@@ -210,7 +210,7 @@ def test_a_column_of_another_type_is_refused(tmp_path, monkeypatch, case):
     config, column, kind, values, message = WRONG_TYPES[case]
     rows = benchmark_rows()
     of_type(monkeypatch, config, column, kind, values, rows)
-    with pytest.raises(EvaluationError, match=message):
+    with pytest.raises(UserError, match=message):
         load_benchmark(str(write_benchmark(tmp_path / "mbe2", rows)))
 
 
@@ -272,13 +272,13 @@ def test_the_fingerprint_sees_a_picture_of_the_same_size(tmp_path):
 def test_a_damaged_parquet_file_is_refused(tmp_path):
     folder = write_benchmark(tmp_path / "mbe2", benchmark_rows())
     (folder / "queries" / "test-00000.parquet").write_bytes(b"<html>not found</html>")
-    with pytest.raises(EvaluationError, match="configuration 'queries' of .* cannot be loaded"):
+    with pytest.raises(UserError, match="configuration 'queries' of .* cannot be loaded"):
         load_benchmark(str(folder))
 
 
 def test_a_missing_folder_and_a_revision_of_a_folder_are_refused(tmp_path):
-    with pytest.raises(EvaluationError, match="There is no dataset folder .*nowhere"):
+    with pytest.raises(UserError, match="There is no dataset folder .*nowhere"):
         load_benchmark(str(tmp_path / "nowhere"))
     folder = write_benchmark(tmp_path / "mbe2", benchmark_rows())
-    with pytest.raises(EvaluationError, match="leave out --dataset_revision"):
+    with pytest.raises(UserError, match="leave out --dataset_revision"):
         load_benchmark(str(folder), "main")

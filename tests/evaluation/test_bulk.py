@@ -208,14 +208,14 @@ def test_a_csv_file_is_read_as_it_stands(tmp_path):
     assert [item["image"] for item in shown] == pictures
     (tmp_path / "c.tsv").write_text("id\ttext\n007\tmug, red", encoding="utf-8")
     items = open_products(str(tmp_path / "c.tsv"), columns=Columns(image=None))
-    assert items.ids == ["007"] and items[0] == {"text": "mug, red", "image": None}
+    assert items.ids == ["007"] and items.product(0) == {"text": "mug, red", "image": None}
     with pytest.raises(EvaluationError, match="Row 1 of .* has no id"):
         csv(tmp_path / "c.csv", "1,a,", ",b,")
     with pytest.raises(EvaluationError, match="first row has more fields than its header"):
         csv(tmp_path / "c.csv", "1,mug, red,", "2,cup,")
     (tmp_path / "b.csv").write_text("\nid,text,image\n\n1,mug,\n", encoding="utf-8")
     assert open_products(str(tmp_path / "b.csv")).ids == ["1"], "blank lines say nothing"
-    assert len(csv(tmp_path / "c.csv", f"1,{'mug ' * 40_000},")[0]["text"]) == 160_000
+    assert len(csv(tmp_path / "c.csv", f"1,{'mug ' * 40_000},").texts[0]) == 160_000
 
 
 def test_tables_that_cannot_be_used_are_refused(tmp_path):
