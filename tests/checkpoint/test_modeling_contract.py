@@ -294,6 +294,13 @@ def test_implementations_reach_the_parts(backbone, inputs, tmp_path, how):
     assert_same(*outputs, atol=1e-5)
 
 
+@pytest.mark.parametrize("experts", ["grouped_mm", "batched_mm", "eager"])
+def test_every_way_to_run_the_experts_can_be_chosen_at_load(backbone, tmp_path, experts):
+    tiny_model(backbone).save_pretrained(tmp_path)
+    loaded = Moon2Model.from_pretrained(tmp_path, experts_implementation=experts)
+    assert {layer.mlp.experts.config._experts_implementation for layer in loaded._decoder_layers} == {experts}
+
+
 @pytest.mark.parametrize("option", ["attn_implementation", "experts_implementation"])
 def test_unknown_implementations_are_refused(backbone, tmp_path, option):
     tiny_model(backbone).save_pretrained(tmp_path)
@@ -302,6 +309,19 @@ def test_unknown_implementations_are_refused(backbone, tmp_path, option):
 
 
 # Forward
+
+
+def test_what_the_backbone_cannot_take_is_refused(inputs):
+    model = tiny_model()
+    model.config.get_text_config().max_position_embeddings = 4
+    with pytest.raises(ValueError, match="An item has .* positions; the backbone has 4"):
+        model(**inputs)
+
+
+def test_the_backbone_alone_does_not_know_compositions():
+    model, features = tiny_model(router="composition"), tiny_processor()([{"text": "mug"}])
+    with pytest.raises(ValueError, match="call the Moon2Model, not its vlm"):
+        model.vlm(input_ids=features["input_ids"], attention_mask=features["attention_mask"])
 
 
 def test_forward_signature(backbone):

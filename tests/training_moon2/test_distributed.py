@@ -17,7 +17,7 @@ from test_train_moon2 import tiny_recipe  # noqa: F401
 from training_moon2.checkpoints import damage
 from training_moon2.triplets import load_triplets
 
-SCRIPT = Path(__file__).parent / "two_processes.py"
+SCRIPT = Path(__file__).parents[1] / "two_processes.py"
 ROOT = Path(__file__).parents[2]
 
 
@@ -87,6 +87,11 @@ def test_gradient_accumulation_and_gather_give_the_weights_of_one_process(two, m
     for one, other in zip(*logs, strict=True):
         for name in one.keys() - {"tokens_per_second", "triplets_per_second"}:
             assert one[name] == pytest.approx(other[name], abs=1e-4), name
+
+
+def test_weight_decay_leaves_parameters_without_a_task_alone(two):
+    before, after = torch.load(two / "decay.pt")
+    assert before.any() and torch.equal(before, after)
 
 
 def test_a_step_that_is_refused_is_refused_by_both_processes(two, mbe2, tmp_path):
