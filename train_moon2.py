@@ -17,8 +17,8 @@ from common_moon2.cli import exit_codes
 from common_moon2.hub import without_secrets
 from common_moon2.machine import hardware, versions
 from evaluation.errors import EvaluationError
-from publishing_moon2.card_parts import RUN
 from publishing_moon2.checkpoints import PUSHING, push_final
+from publishing_moon2.files import RUN
 from training_moon2.callbacks import REFUSED_LOG, Progress, TrainingError
 from training_moon2.checkpoints import (
     STAGING,

@@ -4,15 +4,20 @@
 """
 
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
-from importlib import import_module
+from inspect import getdoc
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 import yaml
 from transformers import HfArgumentParser
 
-from common_moon2.cli import CommandParser, answer, command_of, underscored
+from common_moon2.cli import CommandParser, UserError, answer, command_of, underscored
+
+# What may follow a switch, as in `--overwrite true`; see `transformers.hf_argparser.string_to_bool`.
+SWITCH_VALUES = ("yes", "true", "t", "y", "1", "no", "false", "f", "n", "0")
 
 
 def option(default: Any = dataclasses.MISSING, help: str = "", **metadata) -> Any:
@@ -57,6 +62,21 @@ class FieldParser(CommandParser, HfArgumentParser):
             told["required"] = True
         return parser.add_argument(f"--{field.name}", **told)
 
+    def parse_known_args(self, args=None, namespace=None):
+        """Read a switch that a word without a name follows (`--private recall_at_k`) as one that is on."""
+        words = underscored(sys.argv[1:] if args is None else args)
+        switches = {
+            name
+            for action in self._actions
+            if action.nargs == "?" and action.const is True
+            for name in action.option_strings
+        }
+        told = [
+            f"{word}=true" if word in switches and following.lower() not in SWITCH_VALUES else word
+            for word, following in zip(words, [*words[1:], ""], strict=True)
+        ]
+        return super().parse_known_args(told, namespace)
+
     def read(self, argv: list[str]) -> tuple:
         """Return an instance of each dataclass; no other file than the one that is named is looked at."""
         return self.parse_args_into_dataclasses(argv, look_for_args_file=False)
@@ -66,8 +86,8 @@ class Command(NamedTuple):
     """A command of a room.
 
     Attributes:
-        arguments: its dataclass, or "module:class" of it; the first sentence of its docstring is what the list of
-            commands says of it. Its method `check`, if it has one, refuses what needs no library to be refused.
+        arguments: its dataclass, or "module:class" where another room has it; the first paragraph of its docstring is
+            what the list of commands says of it. Its method `check`, if it has one, refuses what needs no library.
         function: "module:function", imported only when the command is run; it gets the dataclass and returns facts.
         examples: command lines for --help.
         exit_1: what exit code 1 means; the function's facts then have "failed".
@@ -78,26 +98,31 @@ class Command(NamedTuple):
     examples: Sequence[str] = ()
     exit_1: str | None = None
 
-    @property
     def dataclass(self) -> type:
-        """Return the dataclass of the arguments."""
-        return _imported(self.arguments) if isinstance(self.arguments, str) else self.arguments
+        """Return the dataclass itself."""
+        return resolve_name(self.arguments) if isinstance(self.arguments, str) else self.arguments
 
     def parser(self, prog: str) -> FieldParser:
-        """Return the parser of its command line."""
-        about = {"description": self.dataclass.__doc__, "examples": self.examples, "exit_1": self.exit_1}
-        parser = FieldParser(self.dataclass, prog=prog, **about)
+        """Return the parser of the command line after `prog`; every command takes --json."""
+        options = {"examples": self.examples, "exit_1": self.exit_1, "description": getdoc(self.dataclass())}
+        parser = FieldParser(self.dataclass(), prog=prog, **options)
         parser.add_json()
         return parser
 
 
 def run_command(
-    argv: Sequence[str], prog: str, commands: Mapping[str, Command], default: str | None = None, **options
+    argv: Sequence[str],
+    prog: str,
+    commands: Mapping[str, Command],
+    default: str | None = None,
+    extras: Mapping[str, str] | None = None,
+    **options,
 ) -> int:
-    """Read a command line and run its command; every command takes --json.
+    """Read a command line and run its command.
 
     Args:
         default: the command if none is named.
+        extras: module that need not be installed -> the extra of this project that brings it.
         options: of `CommandParser`, for the list of commands.
 
     Returns:
@@ -106,20 +131,19 @@ def run_command(
     Raises:
         UserError: the command line is invalid, or the command cannot do what it was told.
     """
-    summaries = {name: command.dataclass.__doc__.split("\n\n")[0] for name, command in commands.items()}
+    summaries = {name: getdoc(command.dataclass()).split("\n\n")[0] for name, command in commands.items()}
     name, words = command_of(argv, prog, summaries, default, **options)
-    command = commands[name]
-    arguments, told = command.parser(f"{prog} {name}").read(words)
+    arguments, told = commands[name].parser(f"{prog} {name}").read(words)
     if hasattr(arguments, "check"):
         arguments.check()
-    facts = answer(lambda: _imported(command.function)(arguments), told.json)
+    try:
+        facts = answer(lambda: resolve_name(commands[name].function)(arguments), told.json)
+    except ModuleNotFoundError as error:
+        missing = str(error.name).split(".")[0]
+        if missing not in (extras or {}):
+            raise
+        raise UserError(f"{missing} is not installed: pip install 'moon2[{extras[missing]}]'.") from error
     return int(bool(facts.get("failed")))
-
-
-def _imported(reference: str) -> Any:
-    """Return what "module:name" refers to."""
-    module, _, name = reference.partition(":")
-    return getattr(import_module(module), name)
 
 
 def read_fields(parser: FieldParser, argv: list[str], file: str | None) -> frozenset[str]:

@@ -1,16 +1,13 @@
 """Run one command: `python -m evaluation COMMAND`; without a command, models are scored."""
 
-import argparse
 import sys
-from importlib import import_module
 
-from common_moon2.cli import CommandParser, answer, exit_codes
+from common_moon2.cli import exit_codes
 from common_moon2.fields import Command, run_command
 from evaluation import arguments
-from evaluation.errors import EvaluationError
 
 PROG = "python -m evaluation"
-OPTIONAL = ("sklearn", "matplotlib", "jinja2")  # what the extra `eval` brings
+EXTRAS = dict.fromkeys(("sklearn", "matplotlib", "jinja2"), "eval")
 
 COMMANDS = {
     "run": Command(
@@ -83,13 +80,24 @@ COMMANDS = {
             "python -m evaluation report results --queries 30 --model moon2-moved",
         ),
     ),
+    "push": Command(
+        "publishing_moon2.arguments:PushArguments",
+        "publishing_moon2.push:push",
+        (
+            "python -m evaluation push --model moon2 --repo user/moon2 --dry_run",
+            "python -m evaluation push --model moon2 --repo user/moon2 --results results --tag v1",
+            "python -m evaluation push --model moon2 --repo user/moon2 --private --license other --license_name mine",
+        ),
+    ),
+    "push_metric": Command(
+        "publishing_moon2.arguments:MetricArguments",
+        "publishing_moon2.metric:push_metric",
+        (
+            "python -m evaluation push_metric recall_at_k",
+            "python -m evaluation push_metric mean_reciprocal_rank --owner my-team --private",
+        ),
+    ),
 }
-# What still makes a parser of its own: command -> the module with its `add_<command>`, and what the list says of it.
-PARSERS = {
-    "push": ("publishing_moon2.push", "Put a model on the Hub."),
-    "push_metric": ("publishing_moon2.metric", "Put a metric module for evaluate on the Hub."),
-}
-COMMANDS |= {name: Command(type("Parsed", (), {"__doc__": said}), "") for name, (_, said) in PARSERS.items()}
 
 SUMMARY = """Score models and compare runs, embed and search catalogues, draw attention and training runs, and put
 models on the Hub."""
@@ -106,37 +114,15 @@ stdout. Options may be spelt with dashes as well (--batch-size). The code inside
 that you trust."""
 
 
-@exit_codes(EvaluationError, interrupted="interrupted; what was embedded is kept")
-def main(argv: list[str] | None = None) -> int | None:
+@exit_codes(interrupted="interrupted; what was embedded is kept")
+def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     It is 0, 2 with a sentence on stderr if the user can put it right, or 130.
     """
     argv = sys.argv[1:] if argv is None else argv
-    try:
-        if argv and argv[0] in PARSERS:
-            return _run_parsed(argv[0], argv[1:])
-        return run_command(argv, PROG, COMMANDS, "run", description=SUMMARY, examples=EXAMPLES, epilog=NOTES)
-    except ModuleNotFoundError as error:
-        missing = str(error.name).split(".")[0]
-        if missing not in OPTIONAL:
-            raise
-        raise EvaluationError(f"{missing} is not installed: pip install 'moon2[eval]'.") from error
-
-
-def parser_of(command: str) -> CommandParser:
-    """Return the parser of one command's words."""
-    if command not in PARSERS:
-        return COMMANDS[command].parser(f"{PROG} {command}")
-    commands = CommandParser(prog=PROG).add_subparsers()
-    getattr(import_module(PARSERS[command][0]), f"add_{command}")(commands)
-    commands.choices[command].add_json()
-    return commands.choices[command]
-
-
-def _run_parsed(command: str, words: list[str]) -> None:
-    options: argparse.Namespace = parser_of(command).parse_args(words)
-    answer(lambda: options.command(options), options.json)
+    about = {"description": SUMMARY, "examples": EXAMPLES, "epilog": NOTES}
+    return run_command(argv, PROG, COMMANDS, "run", EXTRAS, **about)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from common_moon2.files import sha256_of
-from common_moon2.source import local_folder
+from common_moon2.source import find_folder
 from evaluation.errors import EvaluationError
 
 # What decides the embeddings: weights, settings, tokenizer and the code shipped with them.
@@ -57,15 +56,9 @@ def find_checkpoint(name: str, revision: str | None) -> tuple[Path, str | None]:
     """Return the folder that holds a model, and the commit if it came from the Hub.
 
     Raises:
-        EvaluationError: it is neither a folder nor available on the Hub.
+        UserError: it is neither a folder nor available on the Hub.
     """
-    folder = local_folder("model", name, revision)
-    if folder is None:
-        try:
-            folder = Path(snapshot_download(name, revision=revision))
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise EvaluationError(f"The model {name} is neither a folder nor available on the Hub: {reason}") from error
+    folder = find_folder("model", name, revision)
     # A folder below "snapshots" is the Hub's cache, where it is named after the commit.
     return folder, folder.name if folder.parent.name == "snapshots" else None
 

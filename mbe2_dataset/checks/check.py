@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features
-from huggingface_hub import snapshot_download
 from tqdm import tqdm
 
+from common_moon2.cli import UserError
+from common_moon2.source import find_folder
 from mbe2_dataset.checks.findings import LEVELS, Finding
 from mbe2_dataset.checks.neighbours import ModelError, check_neighbours
 from mbe2_dataset.checks.rows import EXAMPLES, Part, Scan, scan
@@ -136,24 +137,17 @@ def check_dataset(
 
 
 def local_folder(dataset: str | Path, revision: str | None = None, token: str | None = None) -> Path:
-    """The folder itself, or the files of a data set on the Hub in the cache.
+    """Return the folder itself, or the files of a data set on the Hub in the cache.
 
     Raises:
         CheckError: there is no such data set.
     """
-    folder = Path(dataset)
-    if folder.is_dir():
-        return folder
-    if str(dataset).count("/") != 1 or str(dataset).startswith((".", "/", "~")):
-        raise CheckError(f"There is no data set folder {dataset}; give a folder, or user/name for one on the Hub.")
     wanted = ["README.md", *(f"{config}/*.parquet" for config in CONFIGS)]
     try:
-        return Path(
-            snapshot_download(str(dataset), repo_type="dataset", revision=revision, token=token, allow_patterns=wanted)
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckError(f"{dataset} is neither a folder nor to be had from the Hub: {reason}") from error
+        revision = None if Path(dataset).is_dir() else revision  # a folder has none
+        return find_folder("dataset", dataset, revision, token=token, allow_patterns=wanted)
+    except UserError as error:
+        raise CheckError(str(error)) from error
 
 
 def _finding(level: str, check: str, what: str) -> Finding:

@@ -23,10 +23,14 @@ from training_moon2 import recipe
 ROOT = Path(__file__).parents[2]
 
 
+def evaluation_parser(name: str) -> argparse.ArgumentParser:
+    return evaluation.COMMANDS[name].parser(f"{evaluation.PROG} {name}")
+
+
 # what a user types -> (what runs it, the words that name the command, its parser)
 COMMANDS = {
     **{
-        f"python -m evaluation {name}": (evaluation.main, [name], lambda name=name: evaluation.parser_of(name))
+        f"python -m evaluation {name}": (evaluation.main, [name], lambda name=name: evaluation_parser(name))
         for name in evaluation.COMMANDS
     },
     "python -m mbe2_dataset build": (mbe2.main, ["build"], options.build_parser),

@@ -156,7 +156,10 @@ def test_the_command_line_says_what_is_missing(tmp_path, monkeypatch, capsys):
     assert main(["--port", "7999"]) == 2
     assert "There is no data set mbe2 here" in capsys.readouterr().err
     assert main(["--model", "elsewhere", "--dataset", "elsewhere"]) == 2
-    assert capsys.readouterr().err == "error: There is no model folder elsewhere.\n"
+    assert (
+        capsys.readouterr().err
+        == "error: There is no model folder elsewhere; give a folder, or user/name for one on the Hub.\n"
+    )
     assert main(["--results", "0"]) == 2
     assert "'0' is not a whole number of at least 1" in capsys.readouterr().err
 

@@ -11,6 +11,7 @@ from hub_server import run_python
 
 from common_moon2.cli import UserError
 from conftest import picture
+from evaluation.errors import EvaluationError
 from evaluation.tables.benchmark import load_benchmark
 from evaluation.tables.products import ProductView
 
@@ -157,7 +158,7 @@ def test_a_broken_benchmark_is_refused(tmp_path, case):
     rows = benchmark_rows()
     break_it(rows)
     folder = write_benchmark(tmp_path / "mbe2", rows)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(EvaluationError, match=message):
         load_benchmark(str(folder))
 
 
@@ -210,7 +211,7 @@ def test_a_column_of_another_type_is_refused(tmp_path, monkeypatch, case):
     config, column, kind, values, message = WRONG_TYPES[case]
     rows = benchmark_rows()
     of_type(monkeypatch, config, column, kind, values, rows)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(EvaluationError, match=message):
         load_benchmark(str(write_benchmark(tmp_path / "mbe2", rows)))
 
 
@@ -277,7 +278,7 @@ def test_a_damaged_parquet_file_is_refused(tmp_path):
 
 
 def test_a_missing_folder_and_a_revision_of_a_folder_are_refused(tmp_path):
-    with pytest.raises(UserError, match="There is no dataset folder .*nowhere"):
+    with pytest.raises(UserError, match="There is no data set folder .*nowhere"):
         load_benchmark(str(tmp_path / "nowhere"))
     folder = write_benchmark(tmp_path / "mbe2", benchmark_rows())
     with pytest.raises(UserError, match="leave out --dataset_revision"):

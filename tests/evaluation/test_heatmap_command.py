@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from conftest import picture, tiny_model, tiny_processor
-from evaluation.__main__ import parser_of
+from evaluation.__main__ import COMMANDS
 from evaluation.show import heatmap
 from evaluation.tables import benchmark
 
@@ -35,7 +35,7 @@ def corpus(monkeypatch):
 
 
 def run(*words: str) -> None:
-    arguments, _ = parser_of("heatmap").read(list(words))
+    arguments, _ = COMMANDS["heatmap"].parser("heatmap").read(list(words))
     arguments.check()
     heatmap.draw_heatmap(arguments)
 

@@ -238,7 +238,10 @@ def test_as_a_module_the_exit_code_reaches_the_shell(tmp_path, monkeypatch, caps
     with pytest.raises(SystemExit) as stop:
         runpy.run_module("evaluation", run_name="__main__")
     assert stop.value.code == 2
-    assert capsys.readouterr() == ("", f"error: There is no model folder {nowhere}.\n")
+    assert capsys.readouterr() == (
+        "",
+        f"error: There is no model folder {nowhere}; give a folder, or user/name for one on the Hub.\n",
+    )
 
 
 def test_help_names_both_commands_and_shows_examples(capsys):

@@ -1,4 +1,4 @@
-"""The page of the metric's Space: rankings in, figure out."""
+"""The page of a metric's Space, where the metric's module lies beside it: rankings in, figure out."""
 
 import json
 from pathlib import Path
@@ -6,11 +6,12 @@ from pathlib import Path
 import evaluate
 import gradio
 
-metric = evaluate.load(str(Path(__file__).with_name("mean_reciprocal_rank.py")))
+(module,) = (path for path in Path(__file__).parent.glob("*.py") if path.name != Path(__file__).name)
+metric = evaluate.load(str(module))
 
 
 def answer(predictions: str, references: str, k: float) -> dict[str, float]:
-    """The metric of two JSON lists of lists of ids."""
+    """Return the metric of two JSON lists of lists of ids."""
     return metric.compute(predictions=json.loads(predictions), references=json.loads(references), k=int(k))
 
 
@@ -22,6 +23,6 @@ gradio.Interface(
         gradio.Number(10, label="k", precision=0),
     ],
     outputs=gradio.JSON(label="Result"),
-    title="Metric: mean_reciprocal_rank",
+    title=f"Metric: {module.stem}",
     description=metric.description,
 ).launch()
