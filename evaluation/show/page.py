@@ -22,20 +22,7 @@ from evaluation.measure.retrieval import Embedded, candidate_keys, similarity
 from evaluation.models.embed import VIEWS, read_routing
 from evaluation.models.encoders import Encoder, Moon2Encoder, load_encoder
 from evaluation.show.plots import arrow, draw_compression, draw_directions, draw_map, draw_preference, draw_usage, png
-from evaluation.show.report import (
-    HEADER,
-    SCORES,
-    attribute_interval_rows,
-    attribute_rows,
-    compression_rows,
-    headline,
-    interval_rows,
-    label_interval_rows,
-    label_rows,
-    left_out,
-    run_lines,
-    yardsticks,
-)
+from evaluation.show.report import HEADER, SCORES, headline, left_out, run_lines, sections, yardsticks
 from evaluation.tables.benchmark import QUERY_VIEWS, Benchmark, load_benchmark, with_gallery
 from evaluation.tables.products import Products
 from evaluation.vectors.catalogue import DEFAULT_CACHE, VectorCache
@@ -206,12 +193,7 @@ def _render(
         f"({data['candidates']:,} candidates); {facts['date']}",
         headline=(HEADER, [headline(name, run), *yardsticks(run)]),
         note=facts["model"]["note"],
-        intervals=interval_rows(run["retrieval"]),
-        labels=label_rows(run),
-        label_intervals=label_interval_rows(run),
-        attributes=attribute_rows(run["attributes"]) if run["attributes"] is not None else None,
-        attribute_intervals=attribute_interval_rows(run["attributes"]) if run["attributes"] is not None else None,
-        compression=compression_rows(run["compression"]) if "compression" in run else None,
+        sections=sections(run),
         left_out=left_out(run).splitlines(),
         plots={name: f"data:image/png;base64,{base64.b64encode(content).decode()}" for name, content in drawn.items()},
         has_plots=bool(drawn.keys() - {"directions"}),

@@ -2,8 +2,10 @@
 
 import shlex
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,10 +33,24 @@ from evaluation.vectors.catalogue import VectorCache
 
 HEADER = ["", *(ARROWS[direction] for direction in DIRECTIONS), "class", "attribute"]
 YARDSTICKS = ("chance", "majority")
+LABEL_NOTE = "Nearest label text to the multimodal view, which contains the title. Per cent."
+RESAMPLED_NOTE = "With 95 % intervals, from resampled products."
 LABEL_METRICS = {"accuracy": "accuracy", "precision": "macro P", "recall": "macro R", "f1": "macro F1"}
 LABEL_COLUMNS = (*LABEL_METRICS, *YARDSTICKS)
 LABEL_HEADER = ["", "products", "labels", *LABEL_METRICS.values(), *YARDSTICKS]
-Rows = tuple[list[str], list[list[str]]]  # the header and the rows of a table
+
+
+class Section(NamedTuple):
+    """A table with its title and what to know of it."""
+
+    title: str
+    note: str
+    header: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        """Return the section as Markdown."""
+        return f"## {self.title}\n\n{self.note}\n\n{table(self.header, self.rows)}"
 
 
 def run_facts(encoder: Encoder | None, benchmark: Benchmark, arguments: Run, note: str, cache: VectorCache) -> dict:
@@ -112,20 +128,8 @@ def write_report(folder: Path, facts: dict, evaluation: Evaluation) -> None:
     parts = [
         f"# Evaluation of {facts['model']['name']} on {facts['dataset']['name']}",
         summary(facts["model"]["name"], results, facts["model"]["note"]),
-        "## Intervals\n\n95 %, from resampled queries. Per cent.\n\n" + table(*interval_rows(results["retrieval"])),
+        *(section.markdown() for name, section in sections(results).items() if name != "labels"),
     ]
-    header, rows = label_interval_rows(results)
-    if rows:
-        parts.append("Of the labels, from resampled products.\n\n" + table(header, rows))
-    if "compression" in results:
-        parts.append("## Fewer dimensions and bits\n\nRecall@10, per cent.")
-        parts.append(table(*compression_rows(results["compression"])))
-    if results["attributes"] is not None:
-        header, rows = attribute_rows(results["attributes"])
-        parts += ["## Attributes, one by one", table(header, rows) if rows else "No attribute has enough support."]
-        header, rows = attribute_interval_rows(results["attributes"])
-        if rows:
-            parts.append("95 % intervals, from resampled products.\n\n" + table(header, rows))
     parts.append("## Run\n\n" + "\n".join(f"- {line}" for line in run_lines(facts)))
     write_text(folder / "results.md", "\n\n".join(parts) + "\n")
     with staged(folder / SCORES) as temporary:
@@ -167,25 +171,49 @@ def summary(name: str, results: dict, note: str = "") -> str:
         _retrieval_table(results["retrieval"]),
         left_out(results),
     ]
-    header, rows = label_rows(results)
-    if rows:
-        parts += [
-            "## Labels\n\nNearest label text to the multimodal view, which contains the title. Per cent.",
-            table(header, rows),
-        ]
-    return "\n\n".join(parts)
+    labels = sections(results).get("labels")
+    return "\n\n".join([*parts, *([labels.markdown()] if labels else [])])
 
 
-def label_rows(results: dict) -> Rows:
-    """Return classification and attribute prediction; no rows if the model has neither."""
-    tasks = _label_tasks(results)
-    return LABEL_HEADER, [[title, *counts, *_cells(metrics)] for title, (counts, metrics) in tasks.items()]
+def sections(results: dict) -> dict[str, Section]:
+    """Return the tables of all figures of a model; those that would have no row are left out."""
+    found = {
+        "intervals": Section(
+            "Intervals",
+            "95 %, from resampled queries. Per cent.",
+            ["", *METRIC_NAMES.values()],
+            [
+                [ARROWS[direction], *(_with_interval(row, metric) for metric in METRICS)]
+                for direction, row in results["retrieval"].items()
+            ],
+        )
+    }
+    attributes = results["attributes"]["attributes"] if results["attributes"] else {}
+    for name, title, note, tasks in (
+        ("labels", "Labels", LABEL_NOTE, _label_tasks(results)),
+        (
+            "attributes",
+            "Attributes, one by one",
+            "Per cent.",
+            {name: _counted(row) for name, row in attributes.items()},
+        ),
+    ):
+        figures = [[task, *counts, *_percents(metrics, LABEL_COLUMNS)] for task, (counts, metrics) in tasks.items()]
+        found[name] = Section(title, note, LABEL_HEADER, figures)
+        intervals = [[task, *_interval_cells(metrics)] for task, (_, metrics) in tasks.items()]
+        found[f"intervals of the {name}"] = Section(f"Intervals of the {name}", RESAMPLED_NOTE, ["", *LABEL_METRICS.values()], intervals)
+    cells = [
+        [str(row["dimension"]), row["precision"], str(row["bytes"])]
+        + [_with_interval(row["retrieval"].get(direction), "recall@10") for direction in DIRECTIONS]
+        for row in results.get("compression", ())
+    ]
+    header = ["dims", "precision", "bytes", *(ARROWS[direction] for direction in DIRECTIONS)]
+    found["compression"] = Section("Fewer dimensions and bits", "Recall@10, per cent.", header, cells)
+    return {name: section for name, section in found.items() if section.rows}
 
 
-def label_interval_rows(results: dict) -> Rows:
-    """Return the figures of `label_rows` with their intervals."""
-    rows = [[title, *_interval_cells(metrics)] for title, (_, metrics) in _label_tasks(results).items()]
-    return ["", *LABEL_METRICS.values()], rows
+def _counted(row: dict) -> tuple[list[str], dict]:
+    return [str(row["products"]), str(row["values"])], row
 
 
 def _label_tasks(results: dict) -> dict[str, tuple[list[str], dict | None]]:
@@ -280,40 +308,12 @@ def _figures(results: dict) -> int:
 
 
 def _retrieval_table(directions: dict) -> str:
-    rows = [
-        [
-            ARROWS[direction],
-            *(("-", "-") if row is None else (str(row["queries"]), str(row["candidates"]))),
-            *(
-                f"{_percent(row and row['metrics'], metric)} / {_percent(row and row['chance'], metric)}"
-                for metric in METRICS
-            ),
-        ]
-        for direction, row in directions.items()
-    ]
+    rows = []
+    for direction, row in directions.items():
+        counts = ["-", "-"] if row is None else [str(row["queries"]), str(row["candidates"])]
+        figures, chance = (_percents(row and row[which], METRICS) for which in ("metrics", "chance"))
+        rows.append([ARROWS[direction], *counts, *map(" / ".join, zip(figures, chance, strict=True))])
     return table(["", "queries", "candidates", *METRIC_NAMES.values()], rows)
-
-
-def interval_rows(directions: dict) -> Rows:
-    """Return every metric with its interval."""
-    return ["", *METRIC_NAMES.values()], [
-        [ARROWS[direction], *(_with_interval(row, metric) for metric in METRICS)]
-        for direction, row in directions.items()
-    ]
-
-
-def compression_rows(rows: list[dict]) -> Rows:
-    """Return Recall@10 by dimension and precision."""
-    cells = [
-        [
-            str(row["dimension"]),
-            row["precision"],
-            str(row["bytes"]),
-            *(_with_interval(row["retrieval"].get(direction), "recall@10") for direction in DIRECTIONS),
-        ]
-        for row in rows
-    ]
-    return ["dims", "precision", "bytes", *(ARROWS[direction] for direction in DIRECTIONS)], cells
 
 
 def _with_interval(row: dict | None, metric: str) -> str:
@@ -325,7 +325,7 @@ def _with_interval(row: dict | None, metric: str) -> str:
 
 def _interval_cells(metrics: dict | None) -> list[str]:
     """Return the label figures with the `intervals` beside them."""
-    row = None if metrics is None else {"metrics": metrics, "intervals": metrics["intervals"]}
+    row = metrics and {"metrics": metrics, "intervals": metrics["intervals"]}
     return [_with_interval(row, metric) for metric in LABEL_METRICS]
 
 
@@ -346,19 +346,6 @@ def left_out(results: dict) -> str:
         names = attributes["attributes_left_out"]
         notes.append(f"- attribute: {names} names without two values that {MIN_SUPPORT} products have.")
     return "Left out:\n" + "\n".join(notes) if notes else "Nothing was left out."
-
-
-def attribute_rows(attributes: dict) -> Rows:
-    """Return each attribute; no rows if none has enough support."""
-    return LABEL_HEADER, [
-        [name, str(row["products"]), str(row["values"]), *_cells(row)] for name, row in attributes["attributes"].items()
-    ]
-
-
-def attribute_interval_rows(attributes: dict) -> Rows:
-    """Return the figures of `attribute_rows` with their intervals."""
-    rows = [[name, *_interval_cells(row)] for name, row in attributes["attributes"].items()]
-    return ["", *LABEL_METRICS.values()], rows
 
 
 def run_lines(facts: dict) -> list[str]:
@@ -386,8 +373,8 @@ def _origin(source: dict) -> str:
     return source["name"] if source["revision"] is None else f"{source['name']}@{source['revision']}"
 
 
-def _cells(metrics: dict | None) -> list[str]:
-    return [_percent(metrics, column) for column in LABEL_COLUMNS]
+def _percents(metrics: dict | None, names: Iterable[str]) -> list[str]:
+    return [_percent(metrics, name) for name in names]
 
 
 def _percent(metrics: dict | None, name: str) -> str:
