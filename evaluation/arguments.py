@@ -35,14 +35,7 @@ def refuse_without_results(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Options:
-    """How models are scored.
-
-    Attributes:
-        batch_size, workers: see `Encoder.encode`.
-        by_group: products of one group count as one in retrieval.
-        seed: of the bootstrap.
-        dims, precisions: the vectors to compare by `evaluate_compression`; none by default.
-    """
+    """The options of scoring one model."""
 
     batch_size: int = option(64, "products embedded at a time", type=whole(1))
     workers: int = option(0, "processes that read large pictures while the model is at work", type=whole(0))

@@ -3,11 +3,12 @@
 Smaller vectors are scored as well (docs/vectors.md).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from datasets import Dataset
 from sentence_transformers import quantize_embeddings
 from torch.nn.functional import normalize
 
@@ -17,7 +18,7 @@ from evaluation.measure.retrieval import Embedded, QueryValues, evaluate_retriev
 from evaluation.models.bm25 import evaluate_lexical
 from evaluation.models.encoders import Encoder
 from evaluation.tables.benchmark import QUERY_VIEWS, Benchmark
-from evaluation.tables.products import Products, ProductView
+from evaluation.tables.products import Columns, Products, ProductView
 from evaluation.vectors.catalogue import VectorCache
 
 TITLE_NOTE = "it reads titles only: a product's mm view is its title"
@@ -73,7 +74,7 @@ def evaluate(
         labelled = Embedded([corpus["mm"].rows[place] for place in own], corpus["mm"].vectors[own])
 
         def embed_texts(texts: list[str]) -> torch.Tensor:
-            return embed(LabelTexts(texts), "t", "query", "labels")
+            return embed(label_products(texts), "t", "query", "labels")
 
         for name, task, score in (
             ("classification", "class", evaluate_classification),
@@ -193,21 +194,7 @@ def _embedded(part: Embedded, dimension: int, precision: str, is_query: bool) ->
     return Embedded(part.rows, compress(part.vectors, dimension, precision, is_query)) if part.rows else part
 
 
-class LabelTexts(Sequence):
-    """Label texts as a sequence of products that encoders take."""
-
-    def __init__(self, texts: list[str]):
-        self.contents = texts
-        self.text_lengths = [len(text) for text in texts]
-
-    def __len__(self) -> int:
-        return len(self.contents)
-
-    def __getitem__(self, index: int) -> dict:
-        return {"text": self.contents[index], "image": None}
-
-    def take(self, indices: Sequence[int]) -> "LabelTexts":
-        return LabelTexts([self.contents[index] for index in indices])
-
-    def describe(self, index: int) -> str:
-        return f"label {self.contents[index]!r}"
+def label_products(texts: list[str]) -> ProductView:
+    """Return label texts as products that encoders take."""
+    table = Dataset.from_dict({"id": list(range(len(texts))), "text": texts})
+    return ProductView(Products("labels", table, Columns(image=None)), "t", range(len(texts)))

@@ -201,7 +201,8 @@ def sections(results: dict) -> dict[str, Section]:
         figures = [[task, *counts, *_percents(metrics, LABEL_COLUMNS)] for task, (counts, metrics) in tasks.items()]
         found[name] = Section(title, note, LABEL_HEADER, figures)
         intervals = [[task, *_interval_cells(metrics)] for task, (_, metrics) in tasks.items()]
-        found[f"intervals of the {name}"] = Section(f"Intervals of the {name}", RESAMPLED_NOTE, ["", *LABEL_METRICS.values()], intervals)
+        header, title = ["", *LABEL_METRICS.values()], f"Intervals of the {name}"
+        found[title.lower()] = Section(title, RESAMPLED_NOTE, header, intervals)
     cells = [
         [str(row["dimension"]), row["precision"], str(row["bytes"])]
         + [_with_interval(row["retrieval"].get(direction), "recall@10") for direction in DIRECTIONS]

@@ -147,8 +147,7 @@ def embed_catalogue(arguments: Embed) -> dict:
     """
     columns = Columns(arguments.id_column, arguments.text_column or None, arguments.image_column or None)
     products = open_products(arguments.dataset, arguments.config, arguments.split, arguments.dataset_revision, columns)
-    manifest = _fill(products, arguments)
-    output = arguments.output
+    manifest, output = _fill(products, arguments), arguments.output
     left_out = f"; {manifest['skipped']} skipped, see {output / SKIPPED}" if manifest["skipped"] else ""
     print(f"{manifest['vectors']:,} vectors of {manifest['dimension']} numbers are in {output}{left_out}")
     return {"output": output, **manifest}

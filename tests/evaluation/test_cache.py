@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from evaluation.errors import EvaluationError
-from evaluation.measure.evaluate import LabelTexts
+from evaluation.measure.evaluate import label_products
 from evaluation.vectors.catalogue import VectorCache
 from evaluation.vectors.store import write_shard
 
@@ -38,7 +38,7 @@ class Counting:
 
 
 def embed(folder: Path, encoder, texts=TEXTS, **options) -> torch.Tensor:
-    return VectorCache(folder, shard=3).embed(encoder, LabelTexts(texts), "t", **options)
+    return VectorCache(folder, shard=3).embed(encoder, label_products(texts), "t", **options)
 
 
 def test_nothing_is_embedded_twice(tmp_path):
