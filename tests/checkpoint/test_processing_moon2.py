@@ -262,7 +262,7 @@ def test_the_size_of_pictures_is_bounded_in_pixels(tmp_path):
 @pytest.mark.parametrize("name", ["smolvlm", "idefics3"])
 def test_pictures_are_not_cut_into_tiles(tmp_path, name):
     """As these checkpoints are published, a large picture becomes many blocks of visual tokens."""
-    needs_no_torchvision(family)
+    needs_no_torchvision(name)
     settings = {"do_image_splitting": True, "size": {"longest_edge": 128}}
     folder = backbone_folder(tmp_path, tiny_processor(name), **settings)
     processor = Moon2Processor.from_backbone(folder, vlm_config(name))
