@@ -277,11 +277,6 @@ class OutputArguments:
                 raise OptionError(f"--revisions has no {name!r}, only {', '.join(REVISED)}.")
         if self.licence is None and (self.languages or self.attribution or self.licence_name or self.licence_link):
             raise OptionError("--languages, --attribution, --licence_name and --licence_link need --licence.")
-        if self.licence not in (None, "other") and (self.licence_name or self.licence_link):
-            raise OptionError(
-                f"--licence {self.licence} has a name of its own: --licence_name and --licence_link go with --licence "
-                "other."
-            )
 
     def revision(self, of: str) -> str | None:
         """Return the revision of what an option names, None if it was not told."""
