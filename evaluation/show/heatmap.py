@@ -327,10 +327,7 @@ def synthetic_products(count: int, seed: int = 0) -> list[Located]:
     chosen = [first[group] for group in sorted(first)]
     return [
         Located(
-            row.id,
-            read_photo(row.images[0].as_record()),
-            row.title,
-            synthetic_photo(row.id, 0, seed, SANITY_SIZE)[1],
+            row.id, read_photo(row.images[0].as_record()), row.title, synthetic_photo(row.id, 0, seed, SANITY_SIZE)[1]
         )
         for row in chosen
     ]
