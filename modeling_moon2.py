@@ -526,6 +526,8 @@ class Moon2Model(Moon2PreTrainedModel):
         """Pictures -> what the backbone's forward takes in their place: the visual tokens, made once."""
         if self._family.pictures_in_rows:
             pictures = {name: value[None] for name, value in pictures.items()}
+        if "mm_encoder_outputs" not in self._forward_takes:  # transformers before 5.18: every pass sees for itself
+            return pictures
         features = self.vlm.get_image_features(**pictures, **precomputed, return_dict=True)
         visual = {"mm_encoder_outputs": {"image": features}}
         # The Qwen-VL families derive a visual token's position from its place in the picture.

@@ -139,7 +139,7 @@ class Repository:
         is_own: Callable[[str], bool] = _none,
         branch: str = "main",
     ) -> tuple[str, int, int]:
-        """Commit files to a branch, if any of them is new there, and remove those that `is_own` tells and `files` lacks.
+        """Commit files to a branch, if any is new there, and remove those that `is_own` tells and `files` lacks.
 
         Returns:
             The branch's newest commit, and how many files were uploaded and removed.

@@ -1,8 +1,7 @@
 """The model card: README.md of a pushed model, from what its run and its evaluation wrote down.
 
 Nothing is said that these files do not say: a part whose file is missing is left out. The words stand in
-templates/model_card.md. Where a figure is missing that is an error; with `ModelCard.from_template` of huggingface_hub it
-would be a gap.
+templates/model_card.md. A missing figure is an error; `ModelCard.from_template` of huggingface_hub would leave a gap.
 """
 
 import hashlib

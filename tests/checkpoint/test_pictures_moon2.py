@@ -339,7 +339,7 @@ def test_other_formats_are_refused_whatever_their_name(tmp_path, name, data):
         (".", "Is a directory"),
         ("bad\0name.jpg", "null byte"),
         (io.StringIO("text"), "Binary data"),
-        (b"\xff\xd8", "cannot be a bytes; give a PIL image, a path"),
+        (b"\xff\xd8", "not a JPEG, PNG"),
         (3.5, "cannot be a float"),
         ({"bytes": None, "path": None}, "cannot be a NoneType"),
         ({"bytes": "text", "path": "p.jpg"}, "bytes-like"),
