@@ -5,6 +5,7 @@ import itertools
 import shutil
 import tempfile
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 
 import datasets
@@ -257,7 +258,7 @@ class TripletStream(_Triplets, torch.utils.data.IterableDataset):
             passes of a stream: a run that is resumed has to find its place by reading on from the start.)
 
     Raises:
-        ValueError: batches of one category are asked for, but the stream knows none.
+        ValueError: batches of one category are asked for, but the stream knows none; or datasets is older than 5.0.
     """
 
     def __init__(
@@ -277,6 +278,8 @@ class TripletStream(_Triplets, torch.utils.data.IterableDataset):
         self.passes = passes
         self.batches = batches or BatchArguments()
         self.batches.check(rows.column_names)
+        if "max_buffer_input_shards" not in signature(rows.shuffle).parameters:
+            raise ValueError("streaming needs datasets 5.0 or newer, which mixes the rows of several files.")
         files = min(MIXED_FILES, rows.num_shards)
         self.rows = rows.decode(False).shuffle(seed=seed, buffer_size=buffer_size, max_buffer_input_shards=files)
         self._told = False

@@ -320,7 +320,7 @@ def _measure(checkpoint: Checkpoint, arguments: Heatmap) -> dict:
 
 def synthetic_products(count: int, seed: int = 0) -> list[Located]:
     """Return the first row of each of `count` test products of the built-in catalogue (our choice)."""
-    from mbe2_dataset.synthetic import synthetic_photo, synthetic_rows  # only here is the data builder needed
+    from mbe2_dataset.synthetic.catalogue import synthetic_photo, synthetic_rows  # only here is the data builder needed
 
     rows = synthetic_rows(seed, num_products=0, num_validation=0, num_test=count, picture_size=SANITY_SIZE)
     first = {row.group_id: row for row in reversed(rows)}
