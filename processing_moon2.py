@@ -8,7 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
+
+# From its own module: before 5.18 the one of `transformers` wants torchvision, which is not used here.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 try:
     from .backbones_moon2 import image_block
@@ -515,8 +518,9 @@ def read_messages(messages: list[dict]) -> dict:
                 raise ValueError(
                     f"a part of type {kind!r} must have one of the keys {', '.join(names)}, not {sorted(part)}."
                 )
-            if values[0] is not None:
-                found["instruction" if role == "system" else kind].append(values[0])
+            if values[0] is not None:  # sentence-transformers before 6.1 puts all pictures into one part
+                several = values[0] if kind == "image" and isinstance(values[0], list) else [values[0]]
+                found["instruction" if role == "system" else kind] += several
     wrong = [part for part in found["instruction"] + found["text"] if not isinstance(part, str)]
     if wrong:
         raise ValueError(f"a text in a message is {wrong[0]!r}; give a string.")

@@ -6,10 +6,10 @@
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
-from inspect import getdoc
+from inspect import get_annotations, getdoc
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
@@ -45,6 +45,19 @@ class FieldParser(CommandParser, HfArgumentParser):
         # transformers adds the spelling with dashes, which `CommandParser` understands anyway; --help shows one.
         for action in self._actions:
             action.option_strings = [name for name in action.option_strings if "-" not in name[2:]]
+
+    def _add_dataclass_arguments(self, dtype: type) -> None:
+        """Add the fields; those of a base class with `_argument_group_name` come in a group of this name."""
+        hints, groups = get_type_hints(dtype), {}
+        for field in dataclasses.fields(dtype):
+            if not field.init:
+                continue
+            owner = next(base for base in dtype.__mro__ if field.name in get_annotations(base))
+            title = getattr(owner, "_argument_group_name", None)
+            if title is not None and title not in groups:
+                groups[title] = self.add_argument_group(title)
+            field.type = hints[field.name]
+            self._parse_dataclass_field(groups.get(title, self), field)
 
     @staticmethod
     def _parse_dataclass_field(parser, field: dataclasses.Field):
@@ -87,16 +100,21 @@ class Command(NamedTuple):
 
     Attributes:
         arguments: its dataclass, or "module:class" where another room has it; the first paragraph of its docstring is
-            what the list of commands says of it.
+            what the list of commands says of it. Its method `check`, if it has one, raises a UserError before the
+            function is imported.
         function: "module:function", imported only when the command is run; it gets the dataclass and returns facts.
         examples: command lines for --help.
         exit_1: what exit code 1 means; the function's facts then have "failed".
+        usage: for --help; left out: made from the options.
+        reads_file: the first word may be a YAML file with fields.
     """
 
     arguments: type | str
     function: str
     examples: Sequence[str] = ()
     exit_1: str | None = None
+    usage: str | None = None
+    reads_file: bool = False
 
     def dataclass(self) -> type:
         """Return the dataclass itself."""
@@ -104,10 +122,21 @@ class Command(NamedTuple):
 
     def parser(self, prog: str) -> FieldParser:
         """Return the parser of the command line after `prog`; every command takes --json."""
-        options = {"examples": self.examples, "exit_1": self.exit_1, "description": getdoc(self.dataclass())}
-        parser = FieldParser(self.dataclass(), prog=prog, **options)
+        options = {"examples": self.examples, "exit_1": self.exit_1, "usage": self.usage}
+        parser = FieldParser(self.dataclass(), prog=prog, description=getdoc(self.dataclass()), **options)
         parser.add_json()
         return parser
+
+    def read(self, argv: Sequence[str], prog: str) -> tuple[Any, bool]:
+        """Read its command line; return the dataclass, checked, and whether the answer is wanted as JSON."""
+        parser, words = self.parser(prog), list(argv)
+        if self.reads_file:
+            file = words.pop(0) if words and not words[0].startswith("-") else None
+            read_fields(parser, words, file)
+        arguments, told = parser.read(words)
+        if hasattr(arguments, "check"):
+            arguments.check()
+        return arguments, told.json
 
 
 def run_command(
@@ -133,9 +162,9 @@ def run_command(
     """
     summaries = {name: getdoc(command.dataclass()).split("\n\n")[0] for name, command in commands.items()}
     name, words = command_of(argv, prog, summaries, default, **options)
-    arguments, told = commands[name].parser(f"{prog} {name}").read(words)
+    arguments, as_json = commands[name].read(words, f"{prog} {name}")
     try:
-        facts = answer(lambda: resolve_name(commands[name].function)(arguments), told.json)
+        facts = answer(lambda: resolve_name(commands[name].function)(arguments), as_json)
     except ModuleNotFoundError as error:
         missing = str(error.name).split(".")[0]
         if missing not in (extras or {}):
@@ -154,7 +183,7 @@ def read_fields(parser: FieldParser, argv: list[str], file: str | None) -> froze
         The names of the fields in the file or on the command line.
 
     Raises:
-        ValueError: it cannot be read, or has fields that nobody knows; the message names them.
+        UserError: it cannot be read, or has fields that nobody knows; the message names them.
     """
     field_of = {name: action.dest for action in parser._actions for name in action.option_strings}
     words = {word.partition("=")[0] for word in underscored(argv)}
@@ -164,13 +193,13 @@ def read_fields(parser: FieldParser, argv: list[str], file: str | None) -> froze
     try:
         fields = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"The recipe {file} cannot be read: {error.strerror}.") from error
+        raise UserError(f"The recipe {file} cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"The recipe {file} is not YAML: {' '.join(str(error).split())}.") from error
+        raise UserError(f"The recipe {file} is not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(fields, dict):
-        raise ValueError(f"The recipe {file} is not a list of 'field: value' lines.")
+        raise UserError(f"The recipe {file} is not a list of 'field: value' lines.")
     unknown = sorted(map(str, set(fields) - {action.dest for action in parser._actions}))
     if unknown:
-        raise ValueError(f"The recipe {file} has unknown fields: {', '.join(unknown)}.")
+        raise UserError(f"The recipe {file} has unknown fields: {', '.join(unknown)}.")
     parser.set_defaults(**fields)
     return frozenset(given | set(fields))

@@ -43,7 +43,7 @@ def find_folder(kind: str, name: str | Path, revision: str | None = None, **opti
         options: of `huggingface_hub.snapshot_download`.
 
     Raises:
-        UserError: it is neither a folder nor to be had from the Hub.
+        UserError: it is neither a folder nor available on the Hub.
     """
     folder = local_folder(kind, name, revision)
     if folder is not None:
@@ -54,7 +54,7 @@ def find_folder(kind: str, name: str | Path, revision: str | None = None, **opti
         return Path(snapshot_download(str(name), repo_type=kind, revision=revision, **options))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"The {KINDS[kind]} {name} is neither a folder nor to be had from the Hub: {reason}") from error
+        raise UserError(f"The {KINDS[kind]} {name} is neither a folder nor available on the Hub: {reason}") from error
 
 
 def load_tables(path: str, config: str, revision: str | None = None) -> datasets.DatasetDict:
@@ -67,7 +67,7 @@ def load_tables(path: str, config: str, revision: str | None = None) -> datasets
     from datasets.exceptions import DatasetsError
 
     folder = local_folder("dataset", path, revision)
-    cache = None if folder is None else _cache_of(folder, Path(datasets.config.HF_DATASETS_CACHE))
+    cache = None if folder is None else cache_of(folder)
     try:
         return datasets.load_dataset(path, config, revision=revision, cache_dir=cache)
     except (OSError, ValueError, DatasetsError) as error:
@@ -77,16 +77,18 @@ def load_tables(path: str, config: str, revision: str | None = None) -> datasets
         raise UserError(f"The configuration {config!r} of {path} cannot be loaded: {reason}") from error
 
 
-def _cache_of(folder: Path, caches: Path) -> str:
-    """Return where datasets may keep its copy of this very state of a folder's files.
+def cache_of(source: Path) -> str:
+    """Return where datasets may keep its copy of this very state of a file or of a folder's files.
 
-    datasets does not notice that a local Parquet file has changed: it would serve the old rows of its cache, or expect
-    the old columns. Copies of earlier states are removed.
+    datasets does not notice that a local file has changed: it would serve the old rows of its cache, or expect the old
+    columns. Copies of earlier states are removed.
     """
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    stats = [(str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    place, state = (hashlib.sha256(repr(what).encode()).hexdigest()[:16] for what in (folder.resolve(), stats))
-    home = caches / "evaluation" / place
+    from datasets.config import HF_DATASETS_CACHE
+
+    files = sorted(file for file in source.rglob("*") if file.is_file()) if source.is_dir() else [source]
+    stats = [(str(file.relative_to(source)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    place, state = (hashlib.sha256(repr(what).encode()).hexdigest()[:16] for what in (source.resolve(), stats))
+    home = Path(HF_DATASETS_CACHE) / "evaluation" / place
     for other in home.iterdir() if home.is_dir() else ():
         if other.name != state:
             shutil.rmtree(other, ignore_errors=True)

@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 
 from common_moon2.cli import UserError
+from evaluation.measure.attention import read_photo
 from evaluation.models.encoders import Encoder
-from evaluation.search.exact import ExactSearch
-from evaluation.show.heatmap import read_photo
-from evaluation.tables.benchmark import Products, ProductView, load_corpus
-from evaluation.vectors.cache import DEFAULT_FOLDER, VectorCache
+from evaluation.tables.benchmark import load_corpus
+from evaluation.tables.products import Products, ProductView
+from evaluation.vectors.catalogue import DEFAULT_CACHE, VectorCache
+from evaluation.vectors.nearest import ExactSearch
 from evaluation.vectors.store import Vectors
 
 # In the order in which a product gets one: its richest view.
@@ -88,7 +89,7 @@ def open_catalogue(
         UserError: the data set or a picture cannot be read, or no product has a title or a picture.
     """
     products = load_corpus(dataset, revision)
-    vectors = VectorCache(cache or DEFAULT_FOLDER)
+    vectors = VectorCache(cache or DEFAULT_CACHE)
     view: dict[int, str] = {}
     parts = []
     for name in VIEWS:

@@ -9,8 +9,8 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from common_moon2.cli import UserError
+from evaluation.measure.attention import AttentionMap, attention_map
 from evaluation.models.checkpoint import Checkpoint
-from evaluation.show.heatmap import AttentionMap, attention_map
 
 
 class Query(NamedTuple):

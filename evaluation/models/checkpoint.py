@@ -1,4 +1,4 @@
-"""Finds a checkpoint in a folder or on the Hub, tells its fingerprint, and loads it if it is a Moon2 one."""
+"""Checkpoints: where they are, in a folder or on the Hub, their fingerprints, and how Moon2 ones are loaded."""
 
 import hashlib
 import json
@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
 
+from common_moon2.files import sha256_of
 from common_moon2.source import find_folder
 from evaluation.errors import EvaluationError
 
@@ -26,7 +27,7 @@ class Checkpoint(NamedTuple):
 
 
 def load_checkpoint(name: str, revision: str | None = None, attn_implementation: str | None = None) -> Checkpoint:
-    """Loads model and processor, in eval mode, on the GPU where there is one.
+    """Load model and processor, in eval mode, on the GPU where there is one.
 
     The code inside the checkpoint is run (`trust_remote_code`).
 
@@ -55,7 +56,7 @@ def find_checkpoint(name: str, revision: str | None) -> tuple[Path, str | None]:
     """Return the folder that holds a model, and the commit if it came from the Hub.
 
     Raises:
-        UserError: it is neither a folder nor to be had from the Hub.
+        UserError: it is neither a folder nor available on the Hub.
     """
     folder = find_folder("model", name, revision)
     # A folder below "snapshots" is the Hub's cache, where it is named after the commit.
@@ -63,7 +64,7 @@ def find_checkpoint(name: str, revision: str | None) -> tuple[Path, str | None]:
 
 
 def read_config(folder: Path, name: str) -> dict:
-    """The model's config.json.
+    """Read the model's config.json.
 
     Raises:
         EvaluationError: it is missing or damaged.
@@ -77,7 +78,7 @@ def read_config(folder: Path, name: str) -> dict:
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over the names and contents of the files that decide the embeddings.
+    """Return the SHA-256 over the names and contents of the files that decide the embeddings.
 
     A sentence-transformers model keeps some of them in folders of its modules.
     """
@@ -88,7 +89,5 @@ def fingerprint(folder: Path) -> str:
     total = hashlib.sha256()
     for path in sorted(path for place in places for path in place.iterdir()):
         if path.suffix in FINGERPRINTED:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            total.update(f"{path.relative_to(folder)} {digest}\n".encode())
+            total.update(f"{path.relative_to(folder)} {sha256_of(path)}\n".encode())
     return total.hexdigest()

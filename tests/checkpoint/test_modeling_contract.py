@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModel
 from transformers.testing_utils import check_json_file_has_correct_format
 
 from configuration_moon2 import Moon2Config
-from conftest import mixed_products, tiny_model, tiny_processor, vlm_config
+from conftest import OLD_TRANSFORMERS, mixed_products, tiny_model, tiny_processor, vlm_config
 from modeling_moon2 import Moon2DualAlignment, Moon2Experts, Moon2Model, Moon2Output, Moon2Router
 
 # A mixture-of-experts layer in its usual form, and with every part that the config can add.
@@ -344,12 +344,16 @@ def test_deterministic_and_without_side_effects(backbone, inputs, router):
     assert model.state_dict().keys() == keys
 
 
-def test_a_failed_forward_leaves_no_hooks(backbone, inputs):
+@pytest.mark.skipif(OLD_TRANSFORMERS, reason="before transformers 5.18 some backbones let this pass")
+def test_a_failed_forward_leaves_nothing_behind(backbone, inputs):
     model = tiny_model(backbone)
+    with torch.no_grad():
+        before = model(**inputs).embeddings
     ids = inputs["input_ids"].where(inputs["input_ids"] != model.config.vlm_config.image_token_id, 5)
     with pytest.raises(ValueError, match="Image features and image tokens do not match"):
         model(**inputs | {"input_ids": ids})
-    assert not any(layer.mlp.gate._forward_hooks for layer in model.vlm.get_decoder().layers)
+    with torch.no_grad():
+        assert torch.equal(model(**inputs).embeddings, before)
 
 
 def test_batching_equivalence(backbone, inputs):
@@ -472,11 +476,11 @@ def test_every_parameter_is_trained(backbone, inputs, options):
 
 def test_activation_checkpointing_can_be_switched(backbone):
     model = tiny_model(backbone)
-    assert not model.is_activation_checkpointing
-    model.activation_checkpointing_enable()
-    assert model.is_activation_checkpointing and model.vlm.get_decoder().layers[0].gradient_checkpointing
-    model.activation_checkpointing_disable()
-    assert not model.is_activation_checkpointing
+    assert not model.is_gradient_checkpointing
+    model.gradient_checkpointing_enable()
+    assert model.is_gradient_checkpointing and model.vlm.get_decoder().layers[0].gradient_checkpointing
+    model.gradient_checkpointing_disable()
+    assert not model.is_gradient_checkpointing
 
 
 def test_inputs_of_a_frozen_model_can_require_gradients(backbone, inputs):

@@ -279,7 +279,7 @@ def test_pixels_do_not_depend_on_torchvision(tmp_path, family, monkeypatch):
 
     monkeypatch.setattr(module, "is_torchvision_available", lambda: True)
     monkeypatch.setattr(module, "_resolve_backend", resolve)
-    transformers.AutoImageProcessor.from_pretrained(backbone)
+    module.AutoImageProcessor.from_pretrained(backbone)
     assert chosen == ["torchvision"] or family in ("smolvlm", "idefics3"), "the test sees the choice"
     chosen.clear()
     for loaded in (

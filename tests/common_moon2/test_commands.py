@@ -17,7 +17,6 @@ from common_moon2.fields import Command, FieldParser
 from demo_moon2 import __main__ as demo
 from evaluation import __main__ as evaluation
 from mbe2_dataset import __main__ as mbe2
-from mbe2_dataset import commands, options
 from research.study import __main__ as study
 from training_moon2 import recipe
 
@@ -41,9 +40,7 @@ def of_table(module, prog: str, table: dict) -> dict:
 COMMANDS = {
     **of_table(evaluation, "python -m evaluation", {**evaluation.COMMANDS, **getattr(evaluation, "PUSHES", {})}),
     **of_table(demo, "python -m demo_moon2", demo.COMMANDS),
-    "python -m mbe2_dataset build": (mbe2.main, ["build"], options.build_parser),
-    "python -m mbe2_dataset check": (mbe2.main, ["check"], commands.check_parser),
-    "python -m mbe2_dataset push": (mbe2.main, ["push"], commands.push_parser),
+    **of_table(mbe2, mbe2.PROG, mbe2.COMMANDS),
     **of_table(study, "python -m research.study", study.COMMANDS),
     "python -m train_moon2": (train_moon2.main, [], recipe.build_parser),
     "python -m upcycle_moon2": (upcycle_moon2.main, [], upcycle_moon2.build_parser),

@@ -18,7 +18,9 @@ from common_moon2.cli import UserError
 from common_moon2.hub import without_secrets
 from conftest import picture, tiny_model, tiny_processor
 from mbe2_dataset.__main__ import main as mbe2_main
-from mbe2_dataset.coaugmentation.pictures import EditorUnavailable, EndpointEditor
+from mbe2_dataset.coaugmentation.endpoint import Endpoint
+from mbe2_dataset.coaugmentation.pictures.editors import EndpointEditor
+from mbe2_dataset.errors import ModelError
 from pictures_moon2 import address
 from publishing_moon2.files import SHIPPED_CODE, check_code, check_folder, classes_asked_for
 from train_moon2 import main as train
@@ -239,11 +241,13 @@ def test_addresses_with_keys_come_into_no_record(after_demo):
     assert "secret" not in str(refused.value) and "pass@" not in str(refused.value)
 
 
-def test_an_editor_is_refused_without_its_key():
+def test_an_editor_is_refused_without_its_key(monkeypatch):
     """Its client quotes the header that no HTTP request can have."""
     pytest.importorskip("openai")
-    editor = EndpointEditor("m", "http://me:pass@127.0.0.1:9/v1?key=very-secret", api_key="sk-odd\nkey", retries=0)
-    with pytest.raises(EditorUnavailable) as refused:
+    monkeypatch.setenv("ODD", "sk-odd\nkey")
+    server = Endpoint("http://me:pass@127.0.0.1:9/v1?key=very-secret", "m", api_key_env="ODD", max_retries=0)
+    editor = EndpointEditor(server)
+    with pytest.raises(ModelError) as refused:
         editor(picture(80, 80), "on a table", 0)
     said = str(refused.value)
     assert "127.0.0.1:9/v1" in said and "very-secret" not in said and "pass@" not in said and "sk-odd" not in said

@@ -12,7 +12,8 @@ from hub_server import run_python
 from common_moon2.cli import UserError
 from conftest import picture
 from evaluation.errors import EvaluationError
-from evaluation.tables.benchmark import ProductView, load_benchmark
+from evaluation.tables.benchmark import load_benchmark
+from evaluation.tables.products import ProductView
 
 ATTRIBUTE = {"name": Value("string"), "value": Value("string")}
 FEATURES = {
@@ -226,7 +227,7 @@ def test_what_means_the_same_is_taken(tmp_path, monkeypatch):
     found = load_benchmark(str(write_benchmark(tmp_path / "other", rows)))
     assert found.relevant == plain.relevant
     assert {type(grade) for grades in found.relevant for grade in grades.values()} == {int}
-    assert (found.corpus.texts, found.corpus.pictures) == (plain.corpus.texts, plain.corpus.pictures)
+    assert (found.corpus.texts, found.corpus.images) == (plain.corpus.texts, plain.corpus.images)
     assert (found.categories, found.attributes) == ([[]] * 12, [{}] * 12)
 
 
@@ -265,7 +266,7 @@ def test_the_fingerprint_sees_a_picture_of_the_same_size(tmp_path):
     rows["corpus"][4]["image"]["bytes"] = bytes(content)
     second = load_benchmark(str(write_benchmark(folder, rows)))
     assert second.fingerprint != first.fingerprint
-    changed = [row for row in range(12) if first.corpus.pictures[row] != second.corpus.pictures[row]]
+    changed = [row for row in range(12) if first.corpus.images[row] != second.corpus.images[row]]
     assert changed == [4]
 
 

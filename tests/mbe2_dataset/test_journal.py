@@ -62,7 +62,7 @@ def test_a_result_comes_back_as_it_was(tmp_path):
     journal.close()
     again = Journal(tmp_path / "journal.sqlite", read_only=True)
     assert again.result("a") == result and again.result("b") == Result({}) and again.facts("a") == result.facts
-    assert again.known(["a", "c"]) == {"a"} and list(again.counts()) == [("op", 2)]
+    assert again.known(["a", "c"]) == {"a"}
     with pytest.raises(KeyError):
         again.result("c")
 
@@ -162,7 +162,9 @@ carry_out(Slow(Path({log!r}), place={place!r}), rows(200), Journal(Path({journal
 @pytest.mark.parametrize("place", ["threads", "here"])
 def test_kill_minus_nine_loses_at_most_what_was_under_way(tmp_path, place):
     log, journal = tmp_path / "log", tmp_path / "journal.sqlite"
-    code = KILLED.format(root=str(ROOT), tests=str(ROOT / "tests"), log=str(log), journal=str(journal), place=place)
+    code = KILLED.format(
+        root=str(ROOT), tests=str(Path(__file__).parent), log=str(log), journal=str(journal), place=place
+    )
     child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     end = time.monotonic() + 60
     while len(made(log)) < 20 and time.monotonic() < end:

@@ -493,6 +493,7 @@ def test_fp16_lets_its_gradient_scaler_refuse_a_step_without_a_loss():
 
 
 def test_a_full_disk_is_called_that(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
     usage = shutil.disk_usage(tmp_path)._replace(free=0)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     with (

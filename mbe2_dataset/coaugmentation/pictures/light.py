@@ -1,4 +1,6 @@
-"""Views of the kind "background": the subject in front of another one (operations are our choice)."""
+"""Views that keep the framing: another "background", or the same image under other "lighting" (operations are our
+choice).
+"""
 
 import numpy as np
 from PIL import Image
@@ -12,12 +14,12 @@ FOOT = 0.08
 
 
 def cut_below(mask: Image.Image) -> bool:
-    """Whether the subject goes on beyond the picture's lower edge, so that it stands on no ground that is seen."""
+    """Tell whether the subject goes on beyond the lower edge, so that no ground is seen on which it stands."""
     return bool((np.asarray(mask)[-2:] > 127).any())
 
 
 def contact_shadow(mask: Image.Image) -> np.ndarray:
-    """Darkness 0 to 1 (H, W): a flat shadow on the ground where the subject's lowest part touches it."""
+    """Return darkness 0 to 1 (H, W): a flat shadow on the ground where the subject's lowest part touches it."""
     inside = np.asarray(mask) > 127
     height, width = inside.shape
     rows = np.flatnonzero(inside.any(axis=1))
@@ -29,7 +31,7 @@ def contact_shadow(mask: Image.Image) -> np.ndarray:
 
 
 def drop_shadow(mask: Image.Image) -> np.ndarray:
-    """Darkness 0 to 1 (H, W): the subject's outline on a wall close behind it, a little to the lower right."""
+    """Return darkness 0 to 1 (H, W): the subject's outline on a wall close behind it, a little to the lower right."""
     alpha = np.asarray(mask, dtype=np.float32) / 255
     step = max(1, round(0.02 * max(alpha.shape)))
     shifted = ndimage.shift(alpha, (step, step), order=0, mode="nearest")
@@ -43,8 +45,8 @@ WHITE = 245.0
 FAR_COLOUR, CANDIDATES = 30.0, 6
 
 
-def draw(image: Image.Image, mask: Image.Image, rng: np.random.Generator) -> dict[str, object]:
-    """Parameters of a background that differs from the picture's own one and from the subject."""
+def draw_background(image: Image.Image, mask: Image.Image, rng: np.random.Generator) -> dict[str, object]:
+    """Draw the parameters of a background that differs from the image's own one and from the subject."""
     pixels, alpha = np.asarray(image, dtype=np.float32), np.asarray(mask)
     is_white = (alpha < 10).any() and pixels[alpha < 10].mean() > WHITE
     style = str(rng.choice(STYLES[1:] if is_white else STYLES))
@@ -60,13 +62,13 @@ def draw(image: Image.Image, mask: Image.Image, rng: np.random.Generator) -> dic
     }
 
 
-def apply(image: Image.Image, mask: Image.Image, parameters: dict) -> Image.Image:
-    """The subject in front of the background that `parameters` describe, with a soft shadow."""
+def apply_background(image: Image.Image, mask: Image.Image, parameters: dict) -> Image.Image:
+    """Put the subject in front of the background that `parameters` describe, with a soft shadow."""
     pixels = np.asarray(image, dtype=np.float32)
     alpha = np.asarray(mask, dtype=np.float32) / 255
     inside = alpha > 0.5
     # Pixels on the outline carry some of the old background, which would show as a halo: the product's own colour
-    # near by takes their place.
+    # near by replaces theirs.
     core = core_of(inside) & (alpha > 0.97)
     if core.any():
         pixels = np.where(alpha[..., None] < 0.97, nearest_core_colours(pixels, core), pixels)
@@ -77,7 +79,7 @@ def apply(image: Image.Image, mask: Image.Image, parameters: dict) -> Image.Imag
 
 
 def _contrasting(subject: np.ndarray, rng: np.random.Generator) -> list[int]:
-    """A pale colour, far from the median of the subject's pixels (N, 3)."""
+    """Draw a pale colour, far from the median of the subject's pixels (N, 3)."""
     hsv = np.stack(
         [rng.random(CANDIDATES), rng.uniform(0.02, 0.18, CANDIDATES), rng.uniform(0.70, 0.95, CANDIDATES)], axis=-1
     )
@@ -89,7 +91,7 @@ def _contrasting(subject: np.ndarray, rng: np.random.Generator) -> list[int]:
 
 
 def _painted(size: tuple[int, int], parameters: dict) -> np.ndarray:
-    """The background, float (H, W, 3)."""
+    """Paint the background, float (H, W, 3)."""
     width, height = size
     flat = np.broadcast_to(np.array(parameters["colour"], dtype=np.float32), (height, width, 3))
     if parameters["style"] == "gradient":
@@ -107,3 +109,36 @@ def _painted(size: tuple[int, int], parameters: dict) -> np.ndarray:
             noise += amplitude * layer / layer.std()
         return (flat + noise[..., None]).astype(np.float32)
     return flat
+
+
+def draw_lighting(image: Image.Image, mask: Image.Image | None, rng: np.random.Generator) -> dict[str, object]:
+    """Draw the parameters of a light that leaves every colour what it is called.
+
+    Returns:
+        `brightness` and `contrast` (factors), `warmth` (red gains and blue loses this share), `side_light` (the share
+        by which the lit side is brighter and the other one darker), its `angle` in degrees, and `shadow_strength`.
+    """
+    return {
+        "brightness": round(float(rng.uniform(0.80, 1.12)), 3),
+        "contrast": round(float(rng.uniform(0.85, 1.15)), 3),
+        "warmth": round(float(rng.uniform(-0.08, 0.10)), 3),
+        "side_light": round(float(rng.uniform(0.08, 0.22)), 3),
+        "angle": round(float(rng.uniform(0, 360)), 1),
+        "shadow_strength": 0.0 if mask is None else round(float(rng.uniform(0.08, 0.25)), 3),
+    }
+
+
+def apply_lighting(image: Image.Image, mask: Image.Image | None, parameters: dict) -> Image.Image:
+    """Show the image under the light that `parameters` describe; a shadow falls on what is not the subject."""
+    pixels = np.asarray(image, dtype=np.float32)
+    height, width = pixels.shape[:2]
+    if mask is not None:
+        free = 1 - np.asarray(mask, dtype=np.float32) / 255
+        pixels = pixels * (1 - parameters["shadow_strength"] * drop_shadow(mask) * free)[..., None]
+    pixels = (pixels - 128) * parameters["contrast"] + 128
+    angle = np.radians(parameters["angle"])
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
+    light = 1 + parameters["side_light"] * (x * np.cos(angle) + y * np.sin(angle)) / np.sqrt(2)
+    warmth = parameters["warmth"]
+    gains = np.array([1 + warmth, 1.0, 1 - warmth], dtype=np.float32) * parameters["brightness"]
+    return Image.fromarray(np.clip(pixels * light[..., None] * gains + 0.5, 0, 255).astype(np.uint8))

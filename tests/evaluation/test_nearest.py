@@ -5,13 +5,11 @@ import pytest
 import torch
 
 from evaluation.errors import EvaluationError
-from evaluation.search import coarse
-from evaluation.search import exact as search
-from evaluation.search.exact import ExactSearch
-from evaluation.search.faiss_index import INDEXES, FaissSearch, recall_of
+from evaluation.vectors import nearest
+from evaluation.vectors.nearest import INDEXES, ExactSearch, FaissSearch, recall_of
 from evaluation.vectors.store import Vectors
 
-PRECISIONS = ["int8", "bfloat16", "float32"]
+PRECISIONS = ["bfloat16", "float32"]
 
 
 def reference(queries: np.ndarray, corpus: Vectors, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -79,63 +77,37 @@ def test_parts_and_progress():
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_bound_holds_and_is_near(precision):
-    """No pair is further off than the bound says, and the bound is no more than some ten times too wide."""
-    queries, corpus = data("clusters", 4500, 24)
-    coarse_corpus = coarse.PRECISIONS[precision](corpus)
-    prepared = coarse_corpus.prepare(queries.array)
-    worst = 0.0
-    for block in range(coarse_corpus.blocks):
-        rows = coarse_corpus.rows(block)
-        true = queries.array.astype(np.float64) @ corpus.array[rows].astype(np.float64).T
-        found = coarse_corpus.product(prepared, block).double().numpy()
-        found *= coarse_corpus.unit(prepared, block)[:, None]
-        allowed = coarse_corpus.error(prepared, block)[:, None] + coarse_corpus.relative * np.abs(found)
-        assert (np.abs(true - found) <= allowed).all()
-        worst = max(worst, (np.abs(true - found) / allowed).max())
-    assert worst > 0.05
+@pytest.mark.parametrize("kind", ["random", "clusters", "ties", "long"])
+def test_blocks_do_not_show(monkeypatch, kind, precision):
+    """Small blocks, so that most pairs are left out by their bound and the others are scored one by one."""
+    monkeypatch.setattr(nearest, "BLOCK", 64)
+    monkeypatch.setattr(nearest, "QUERIES", 32)
+    queries, corpus = data(kind, 3000, 24)
+    rows, scores = ExactSearch(corpus, precision, threads=2).search(queries, 7)
+    expected_rows, expected_scores = reference(queries.array, corpus, 7)
+    np.testing.assert_array_equal(rows, expected_rows)
+    np.testing.assert_array_equal(scores, expected_scores)
 
 
-def test_few_pairs_are_looked_at_again():
-    """On random vectors the bound leaves a handful of candidates a query, or there would be nothing to gain."""
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_few_pairs_are_scored_in_float64(monkeypatch, precision):
+    """On random vectors the bound leaves a small share of the pairs, or there would be nothing to gain."""
     queries, corpus = data("random", 40_000, 64)
-    engine = ExactSearch(corpus, "int8")
-    hits, pairs = search._Chunk(corpus, engine._coarse, engine._tie_order, queries.array, 10).run()
-    assert 10 * len(queries) <= pairs < 0.005 * 40_000 * len(queries)
+    scored, keys_of = [], nearest._keys
+    monkeypatch.setattr(nearest, "_keys", lambda scores, place: scored.append(scores.numel()) or keys_of(scores, place))
+    ExactSearch(corpus, precision).search(queries, 10)
+    first, *others = scored
+    assert first == nearest.BLOCK * len(queries)
+    assert sum(others) < 0.005 * 40_000 * len(queries)
 
 
-def test_what_waits_to_be_looked_at_is_bounded(monkeypatch):
-    monkeypatch.setattr(search, "MOST_PENDING", 500)
-    queries, corpus = data("random", 40_000, 16)
-    engine, waiting = ExactSearch(corpus, "int8"), []
-    settle = search._Chunk._settle
-
-    def noted(chunk):
-        waiting.append(sum(len(arrays[0]) for arrays in chunk.pending))
-        settle(chunk)
-
-    monkeypatch.setattr(search._Chunk, "_settle", noted)
-    hits = engine.search(queries, 10)
-    assert max(waiting[1:]) < 500 + coarse.BLOCK * len(queries) * search.DENSE
-    assert len(waiting) > 4  # 3 without the bound
-    np.testing.assert_array_equal(hits.rows, reference(queries.array, corpus, 10)[0])
-
-
-def test_vectors_that_are_too_alike_get_a_closer_first_pass(monkeypatch):
-    monkeypatch.setattr(search, "fastest_first", lambda dimension: ["int8", "bfloat16", "float32"])
-    random = np.random.default_rng(0)
-    alike = unit(1 + 0.02 * random.normal(size=(6000, 16)))
-    corpus = Vectors(alike, [f"{row:05d}" for row in range(6000)])
-    queries = Vectors(np.tile(alike[:300], (4, 1)), np.arange(1200).astype(str))
-    engine = ExactSearch(corpus, "auto", threads=1)
-    rows, _ = engine.search(queries, 5)
-    assert engine.precision == "float32"
-    np.testing.assert_array_equal(rows, reference(queries.array, corpus, 5)[0])
-
-
-def test_a_processor_with_wrong_int8_products_does_without(monkeypatch):
-    monkeypatch.setattr(torch, "_int_mm", lambda left, right: (left.int() @ right.int()).clamp(max=2**15 - 1))
-    assert coarse.fastest_first(16)[0] != "int8" and "int8" not in coarse.fastest_first(16)
+@pytest.mark.parametrize("can", ["avx512_bf16", "amx_bf16", None])
+def test_a_processor_multiplies_in_what_it_has_instructions_for(monkeypatch, can):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False, can: True})
+    queries, corpus = data("random", 100, 8)
+    engine = ExactSearch(corpus)
+    assert engine.precision == ("bfloat16" if can else "float32")
+    np.testing.assert_array_equal(engine.search(queries, 3).rows, reference(queries.array, corpus, 3)[0])
 
 
 def test_what_cannot_be_searched_is_refused():

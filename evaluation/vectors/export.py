@@ -1,9 +1,8 @@
-"""Hands a folder of vectors to a vector store, for those who outgrow one machine: LanceDB or Qdrant.
+"""Copy a folder of vectors to LanceDB or Qdrant, for those who outgrow one machine: `python -m evaluation store`.
 
 Both get the ids and the vectors. A Qdrant collection is compared by cosine; LanceDB is told the distance with a query.
 """
 
-import argparse
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,18 +13,18 @@ import numpy as np
 import pyarrow as pa
 from tqdm.auto import tqdm
 
+from evaluation.arguments import Store
 from evaluation.errors import EvaluationError
 from evaluation.vectors.store import Vectors, open_vectors, read_blocks
 from pictures_moon2 import address
 
 BATCH = 1024
-STORES = ("lancedb", "qdrant")
 SERVER = ("http://", "https://")
 MEMORY = (":memory:", "memory://", "shared-memory://")
 
 
 def to_lancedb(vectors: Vectors, location: str | Path, name: str) -> Any:
-    """Writes a table with the columns id and vector; returns it.
+    """Write a table with the columns id and vector, and return it.
 
     Args:
         location: folder of an embedded database, or any address that LanceDB takes.
@@ -56,7 +55,7 @@ def to_lancedb(vectors: Vectors, location: str | Path, name: str) -> Any:
 
 
 def to_qdrant(vectors: Vectors, location: str | Path, name: str, api_key: str | None = None) -> Any:
-    """Writes a collection whose points have the id in their payload; returns the client.
+    """Write a collection whose points have the id in their payload, and return the client.
 
     Args:
         location: a folder, or the address of a server (http://... or https://...).
@@ -97,7 +96,7 @@ def to_qdrant(vectors: Vectors, location: str | Path, name: str, api_key: str | 
 
 
 def _check(vectors: Vectors, location: str | Path) -> None:
-    """Before anything is made: what no store can take, and places where nothing would be kept."""
+    """Refuse what no store can take, and places where nothing would be kept, before anything is made."""
     if Path(location).is_file():
         raise EvaluationError(f"--location {location} is a file: give a folder, or the address of a server.")
     if str(location).startswith(MEMORY):
@@ -110,7 +109,7 @@ def _check(vectors: Vectors, location: str | Path) -> None:
 
 @contextmanager
 def _refusals(store: str, location: str | Path, name: str, *others: type[Exception]) -> Iterator[None]:
-    """A store's own complaint, of a name or a place, as a sentence."""
+    """Turn a store's own complaint about a name or a place into a sentence."""
     try:
         yield
     except EvaluationError:
@@ -120,37 +119,18 @@ def _refusals(store: str, location: str | Path, name: str, *others: type[Excepti
 
 
 def _batches(vectors: Vectors, name: str) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Ids and float32 vectors, with progress."""
+    """Yield ids and float32 vectors, and show the progress."""
     blocks = tqdm(read_blocks(vectors, BATCH), desc=name, unit="batch", total=-(-len(vectors) // BATCH))
     for start, rows in blocks:
         yield vectors.ids[start : start + len(rows)].tolist(), rows
 
 
-def add_store(commands) -> None:
-    """`python -m evaluation store`."""
-    parser = commands.add_parser(
-        "store",
-        examples=[
-            "python -m evaluation store --vectors vectors --store lancedb --location lance",
-            "python -m evaluation store --vectors vectors --store qdrant --location http://localhost:6333 --name shop",
-        ],
-        description="Copies a folder of vectors to a vector store, with their ids. The key of a Qdrant server is read "
-        "from QDRANT_API_KEY.",
-    )
-    parser.add_argument("--vectors", required=True, help="folder written by `embed`, or an .npy file")
-    parser.add_argument("--store", required=True, choices=STORES, help="which kind of store")
-    parser.add_argument("--location", required=True, help="a folder, or the address of a server, as "
-                        "http://localhost:6333")  # fmt: skip
-    parser.add_argument("--name", default="products", help="of the table or collection")
-    parser.set_defaults(command=_run)
-
-
-def _run(options: argparse.Namespace) -> dict:
-    vectors = open_vectors(options.vectors)
-    if options.store == "lancedb":
-        to_lancedb(vectors, options.location, options.name)
+def export(arguments: Store) -> dict:
+    """Copy vectors to the store that was named."""
+    vectors, where = open_vectors(arguments.vectors), address(arguments.location)
+    if arguments.store == "lancedb":
+        to_lancedb(vectors, arguments.location, arguments.name)
     else:
-        to_qdrant(vectors, options.location, options.name, os.environ.get("QDRANT_API_KEY")).close()
-    where = address(options.location)
-    print(f"{len(vectors):,} vectors are in {options.name} at {where}")
-    return {"vectors": len(vectors), "store": options.store, "location": where, "name": options.name}
+        to_qdrant(vectors, arguments.location, arguments.name, os.environ.get("QDRANT_API_KEY")).close()
+    print(f"{len(vectors):,} vectors are in {arguments.name} at {where}")
+    return {"vectors": len(vectors), "store": arguments.store, "location": where, "name": arguments.name}
