@@ -27,18 +27,14 @@ def of_table(module, prog: str, table: dict) -> dict:
     """The commands of a room, as in `COMMANDS`."""
 
     def parser(name: str) -> argparse.ArgumentParser:
-        if isinstance(table[name], Command):
-            return table[name].parser(f"{prog} {name}")
-        known = module.parser_of(name)
-        groups = [action for action in known._actions if action.choices and not action.option_strings]
-        return groups[0].choices[name] if prog == "python -m evaluation" else known
+        return table[name].parser(f"{prog} {name}") if isinstance(table[name], Command) else module.parser_of(name)
 
     return {f"{prog} {name}": (module.main, [name], lambda name=name: parser(name)) for name in table}
 
 
 # what a user types -> (what runs it, the words that name the command, its parser)
 COMMANDS = {
-    **of_table(evaluation, "python -m evaluation", {**evaluation.COMMANDS, **getattr(evaluation, "PUSHES", {})}),
+    **of_table(evaluation, "python -m evaluation", evaluation.COMMANDS),
     **of_table(demo, "python -m demo_moon2", demo.COMMANDS),
     **of_table(mbe2, mbe2.PROG, mbe2.COMMANDS),
     **of_table(study, "python -m research.study", study.COMMANDS),
