@@ -4,12 +4,11 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import datasets
+import fresh
 import numpy as np
 import pytest
 
@@ -247,18 +246,18 @@ def test_processes_and_kill_9(tmp_path, model):
     source = table(tmp_path / "c.parquet", count=60)
     run(source, model, tmp_path / "whole")
     code = (
-        "import sys; from test_evaluation_bulk import run; from pathlib import Path\n"
+        "import sys; from test_bulk import run; from pathlib import Path\n"
         "if __name__ == '__main__': run(sys.argv[1], sys.argv[2], Path(sys.argv[3]), num_proc=2)"
     )
     script = tmp_path / "go.py"
     script.write_text(code)
-    root = Path(__file__).parent
-    environment = os.environ | {"PYTHONPATH": f"{root}:{root.parent}"}
-    command = [sys.executable, str(script), source, model, str(tmp_path / "cut")]
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
-    while process.poll() is None and not list(tmp_path.glob("cut/shards/*.parquet")):
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": f"{here}:{here.parent}:{here.parents[1]}"}
+    command = [str(script), source, model, str(tmp_path / "cut")]
+    process = fresh.start(command, environment)
+    while process.is_alive() and not list(tmp_path.glob("cut/shards/*.parquet")):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    subprocess.run(command, env=environment, check=True)
+    process.join()
+    fresh.run(command, environment).check_returncode()
     assert digests(tmp_path / "cut") == digests(tmp_path / "whole")
