@@ -22,11 +22,14 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 try:
     from .backbones_moon2 import family_of
-    from .configuration_moon2 import COMPOSITIONS, IMAGE, NOT_POOLED, TEXT, Moon2Config
+    from .configuration_moon2 import COMPOSITIONS, IMAGE, NOT_POOLED, PICTURE_INPUTS, TEXT, Moon2Config
 except ImportError:  # in the repository these files are top-level modules, in a checkpoint they are a package
     from backbones_moon2 import family_of
-    from configuration_moon2 import COMPOSITIONS, IMAGE, NOT_POOLED, TEXT, Moon2Config
+    from configuration_moon2 import COMPOSITIONS, IMAGE, NOT_POOLED, PICTURE_INPUTS, TEXT, Moon2Config
 
+# What `from_backbone` takes for the new parts.
+EXPERT_OPTIONS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "shared_expert_intermediate_size",
+                  "moe_layers", "router", "objectives", "experts_implementation")  # fmt: skip
 # From these files sentence-transformers runs the model in its stock module; without them, it would pool anew.
 POOLER_OUTPUT = {"method": "forward", "method_output_name": "pooler_output"}
 SENTENCE_TRANSFORMERS_FILES = {
@@ -54,8 +57,7 @@ SENTENCE_TRANSFORMERS_FILES = {
 
 
 class Routing:
-    """Carry what one forward tells its routers, and what they answer. Nothing of a call may live on a module: threads
-    share the modules.
+    """What one forward tells its routers, and what they answer. Threads share the modules, so it lives on none of them.
 
     Attributes:
         composition (`torch.LongTensor` of shape `(B,)`, *optional*): index into `COMPOSITIONS` of each item.
@@ -149,13 +151,13 @@ class Moon2SharedExpert(nn.Module):
 
     def __init__(self, hidden_size: int, intermediate_size: int, act_fn: nn.Module, **factory):
         super().__init__()
-        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False, **factory)
-        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False, **factory)
+        self.gate_proj, self.up_proj = (
+            nn.Linear(hidden_size, intermediate_size, bias=False, **factory) for _ in range(2)
+        )
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False, **factory)
         self.act_fn = act_fn
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(tokens, D) -> (tokens, D)"""
         return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
 
 
@@ -325,12 +327,8 @@ class Moon2PreTrainedModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
-    @classmethod
-    def _can_set_experts_implementation(cls) -> bool:
-        return True  # transformers looks for the experts in this file only
-
     def initialize_weights(self):
-        """Initialises routers and experts here: they sit in a nested model, whose class does not know them."""
+        """Initialise routers and experts here: they sit in a nested model, whose class does not know them."""
         for module in self.modules():
             if isinstance(module, (Moon2Router, Moon2Experts)):
                 self._initialize_weights(module)
@@ -338,7 +336,7 @@ class Moon2PreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
-        """As in transformers, but a checkpoint whose weights do not fit exactly is refused.
+        """Load as in transformers, but refuse weights that do not fit exactly.
 
         Raises:
             ValueError: weights are missing, left over or of another shape; the message names them.
@@ -349,7 +347,7 @@ class Moon2PreTrainedModel(PreTrainedModel):
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, *args, **kwargs):
-        """As in transformers, and with the files from which sentence-transformers loads the model."""
+        """Save as in transformers, and with the files from which sentence-transformers loads the model."""
         if self.should_save_on_this_rank(is_main_process):
             os.makedirs(save_directory, exist_ok=True)
             for name, content in SENTENCE_TRANSFORMERS_FILES.items():
@@ -382,6 +380,8 @@ class Moon2Model(Moon2PreTrainedModel):
     def __init__(self, config: Moon2Config, vlm: PreTrainedModel | None = None):
         super().__init__(config)
         family = family_of(config.vlm_config)
+        # transformers hands this setting down to the backbone, which has no experts of its own and would refuse it.
+        config.vlm_config._experts_implementation = "eager"
         self.vlm = AutoModel.from_config(config.vlm_config) if vlm is None else vlm
         for index in self.moe_layer_indices:
             layer = self._decoder_layers[index]
@@ -395,56 +395,33 @@ class Moon2Model(Moon2PreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_backbone(
-        cls,
-        pretrained_model_name_or_path: str,
-        *,
-        num_experts: int = 4,
-        num_experts_per_tok: int = 2,
-        moe_intermediate_size: int | None = None,
-        shared_expert_intermediate_size: int | None = None,
-        moe_layers: list[int] | None = None,
-        router: str = "token",
-        objectives: list[str] | None = None,
-        experts_implementation: str | None = None,
-        **kwargs,
-    ) -> "Moon2Model":
-        """Upcycles a dense vision-language checkpoint: all experts start as copies of its feed-forward layers, so the
+    def from_backbone(cls, pretrained_model_name_or_path: str, **kwargs) -> "Moon2Model":
+        """Upcycle a dense vision-language checkpoint: all experts start as copies of its feed-forward layers, so the
         new model computes the same hidden states as the dense one (our choice, section 2).
 
         Args:
             pretrained_model_name_or_path: a Hub id or folder of a transformers vision-language model.
-            num_experts, num_experts_per_tok, moe_layers, router, objectives: see `Moon2Config`.
-            moe_intermediate_size: narrower experts share out the dense layer's neurons; such a model does not compute
-                what the dense one did and has to be trained first (`Moon2SparseMoeBlock.upcycle`).
-            shared_expert_intermediate_size: see `Moon2Config`; the shared expert adds nothing at first.
-            experts_implementation: "grouped_mm", "eager", ...; `None` leaves the choice to transformers.
-            kwargs: handed to `AutoModel.from_pretrained` (dtype, device_map, revision, attn_implementation, ...).
+            kwargs: `num_experts`, `num_experts_per_tok`, `moe_layers`, `router`, `objectives` as in `Moon2Config`;
+                `moe_intermediate_size` (narrower experts share out the dense layer's neurons; such a model does not
+                compute what the dense one did and has to be trained first); `shared_expert_intermediate_size` (that
+                expert adds nothing at first); `experts_implementation`. All others go to `AutoModel.from_pretrained`
+                (dtype, device_map, revision, attn_implementation, ...).
 
         Raises:
             ValueError: the backbone cannot take experts, its weights do not fit, or an option contradicts it; the
                 message says why.
         """
+        chosen = {name: kwargs.pop(name) for name in EXPERT_OPTIONS if kwargs.get(name) is not None}
+        kwargs = {name: value for name, value in kwargs.items() if name not in EXPERT_OPTIONS}
         kwargs["ignore_mismatched_sizes"] = True  # so that they are named below, with all the others
         vlm, info = AutoModel.from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
         family_of(vlm.config)
         # A checkpoint for generation has an output head, which an encoder does not need.
         info["unexpected_keys"] = {key for key in info["unexpected_keys"] if "lm_head" not in key.split(".")}
         _check_keys(pretrained_model_name_or_path, type(vlm).__name__, info)
-        config = Moon2Config(
-            vlm_config=vlm.config,
-            num_experts=num_experts,
-            num_experts_per_tok=num_experts_per_tok,
-            moe_intermediate_size=moe_intermediate_size,
-            shared_expert_intermediate_size=shared_expert_intermediate_size,
-            moe_layers=moe_layers,
-            router=router,
-            attn_implementation=vlm.config._attn_implementation,
-            experts_implementation=experts_implementation,
-            **({} if objectives is None else {"objectives": objectives}),
-        )
+        chosen["attn_implementation"] = vlm.config._attn_implementation
         dense = [getattr(layer, "mlp", None) for layer in vlm.get_decoder().layers]
-        model = cls(config, vlm)
+        model = cls(Moon2Config(vlm_config=vlm.config, **chosen), vlm)
         for index in model.moe_layer_indices:
             model._decoder_layers[index].mlp.upcycle(dense[index])
         return model
@@ -471,11 +448,7 @@ class Moon2Model(Moon2PreTrainedModel):
         self.vlm.set_input_embeddings(value)
 
     def _set_gradient_checkpointing(self, **kwargs):
-        """As in transformers, but reentrant checkpointing is refused.
-
-        Raises:
-            ValueError: `use_reentrant=True`.
-        """
+        """Switch checkpointing on or off as in transformers, but refuse `use_reentrant=True` with a ValueError."""
         if getattr(kwargs.get("gradient_checkpointing_func"), "keywords", {}).get("use_reentrant"):
             raise ValueError(
                 "use_reentrant=True would cut the router's statistics off from the gradient, so that L_aux and omega "
@@ -494,7 +467,7 @@ class Moon2Model(Moon2PreTrainedModel):
         image_grid_thw: torch.LongTensor | None = None,
         **kwargs,
     ) -> Moon2Output:
-        """Embeds B items; the vision tower sees each picture once.
+        """Embed B items; the vision tower sees each picture once.
 
         Image tokens stand first. Where attention is causal and routing is by token, the hidden states of an item's
         image positions do not depend on its text: their mean is the image-only view, and one pass gives both views
@@ -508,16 +481,19 @@ class Moon2Model(Moon2PreTrainedModel):
             kwargs: handed to the backbone (`output_attentions`, `output_hidden_states`, ...).
 
         Raises:
-            ValueError: image positions without pictures.
+            ValueError: image positions without pictures, or more positions than the backbone has.
         """
         for name in ("output_attentions", "output_hidden_states"):
             if kwargs.get(name) is None:  # the backbone would ask its own config, which was not told
                 kwargs[name] = getattr(self.config, name)
-        if pixel_values is None and not torch.compiler.is_compiling() and (position_types == IMAGE).any():
-            raise ValueError("position_types has image positions, but there are no pixel_values: pass both.")
-        names = ("pixel_values", "pixel_attention_mask", "image_grid_thw")
-        given = zip(names, (pixel_values, pixel_attention_mask, image_grid_thw), strict=True)
-        pictures = {name: value for name, value in given if value is not None}
+        if not torch.compiler.is_compiling():
+            if pixel_values is None and (position_types == IMAGE).any():
+                raise ValueError("position_types has image positions, but there are no pixel_values: pass both.")
+            longest, most = input_ids.shape[1], getattr(self.config.get_text_config(), "max_position_embeddings", None)
+            if most is not None and longest > most:
+                raise ValueError(f"An item has {longest} positions; the backbone has {most}. Pass fewer pictures.")
+        pictures = dict(zip(PICTURE_INPUTS, (pixel_values, pixel_attention_mask, image_grid_thw), strict=True))
+        pictures = {name: value for name, value in pictures.items() if value is not None}
         # What an exported program gets ready-made (transformers' `accepts_precomputed_kwargs`), see docs/export.md.
         precomputed = {name: kwargs.pop(name) for name in [*kwargs] if name.startswith("image_")}
         visual = self._see(pictures, precomputed) if pictures else {}
@@ -550,6 +526,8 @@ class Moon2Model(Moon2PreTrainedModel):
         """Pictures -> what the backbone's forward takes in their place: the visual tokens, made once."""
         if self._family.pictures_in_rows:
             pictures = {name: value[None] for name, value in pictures.items()}
+        if "mm_encoder_outputs" not in self._forward_takes:  # transformers before 5.18: every pass sees for itself
+            return pictures
         features = self.vlm.get_image_features(**pictures, **precomputed, return_dict=True)
         visual = {"mm_encoder_outputs": {"image": features}}
         # The Qwen-VL families derive a visual token's position from its place in the picture.

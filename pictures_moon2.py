@@ -29,8 +29,8 @@ def load_picture(
     """A picture in any accepted form -> RGB, upright, transparency on white, first frame. `source` stays as it is.
 
     Args:
-        source: a `PIL.Image`, a path, a file object, an array of uint8 (H, W[, 1 | 3 | 4]) or uint16 (H, W[, 1]), or
-            the `{"bytes", "path"}` of an undecoded datasets column.
+        source: a `PIL.Image`, a path, the bytes of a file, a file object, an array of uint8 (H, W[, 1 | 3 | 4]) or
+            uint16 (H, W[, 1]), or the `{"bytes", "path"}` of an undecoded datasets column.
         fetch: gives the bytes at an http or https address; without it addresses are refused.
         max_pixels: larger pictures are scaled down, at their own shape, to at most this many pixels.
         least: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, which is far cheaper, while it keeps at least this
@@ -43,7 +43,7 @@ def load_picture(
         if isinstance(source, np.ndarray):
             return _finish(_from_array(source), max_pixels)
         if isinstance(source, Image.Image):
-            return _finish(source, max_pixels)
+            return _finish(_first_frame(source), max_pixels)
         with Image.open(_file(source, fetch), formats=PICTURE_FORMATS) as picture:
             limit = Image.MAX_IMAGE_PIXELS  # above it Pillow warns, above twice of it Pillow refuses
             if limit is not None and picture.width * picture.height > limit:
@@ -61,14 +61,16 @@ def _file(source: Any, fetch: Callable[[str], bytes] | None) -> Any:
     if isinstance(source, dict):
         data = source.get("bytes")
         source = source.get("path") if data is None else BytesIO(data)
+    elif isinstance(source, (bytes, bytearray)):
+        return BytesIO(source)
     if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
         if fetch is None:
             raise ValueError("addresses are not fetched; download the picture and pass its path, or pass `fetch`")
         return BytesIO(fetch(source))
     if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "read"):
         raise ValueError(
-            f"a picture cannot be a {type(source).__name__}; give a PIL image, a path, a file object, a numpy array, "
-            "or a dict with 'bytes' or 'path'"
+            f"a picture cannot be a {type(source).__name__}; give a PIL image, a path, bytes, a file object, a numpy "
+            "array, or a dict with 'bytes' or 'path'"
         )
     return source
 
@@ -88,6 +90,17 @@ def _from_array(array: np.ndarray) -> Image.Image:
             "(height, width, 1), (height, width, 3) or (height, width, 4), or uint16 grey"
         )
     return Image.fromarray(array.reshape(shape))
+
+
+def _first_frame(picture: Image.Image) -> Image.Image:
+    """Return the first frame of an animation that stands at another one; the animation stays where it is."""
+    frame = picture.tell() if getattr(picture, "is_animated", False) else 0
+    if frame == 0:
+        return picture
+    picture.seek(0)
+    first = picture.copy()
+    picture.seek(frame)
+    return first
 
 
 def _draft(picture: Image.Image, least: int | tuple[int, int] | None):

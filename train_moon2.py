@@ -4,6 +4,7 @@ Installed: `python -m train_moon2 tiny`; recipes that come along go by their nam
 """
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -16,8 +17,8 @@ from common_moon2.cli import exit_codes
 from common_moon2.hub import without_secrets
 from common_moon2.machine import hardware, versions
 from evaluation.errors import EvaluationError
-from publishing_moon2.card_parts import RUN
 from publishing_moon2.checkpoints import PUSHING, push_final
+from publishing_moon2.files import RUN
 from training_moon2.callbacks import REFUSED_LOG, Progress, TrainingError
 from training_moon2.checkpoints import (
     STAGING,
@@ -69,11 +70,17 @@ def main(argv: list[str]) -> int:
             pushed = push_final(Path(recipe.training.output_dir), recipe.training, trainer.hub_model_id)
             tell(recipe.training, pushed.sentence())
     except (TripletError, TrainingError, CheckpointError, EvaluationError, ValueError, OSError) as error:
-        # A worker process puts its traceback before the sentence.
-        sentence = str(error).strip().splitlines()[-1].removeprefix("training_moon2.triplets.TripletError: ")
-        print(f"\nerror: {without_secrets(sentence)}", file=sys.stderr)  # on a line of its own, below the progress bar
+        print(f"\nerror: {without_secrets(sentence(error))}", file=sys.stderr)  # below the progress bar
         return 2
     return 0
+
+
+def sentence(error: Exception) -> str:
+    """Return all that an error says, on one line; of one from a worker process without the traceback before it."""
+    text = str(error).strip()
+    if "Traceback (most recent call last):" in text:
+        text = re.split(r"\n(?=[\w.]+: )", text)[-1].partition(": ")[2]
+    return " ".join(text.split())
 
 
 def build_trainer(recipe: Recipe) -> Moon2Trainer:

@@ -1,4 +1,4 @@
-"""What all commands have in common: how options are spelt, what --help shows, exit codes, errors, --json.
+"""What all commands share: spelling of options, --help, exit codes, errors, --json.
 
 Options are spelt with underscores, as transformers spells them; with dashes they are the same (`--dry-run`). A command
 ends with 0 if it did what it was told, with 2 and a sentence on stderr if it could not, with 130 if it was interrupted,
@@ -27,7 +27,7 @@ class UsageError(UserError):
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Fills paragraphs, keeps indented ones as they stand, and says the defaults that are worth saying."""
+    """Help that fills paragraphs, keeps indented ones as they are, and names the defaults worth naming."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         fill = super(argparse.RawDescriptionHelpFormatter, self)._fill_text
@@ -63,11 +63,11 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(*args, allow_abbrev=False, **options)
 
     def add_json(self) -> None:
-        """Adds --json, which `answer` heeds."""
+        """Add --json; see `answer`."""
         self.add_argument("--json", action="store_true", help="print the answer as JSON, and nothing else, on stdout")
 
     def parse_known_args(self, args=None, namespace=None):
-        """As in argparse, but in either spelling, and what is not known is refused, here and in every subcommand."""
+        """Read options in either spelling; refuse what is not known, in subcommands too."""
         found, unknown = super().parse_known_args(underscored(sys.argv[1:] if args is None else args), namespace)
         if unknown:
             word = unknown[0].partition("=")[0]
@@ -80,13 +80,13 @@ class CommandParser(argparse.ArgumentParser):
         return found, unknown
 
     def error(self, message: str):
-        """Raises the message as one sentence."""
+        """Raise the message as one sentence."""
         end = "" if message.endswith((".", "?")) else "."
         raise UsageError(f"{message}{end} See: {self.prog} --help")
 
 
 def underscored(words: Sequence[str]) -> list[str]:
-    """Options in the spelling of the parsers: --dry-run as --dry_run. Values stay as they are."""
+    """Spell options as the parsers do: --dry-run as --dry_run. Values stay as they are."""
     spelt = []
     for word in words:
         name, equals, value = word.partition("=")
@@ -97,7 +97,7 @@ def underscored(words: Sequence[str]) -> list[str]:
 def command_of(
     argv: Sequence[str], prog: str, summaries: Mapping[str, str], default: str | None = None, **options
 ) -> tuple[str, list[str]]:
-    """The command that is asked for, and its words. Of --help it prints the list of commands, and exits.
+    """Return the command that is asked for, and its words; for --help, print the list of commands and exit.
 
     Args:
         summaries: command -> what --help says of it, so that no command need be imported to list them.
@@ -125,7 +125,7 @@ def command_of(
 
 
 def answer(work: Callable[[], dict], as_json: bool) -> dict:
-    """Does the work, which prints what it has to say to people; as JSON, stdout has the returned facts instead."""
+    """Do the work, which prints its answer for people; as JSON, stdout has the returned facts instead."""
     if not as_json:
         return work()
     with redirect_stdout(sys.stderr):
@@ -135,11 +135,11 @@ def answer(work: Callable[[], dict], as_json: bool) -> dict:
 
 
 def exit_codes(*mendable: type[Exception], interrupted: str = "interrupted"):
-    """Makes a function that does a command return its exit code; `None` counts as 0.
+    """Make the function of a command return its exit code; `None` counts as 0.
 
     Args:
-        mendable: errors that the user can put right, besides `UserError`; others keep their traceback.
-        interrupted: what is said after Ctrl-C.
+        mendable: errors that the user can put right, besides `UserError`; others show their traceback.
+        interrupted: printed after Ctrl-C.
     """
 
     def decorate(main: Callable[..., int | None]) -> Callable[..., int]:
@@ -168,7 +168,7 @@ def exit_codes(*mendable: type[Exception], interrupted: str = "interrupted"):
 
 
 def _is_unread() -> bool:
-    """Whether the reader of stdout is gone; if so, what is still to be written goes nowhere."""
+    """Tell whether the reader of stdout is gone; if so, discard what is still to be written."""
     try:
         stdout = sys.stdout.fileno()
     except OSError:  # it is no file
@@ -182,7 +182,7 @@ def _is_unread() -> bool:
 
 
 def whole(least: int) -> Callable[[str], int]:
-    """The type of an option that is a whole number of at least `least`."""
+    """Return the type of an option that is a whole number of at least `least`."""
 
     def number(text: str) -> int:
         try:
@@ -197,5 +197,5 @@ def whole(least: int) -> Callable[[str], int]:
 
 
 def wholes(least: int) -> Callable[[str], list[int]]:
-    """The type of an option that is a list of whole numbers of at least `least`, as "256,128"."""
+    """Return the type of an option that is a list of whole numbers of at least `least`, as "256,128"."""
     return lambda text: [whole(least)(part) for part in text.split(",")]

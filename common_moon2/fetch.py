@@ -18,7 +18,7 @@ MAX_REDIRECTS = 5
 
 
 class _Connection(http.client.HTTPConnection):
-    """Connects to public addresses only, and is cut off at its `deadline`, in seconds of `time.monotonic`."""
+    """A connection to public addresses only, cut off at its `deadline`, in seconds of `time.monotonic`."""
 
     deadline: float
     handle: socket.socket | None = None
@@ -61,7 +61,7 @@ CONNECTIONS = {"http": _Connection, "https": _SecureConnection}
 
 
 def fetch(url: str) -> bytes:
-    """What is at an http or https address; proxies of the environment are not used.
+    """Return what is at an http or https address, without proxies of the environment.
 
     Raises:
         ValueError: it is not on the public Internet, not there, too large, or too slow.
@@ -86,7 +86,7 @@ def fetch(url: str) -> bytes:
 
 
 def _get(url: str, deadline: float) -> tuple[int, str, str | None, bytes]:
-    """One request: status, reason, where it is redirected to if it is, and at most one byte more than is allowed."""
+    """Return status, reason, target of a redirect, and at most one byte more than is allowed."""
     parts = urlsplit(url)
     if parts.scheme not in CONNECTIONS or not parts.hostname:
         raise ValueError(f"{address(url)} is not an http or https address")

@@ -1,4 +1,4 @@
-"""What a run was made with and on: versions, the machine, and the memory that it took."""
+"""Versions, the machine, and the memory that a run took."""
 
 import os
 import platform
@@ -7,18 +7,18 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
 PACKAGES = ("torch", "transformers", "sentence-transformers", "datasets", "numpy", "scikit-learn")
 
 
 def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
-    """Of Python and of installed packages."""
+    """Return the versions of Python and of installed packages."""
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
 def hardware() -> dict[str, str | int | None]:
-    """The processor, its cores, the threads in use, the GPU if there is one, and the operating system."""
+    """Return the processor, its cores, the threads in use, the GPU if there is one, and the operating system."""
+    import torch  # it takes seconds
+
     return {
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
@@ -29,7 +29,9 @@ def hardware() -> dict[str, str | int | None]:
 
 
 def peak_memory() -> dict[str, int | None]:
-    """The most bytes so far: of this process with its libraries ("process"), and of its tensors on the GPU ("gpu")."""
+    """Return the most bytes so far, of the process with its libraries ("process") and of tensors on the GPU ("gpu")."""
+    import torch
+
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts in KiB but there
     return {
         "process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
@@ -38,7 +40,7 @@ def peak_memory() -> dict[str, int | None]:
 
 
 def device_name(machine: dict) -> str:
-    """What `hardware` found, in a few words: the GPU, or the processor and its cores."""
+    """Return what `hardware` found in a few words: the GPU, or the processor and its cores."""
     return machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from evaluation.errors import EvaluationError
+from common_moon2.cli import UserError
+from evaluation.measure.attention import read_photo
 from evaluation.models.encoders import Encoder
-from evaluation.search.exact import ExactSearch
-from evaluation.show.heatmap import read_photo
-from evaluation.tables.benchmark import Products, ProductView, load_corpus
-from evaluation.vectors.cache import DEFAULT_FOLDER, VectorCache
+from evaluation.tables.benchmark import load_corpus
+from evaluation.tables.products import Products, ProductView
+from evaluation.vectors.catalogue import DEFAULT_CACHE, VectorCache
+from evaluation.vectors.nearest import ExactSearch
 from evaluation.vectors.store import Vectors
 
 # In the order in which a product gets one: its richest view.
@@ -43,23 +44,24 @@ class Catalogue:
         return len(self.view)
 
     def title(self, row: int) -> str | None:
+        """Return the title; `None` where there is none."""
         return self.products.texts[row]
 
     def photo(self, row: int) -> Image.Image | None:
-        """Upright RGB, in full size; `None` where there is none.
+        """Return the upright RGB image in full size; `None` where there is none.
 
         Raises:
-            EvaluationError: it cannot be read.
+            UserError: it cannot be read.
         """
         return None if self.view[row] == "t" else read_photo(self.products.product(row, "i")["image"])
 
     def _thumbnail(self, row: int) -> str | None:
-        """The picture as the page shows it: encoded anew and inside the page itself, so that no file is served."""
+        """Return the image encoded anew, to be put into the page itself, so that no file is served."""
         photo = self.photo(row)
         return None if photo is None else data_address(photo, THUMBNAIL)
 
     def search(self, vector: np.ndarray, k: int) -> list[tuple[int, float]]:
-        """The k products with the highest cosine similarity (all, if there are fewer), best first: row and score.
+        """Return row and score of the k products with the highest cosine similarity, or of all, best first.
 
         Args:
             vector: (D,), L2-normalised.
@@ -76,7 +78,7 @@ def open_catalogue(
     batch_size: int = 64,
     workers: int = 0,
 ) -> Catalogue:
-    """Loads the corpus of an MBE2.0-format data set and embeds it, or takes the vectors from the evaluation's cache.
+    """Load the corpus of an MBE2.0-format data set, and embed what the evaluation's cache has not.
 
     Args:
         dataset: folder or Hub id.
@@ -84,10 +86,10 @@ def open_catalogue(
         batch_size, workers: see `Encoder.encode`.
 
     Raises:
-        EvaluationError: the data set or a picture cannot be read, or no product has a title or a picture.
+        UserError: the data set or a picture cannot be read, or no product has a title or a picture.
     """
     products = load_corpus(dataset, revision)
-    vectors = VectorCache(cache or DEFAULT_FOLDER)
+    vectors = VectorCache(cache or DEFAULT_CACHE)
     view: dict[int, str] = {}
     parts = []
     for name in VIEWS:
@@ -99,12 +101,12 @@ def open_catalogue(
                 vectors.embed(encoder, items, name, batch_size=batch_size, workers=workers, description="catalogue")
             )
     if not parts:
-        raise EvaluationError(f"No product of {dataset} has a title or a picture.")
+        raise UserError(f"No product of {dataset} has a title or a picture.")
     return Catalogue(products, torch.cat(parts).numpy(), view)
 
 
 def data_address(picture: Image.Image, longest: int, quality: int = 82) -> str:
-    """A JPEG of at most `longest` pixels a side as a data: address."""
+    """Return a JPEG of at most `longest` pixels a side as a data: address."""
     picture = picture.copy()
     picture.thumbnail((longest, longest))
     encoded = BytesIO()

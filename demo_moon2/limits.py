@@ -34,7 +34,7 @@ POLICY = (
 
 
 def picture_problem(content: bytes | Path) -> str | None:
-    """Why a file is not taken for a picture, in a sentence; by its content, not by its name. Nothing is decoded."""
+    """Return why a file is refused, or `None`, by its content and not its name. Nothing is decoded."""
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
     if size > MAX_UPLOAD:
         return TOO_LARGE
@@ -54,7 +54,7 @@ def picture_problem(content: bytes | Path) -> str | None:
 
 
 class Guard:
-    """Stands before the page's server: bounds requests, looks at uploads before they are stored, and closes routes that
+    """The door of the page's server: it bounds requests, checks uploads before they are stored, and closes routes that
     fetch addresses.
 
     What is too large is answered with 413, an upload that is no picture with 415, each with a sentence.
@@ -88,7 +88,7 @@ class Guard:
 
 
 def _fetches(path: str) -> bool:
-    """Whether a route would have the server fetch something from an address, which gradio offers for other pages."""
+    """Tell whether a route would have the server fetch from an address, which gradio offers for other pages."""
     if "/proxy=" in path:
         return True
     _, _, name = path.partition("/file=")
@@ -96,7 +96,7 @@ def _fetches(path: str) -> bool:
 
 
 def _names_address(body: bytes) -> bool:
-    """Whether a request calls an address a file, in which case gradio would fetch it before it asks the page."""
+    """Tell whether a request calls an address a file; gradio would fetch it before it asks the page."""
     try:
         waiting = [json.loads(body)]
     except (ValueError, RecursionError):  # no JSON, or absurdly deep; gradio says so
@@ -113,7 +113,7 @@ def _names_address(body: bytes) -> bool:
 
 
 async def _read(receive: Receive, limit: int) -> bytes | None:
-    """A request's body; `None` if it is longer than `limit` bytes."""
+    """Return a request's body; `None` if it is longer than `limit` bytes."""
     body = bytearray()
     while True:
         message = await receive()
@@ -125,7 +125,7 @@ async def _read(receive: Receive, limit: int) -> bytes | None:
 
 
 async def _refusal(request: Request) -> PlainTextResponse | None:
-    """The answer to an upload that is no form with one picture in it."""
+    """Return the answer to an upload that is no form with one picture in it; `None` if it is one."""
     try:
         form = await request.form(max_files=1)
     except (MultiPartException, HTTPException) as error:
@@ -141,7 +141,7 @@ async def _refusal(request: Request) -> PlainTextResponse | None:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Gives a body that was read already once more, then what comes after it."""
+    """Return a body that was read already once more, then what comes after it."""
     parts = iter([{"type": "http.request", "body": body, "more_body": False}])
 
     async def receive_again() -> Message:

@@ -1,85 +1,19 @@
 """The page: its layout, and what happens on it."""
 
 import time
-from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from types import NoneType
 
 import gradio as gr
-import numpy as np
 from gradio.utils import get_upload_folder
 from PIL import Image
 
+from common_moon2.cli import UserError
 from demo_moon2.catalogue import Catalogue
-from demo_moon2.heat import heat_panel
 from demo_moon2.limits import HOURS_KEPT, MAX_TEXT, MAX_WAITING, picture_problem
-from demo_moon2.query import Query, Reader
-from evaluation.errors import EvaluationError
+from demo_moon2.parts import cards, head, heat_panel, message, problem, query_panel
+from demo_moon2.query import Reader
 from pictures_moon2 import load_picture
-
-QUERY_VIEWS = {"t": "text", "i": "picture", "mm": "text and picture"}
-PRODUCT_VIEWS = {"t": "title only", "i": "picture only", "mm": "title and picture"}
-
-
-def message(text: str) -> str:
-    """A neutral line, which screen readers read out."""
-    return f'<p class="message" role="status">{escape(text)}</p>'
-
-
-def problem(text: str) -> str:
-    """What was wrong and what to do."""
-    return f'<p class="message problem" role="alert">{escape(text)}</p>'
-
-
-def cards(catalogue: Catalogue, found: Sequence[tuple[int, float]]) -> str:
-    """The results of a search, best first; a card's button carries its row."""
-    return f'<ol class="cards">{"".join(_card(catalogue, *hit) for hit in found)}</ol>'
-
-
-def _card(catalogue: Catalogue, row: int, score: float) -> str:
-    title, picture, view = catalogue.title(row), catalogue.thumbnail(row), catalogue.view[row]
-    name = escape(title or f"Product {catalogue.products.ids[row]}", quote=True)
-    shown = f'<img src="{picture}" alt="">' if picture else '<div class="blank">no picture</div>'
-    if view == "mm":
-        more = f'<button type="button" data-row="{row}" aria-label="Heat-map of {name}">Heat-map</button>'
-    else:
-        more = f'<span class="lacks">{PRODUCT_VIEWS[view]}</span>'
-    # The scale of the bar is that of the cosine between vectors that point the same way: 0 to 1.
-    width = 100 * min(max(score, 0), 1)
-    return (
-        f'<li class="card">{shown}<p class="title">{name}</p>'
-        f'<p class="score"><span class="bar"><span style="width:{width:.1f}%"></span></span>'
-        f'<span title="cosine similarity">{score:.3f}</span></p>{more}</li>'
-    )
-
-
-def query_panel(query: Query, share: float) -> str:
-    """What kind of query it was, and which experts each view of it used."""
-    what = f"Query: <strong>{QUERY_VIEWS[query.view]}</strong>"
-    if query.view == "mm":
-        what += f", {share:.0%} picture"
-    notes = ""
-    if query.cut is not None:
-        notes = (
-            f'<p class="problem">The text has {query.cut} tokens, more than the model reads: its end was left out.</p>'
-        )
-    experts = range(len(next(iter(query.usage.values()))))
-    head = "".join(f'<th scope="col">{expert + 1}</th>' for expert in experts)
-    rows = "".join(
-        f'<tr><th scope="row">{QUERY_VIEWS[view]}</th>{"".join(map(_share, query.usage[view]))}</tr>'
-        for view in QUERY_VIEWS
-        if view in query.usage
-    )
-    return (
-        f'<div class="query"><p>{what}</p>{notes}<div class="scroll"><table><caption>Use of the experts</caption>'
-        f'<thead><tr><th scope="col">Expert</th>{head}</tr></thead><tbody>{rows}</tbody></table></div></div>'
-    )
-
-
-def _share(value: np.floating) -> str:
-    return f'<td style="--share:{100 * value:.1f}%">{100 * value:.0f} %</td>'
-
 
 STYLE = Path(__file__).parent / "style.css"
 EXAMPLES = 4
@@ -111,7 +45,7 @@ SHARE = "0: the text alone. 50: the model's own vector of both. 100: the picture
 
 
 def build_page(catalogue: Catalogue, reader: Reader, results: int, name: str) -> gr.Blocks:
-    """The page over one catalogue and one model.
+    """Return the page over one catalogue and one model.
 
     Args:
         results: how many products a search shows.
@@ -122,20 +56,20 @@ def build_page(catalogue: Catalogue, reader: Reader, results: int, name: str) ->
         begun = time.perf_counter()
         try:
             picture = _picture(upload, folder)
-        except EvaluationError as error:  # without it, the form is empty again
+        except UserError as error:  # without it, the form is empty again
             return problem(str(error)), "", "", "", None
         try:
             _check(text, share)
             query = reader.query(text, picture, share / 100)
             found = catalogue.search(query.vector, results)
-        except EvaluationError as error:
+        except UserError as error:
             return problem(str(error)), "", "", "", gr.skip()
         seconds = time.perf_counter() - begun
         said = message(f"The best {len(found)} of {len(catalogue):,} products, in {seconds:.2f} s.")
         return said, query_panel(query, share / 100), "", cards(catalogue, found), gr.skip()
 
     def search_again(text: str | None, upload: dict | None, share: float):
-        """A share that has no meaning yet changes nothing."""
+        """Search, unless the share has no meaning yet."""
         if not (text and upload):
             return [gr.skip()] * 5
         return search(text, upload, share)
@@ -144,7 +78,7 @@ def build_page(catalogue: Catalogue, reader: Reader, results: int, name: str) ->
         row = getattr(event, "row", None)
         try:
             return heat_panel(catalogue, reader, row if type(row) is int else -1)
-        except EvaluationError as error:
+        except UserError as error:
             return problem(str(error))
 
     folder, hour = Path(get_upload_folder()).resolve(), 3600
@@ -154,12 +88,7 @@ def build_page(catalogue: Catalogue, reader: Reader, results: int, name: str) ->
         delete_cache=(hour, HOURS_KEPT * hour),
         fill_width=True,
     ) as page:
-        gr.HTML(
-            "<h1>Find products by text, by picture, or by both</h1>"
-            f"<p>{escape(name)}: {len(catalogue):,} products, one vector each.</p>",
-            elem_id="head",
-            apply_default_css=False,
-        )
+        gr.HTML(head(name, f"{len(catalogue):,}"), elem_id="head", apply_default_css=False)
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=300):
                 text = gr.Textbox(
@@ -203,7 +132,7 @@ def build_page(catalogue: Catalogue, reader: Reader, results: int, name: str) ->
 
 
 def _picture(upload: dict | None, folder: Path) -> Image.Image | None:
-    """The query's picture, of what gradio knows of an upload; a file that is refused is removed at once.
+    """Return the query's picture, from what gradio knows of an upload; remove a file that is refused.
 
     Args:
         folder: of uploads. Gradio looks at paths only where a request calls them files, so they are looked at here.
@@ -212,7 +141,7 @@ def _picture(upload: dict | None, folder: Path) -> Image.Image | None:
         return None
     path = Path(upload.get("path") or "").resolve()
     if not path.is_relative_to(folder) or not path.is_file():
-        raise EvaluationError("The picture is no longer here: add it again.")
+        raise UserError("The picture is no longer here: add it again.")
     said = picture_problem(path)
     if said is None:
         try:
@@ -220,12 +149,12 @@ def _picture(upload: dict | None, folder: Path) -> Image.Image | None:
         except ValueError as error:
             said = f"The picture cannot be read: {error}."
     path.unlink(missing_ok=True)
-    raise EvaluationError(said)
+    raise UserError(said)
 
 
 def _check(text: str | None, share: float) -> None:
-    """The page's own form sends nothing that is refused here, but others can ask, too."""
+    """Check a query; the page's own form sends nothing that is refused here, but others can ask, too."""
     if not isinstance(text, (str, NoneType)) or not isinstance(share, (int, float)):
-        raise EvaluationError("A query is a text, a picture and a number.")
+        raise UserError("A query is a text, a picture and a number.")
     if text and len(text) > MAX_TEXT:
-        raise EvaluationError(f"The text has {len(text)} characters; at most {MAX_TEXT} are read.")
+        raise UserError(f"The text has {len(text)} characters; at most {MAX_TEXT} are read.")

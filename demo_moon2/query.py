@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
-from evaluation.errors import EvaluationError
+from common_moon2.cli import UserError
+from evaluation.measure.attention import AttentionMap, attention_map
 from evaluation.models.checkpoint import Checkpoint
-from evaluation.show.heatmap import AttentionMap, attention_map
 
 
 class Query(NamedTuple):
@@ -38,26 +38,26 @@ class Reader:
         self._lock = Lock()
 
     def query(self, text: str | None, picture: Image.Image | None, share: float = 0.5) -> Query:
-        """Embeds a query.
+        """Embed a query.
 
         Args:
             text: blank counts as none.
             share: of the picture, 0 to 1; it matters only where there are both. See `blend`.
 
         Raises:
-            EvaluationError: there is neither text nor picture, or one of them cannot be prepared.
+            UserError: there is neither text nor picture, or one of them cannot be prepared.
         """
         text = text.strip() if text else None
         product = ({"text": text} if text else {}) | ({} if picture is None else {"image": picture})
         if not product:
-            raise EvaluationError("Type what you look for, or add a picture.")
+            raise UserError("Type what you look for, or add a picture.")
         # With both, one pass gives the view of both and, for free, that of the picture; the text gets its own row.
         products = [product] if len(product) == 1 else [product, {"text": text}]
         with self._lock, torch.inference_mode():
             try:
                 inputs = self.processor(products, return_tensors="pt").to(self.model.device)
             except ValueError as error:
-                raise EvaluationError(f"The query cannot be read: {str(error).partition(': ')[2]}") from error
+                raise UserError(f"The query cannot be read: {str(error).partition(': ')[2]}") from error
             output = self.model(**inputs)
         own = output.embeddings.float().cpu()
         usage = output.expert_usage.float().cpu().numpy()
@@ -70,7 +70,7 @@ class Reader:
         return Query(blend(words, both, image, share).numpy(), "mm", seen, cut)
 
     def heatmap(self, photo: Image.Image, title: str) -> AttentionMap:
-        """See `evaluation.show.heatmap.attention_map`."""
+        """Return what `evaluation.show.heatmap.attention_map` does."""
         with self._lock:
             self.model.set_attn_implementation("eager")
             try:
@@ -88,7 +88,7 @@ class Reader:
 
 
 def blend(text: torch.Tensor, both: torch.Tensor, image: torch.Tensor, share: float) -> torch.Tensor:
-    """The vector of a query of text and picture, of which the picture has a share.
+    """Return the vector of a query of text and picture, of which the picture has a share.
 
     In the middle it is the model's own vector of text and picture together, which it was trained for (mm -> mm).
     Towards either end that is mixed with the vector of the text, or of the picture, and normalised again; at the ends
@@ -102,9 +102,9 @@ def blend(text: torch.Tensor, both: torch.Tensor, image: torch.Tensor, share: fl
         (D,), L2-normalised.
 
     Raises:
-        EvaluationError: `share` is no number from 0 to 1.
+        UserError: `share` is no number from 0 to 1.
     """
     if not 0 <= share <= 1:
-        raise EvaluationError(f"The picture's share is {share}; give 0 to 1.")
+        raise UserError(f"The picture's share is {share}; give 0 to 1.")
     end, weight = (text, 1 - 2 * share) if share < 0.5 else (image, 2 * share - 1)
     return normalize(weight * end + (1 - weight) * both, dim=0)

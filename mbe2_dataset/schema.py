@@ -7,11 +7,6 @@ from pathlib import Path
 
 from datasets import Features, Image, List, Value
 
-
-class ModelError(ValueError):
-    """A model cannot be loaded, or cannot do what it is wanted for; the message says why and what to do."""
-
-
 ATTRIBUTES = List({"name": Value("string"), "value": Value("string")})
 
 # What a catalogue must have ...
@@ -114,7 +109,7 @@ def provenance(
     kept: bool = True,
     reason: str = "",
 ) -> dict[str, object]:
-    """One record; `source_id` is the product or logged query that the field was made from, "" stands for none."""
+    """Return one record; `source_id` is the product or logged query that the field was made from, "" for none."""
     return {
         "field": field,
         "source_id": source_id,
@@ -132,8 +127,11 @@ def provenance(
 
 @lru_cache(maxsize=32)
 def model_identity(model: str, revision: str) -> tuple[str, str]:
-    """The name and revision under which a model is recorded: of a folder its name and, without a revision, a digest of
-    its configuration and weights, because a path says nothing on another machine."""
+    """Return the name and revision under which a model is recorded.
+
+    A path says nothing on another machine, so a folder is recorded by its name and, without a revision, a digest of its
+    configuration and weights.
+    """
     folder = Path(model)
     if not folder.is_dir():
         return model, revision
@@ -147,7 +145,7 @@ def model_identity(model: str, revision: str) -> tuple[str, str]:
 
 
 def identity_of(maker: object | None) -> dict[str, str] | None:
-    """Model, revision and prompt version of anything that makes fields; None of nothing."""
+    """Return model, revision and prompt version of what makes fields; None of None."""
     if maker is None:
         return None
     model, revision = model_identity(maker.model, maker.revision)

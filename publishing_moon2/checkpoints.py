@@ -1,4 +1,4 @@
-"""Checkpoints of a run that goes on, on the Hub: the Trainer's `push_to_hub`, `hub_strategy` and the like."""
+"""Push the checkpoints of a run that goes on: the Trainer's `push_to_hub`, `hub_strategy` and the like."""
 
 import os
 import shutil
@@ -10,16 +10,17 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
-from common_moon2.hub import refusal
-from evaluation.errors import EvaluationError
-from publishing_moon2.push import Pushed, push_model
+from common_moon2.cli import UserError
+from common_moon2.hub import Pushed, refusal
+from publishing_moon2.arguments import PushArguments
+from publishing_moon2.push import push_model
 
 PUSHING = ".pushing"
 logger = logging.get_logger(__name__)
 
 
 def push_checkpoint(checkpoint: Path, args: TrainingArguments, repo_id: str, step: int) -> Future:
-    """Starts to upload a complete checkpoint; training goes on, and so it does if the upload fails, with a warning.
+    """Start to upload a complete checkpoint; training goes on, and so it does if the upload fails, with a warning.
 
     The model goes into the repository, without the optimizer; with `hub_strategy` "checkpoint" or "all_checkpoints" the
     whole checkpoint as well, into a folder. A LoRA checkpoint is no model yet: of it only the latter.
@@ -32,17 +33,16 @@ def push_checkpoint(checkpoint: Path, args: TrainingArguments, repo_id: str, ste
 
 
 def push_final(folder: Path, args: TrainingArguments, repo_id: str) -> Pushed:
-    """Uploads the finished model.
+    """Upload the finished model.
 
     Raises:
-        EvaluationError: the Hub refuses; the message says why, and how to push again.
+        UserError: the Hub refuses; the message says why, and how to push again.
     """
+    told = PushArguments(model=folder, repo=repo_id, branch=args.hub_revision or "main", private=args.hub_private_repo)
     try:
-        return push_model(
-            folder, repo_id, branch=args.hub_revision or "main", private=args.hub_private_repo, token=args.hub_token
-        )
-    except EvaluationError as error:
-        raise EvaluationError(
+        return push_model(told, token=args.hub_token)
+    except UserError as error:
+        raise UserError(
             f"{error} The model is whole in {folder}; to push it: "
             f"python -m evaluation push --model {folder} --repo {repo_id}"
         ) from error
@@ -52,7 +52,8 @@ def _push(folder: Path, args: TrainingArguments, repo_id: str, message: str):
     branch = args.hub_revision or "main"
     try:
         if (folder / "config.json").is_file():
-            push_model(folder, repo_id, branch=branch, message=message, token=args.hub_token)
+            told = PushArguments(model=folder, repo=repo_id, branch=branch, message=message)
+            push_model(told, token=args.hub_token)
         if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             latest = args.hub_strategy == HubStrategy.CHECKPOINT
             HfApi(token=args.hub_token, library_name="moon2").upload_folder(
@@ -63,7 +64,7 @@ def _push(folder: Path, args: TrainingArguments, repo_id: str, message: str):
                 commit_message=f"{message}: the checkpoint",
                 delete_patterns="*",
             )
-    except EvaluationError as error:
+    except UserError as error:
         logger.warning(f"{folder.name} was not pushed: {error}")
     except Exception as error:  # nothing that the Hub does may end a run
         logger.warning(f"{folder.name} was not pushed: {refusal(repo_id, error, args.hub_token)}")

@@ -9,7 +9,7 @@ from transformers.exporters.utils import precompute_export_inputs
 
 
 class Moon2Program(nn.Module):
-    """Of a `Moon2Model`, what an exported program does: features to embeddings.
+    """The part of a `Moon2Model` that an exported program holds: features to embeddings.
 
     It returns a plain dict, so that the program loads where this code is not installed: `embeddings` and, with
     pictures, `image_embeddings` and `has_image`, as in `Moon2Output`. A model whose image-only view takes a second pass
@@ -24,7 +24,7 @@ class Moon2Program(nn.Module):
         self.model.image_view_is_prefix = True  # the second pass is left out
 
     def forward(self, **features: torch.Tensor) -> dict[str, torch.Tensor]:
-        """`program_inputs` -> the outputs above."""
+        """Return the outputs above for `program_inputs`."""
         output = self.model(**features)
         with_image_view = self.gives_image_view and "pixel_values" in features
         names = ["embeddings", *(["image_embeddings", "has_image"] if with_image_view else [])]
@@ -32,7 +32,7 @@ class Moon2Program(nn.Module):
 
 
 def program_inputs(model: PreTrainedModel, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What a program takes: the features, and with a Qwen-VL backbone what no graph can derive from them.
+    """Return what a program takes: the features, and with a Qwen-VL backbone what no graph can derive from them.
 
     That is the place of every token and patch, and the bounds of attention between patches. Transformers makes them
     for the parts of a backbone; here they get the names by which `Moon2Model.forward` hands them to these parts.

@@ -1,39 +1,32 @@
 """The model card: README.md of a pushed model, from what its run and its evaluation wrote down.
 
-Nothing is said that these files do not say: a part whose file is missing is left out.
+Nothing is said that these files do not say: a part whose file is missing is left out. The words stand in
+templates/model_card.md. A missing figure is an error; `ModelCard.from_template` of huggingface_hub would leave a gap.
 """
 
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import torch
 import yaml
-from huggingface_hub import ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, UndefinedError
 from safetensors import safe_open
 
-from common_moon2.shipped_code import SHIPPED_CODE
+from common_moon2.cli import UserError
+from common_moon2.machine import device_name
 from configuration_moon2 import Moon2Config
-from evaluation.errors import EvaluationError
+from evaluation.measure.metrics import METRICS
+from evaluation.measure.retrieval import DIRECTIONS
 from modeling_moon2 import Moon2Model
-from publishing_moon2.card_parts import (
-    RECIPE,
-    RUN,
-    STATE,
-    arrow,
-    compression_section,
-    eval_results,
-    expert_usage,
-    results_section,
-    speed_section,
-    table,
-    training_section,
-)
+from publishing_moon2.arguments import PushArguments
+from publishing_moon2.files import RECIPE, RUN, SHIPPED_CODE, STATE
 
-RESULTS = "results.json"
-# figure -> what it shows; `--heatmap` and `--expert_usage` of the push.
+# figure -> heading, and what it shows
 FIGURES = {
     "expert_usage": (
         "Experts",
@@ -43,210 +36,208 @@ FIGURES = {
 }
 TAGS = ("moon2", "sentence-transformers", "multimodal", "e-commerce", "retrieval", "mixture-of-experts")
 SIGNED = re.compile(r"\n<!-- Written by `python -m evaluation push`; digest of the text above: ([0-9a-f]{16}) -->\n$")
-CITATION = """```bibtex
-@misc{moon2,
-  title = {MOON2.0: Dynamic Modality-balanced Multimodal Representation Learning for E-commerce Product Understanding},
-  eprint = {2511.12449},
-  archivePrefix = {arXiv},
-  year = {2025}
-}
-```"""
+# metric -> its name in the card
+NAMES = {name: name.replace("recall", "Recall").replace("mrr", "MRR").replace("ndcg", "nDCG") for name in METRICS}
+LABEL_METRICS = {"accuracy": "accuracy", "precision": "macro precision", "recall": "macro recall", "f1": "macro F1"}
+# The fields of a recipe that a reader asks for first; the whole recipe stands below them.
+FIRST_ASKED = (
+    "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type", "temperature",
+    "objective_weighting", "matryoshka_dims", "lora_rank", "seed",
+)  # fmt: skip
+KINDS = {"t": "text", "i": "pictures alone", "mm": "text and pictures"}
 
 
-@dataclass(frozen=True)
-class Publication:
-    """What the files of a model do not say.
-
-    Attributes:
-        repo_id: the name by which the examples load it.
-        revision: the commit that they pin; `None`: a folder, which has none.
-        license: an identifier of the Hub ("apache-2.0", "cc-by-4.0" ...) or "other"; `None`: not stated.
-        license_name, license_link: of a licence without an identifier.
-        base_model, dataset: Hub ids of what it was made from, where the Hub has them.
-        figures: of `FIGURES`, those that are there -> their paths beside the card.
-    """
-
-    repo_id: str
-    revision: str | None = None
-    license: str | None = None
-    license_name: str | None = None
-    license_link: str | None = None
-    base_model: str | None = None
-    dataset: str | None = None
-    figures: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self):
-        if (self.license == "other") != (self.license_name is not None):
-            raise EvaluationError(
-                "--license_name is for a licence that the Hub has no identifier of, together with --license other."
-            )
-        if self.license_link is not None and self.license != "other":
-            raise EvaluationError("--license_link only means something with --license other.")
-
-
-def model_card(folder: Path, publication: Publication, results: dict | None = None) -> str:
-    """The text of README.md, signed: see `is_untouched`.
+def model_card(
+    arguments: PushArguments,
+    results: dict | None = None,
+    revision: str | None = None,
+    base_model: str | None = None,
+    dataset: str | None = None,
+) -> str:
+    """Return the text of README.md, signed: see `is_untouched`.
 
     Args:
-        folder: a checkpoint; recipe.yaml, run.json and trainer_state.json beside it are read where they are there.
+        arguments: recipe.yaml, run.json and trainer_state.json beside the model are read where they are there.
         results: the content of results.json.
+        revision: the commit that the examples name.
+        base_model, dataset: Hub ids of what it was made from, where the Hub has them.
 
     Raises:
-        EvaluationError: the recipe or the state of the run cannot be read.
+        UserError: the recipe or the state of the run cannot be read, or the results lack a figure.
     """
+    folder = arguments.model
     config = Moon2Config.from_pretrained(folder)
-    recipe = _read(folder / RECIPE, yaml.safe_load) or {}
-    run, state = (_read(folder / name, json.loads) or {} for name in (RUN, STATE))
-    name = publication.repo_id.split("/")[-1]
-    parts = [
-        f"# {name}\n\n{_what_it_is(trained=bool(recipe or state))}",
-        f"## Use\n\n{_use(folder, config, publication)}",
-        f"## Model\n\n{_model(folder, config)}",
-    ]
-    if recipe or state:
-        parts.append(f"## Training\n\n{training_section(recipe, run, state, publication.dataset)}")
-    if results:
-        parts.append(f"## Results\n\n{results_section(results)}")
-        if results.get("compression"):
-            parts.append(f"## Fewer dimensions and bits\n\n{compression_section(results['compression'])}")
-        if results["run"].get("embedding", {}).get("items_per_second"):
-            parts.append(f"## Speed\n\n{speed_section(results['run'])}")
-    if usage := expert_usage(state):
-        parts.append(f"## Use of the experts\n\n{usage}")
-    for figure, path in publication.figures.items():
-        title, caption = FIGURES[figure]
-        parts.append(f"## {title}\n\n![{title}]({path})\n\n{caption}")
-    parts += [
-        f"## Limits and risks\n\n{_limits(results)}",
-        f"## Licence\n\n{_licence(publication)}",
-        f"## Citation\n\nThe method is the paper's:\n\n{CITATION}",
-    ]
-    facts = metadata(publication, results)
-    return sign(f"---\n{facts.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
+    with torch.device("meta"):  # counted, not loaded
+        model = Moon2Model(config)
+    recipe = _read(folder / RECIPE, yaml.safe_load)
+    run, state = (_read(folder / name, json.loads) for name in (RUN, STATE))
+    try:
+        text = _template().render(
+            metadata=metadata(arguments, results, base_model, dataset).to_yaml(),
+            name=arguments.repo.split("/")[-1],
+            arguments=arguments,
+            revision=revision,
+            code=sum((folder / name).is_file() for name in SHIPPED_CODE),
+            config=config,
+            model=model,
+            types=_weight_types(folder),
+            recipe=recipe,
+            first_asked=FIRST_ASKED,
+            dataset=dataset,
+            trained=run,
+            state=state,
+            log=state.get("log_history", []),
+            results=results,
+            figures=[(*FIGURES[figure], f"figures/{figure}.png") for figure in arguments.figures()],
+            **_expert_usage(state),
+            **({} if results is None else _tables(results)),
+        )
+    except (KeyError, UndefinedError) as error:
+        raise UserError(
+            f"{arguments.results} has no {error}: another version wrote it. Evaluate the model again."
+        ) from error
+    return sign(text)
 
 
-def lacking(publication: Publication, results: dict | None) -> list[str]:
-    """What a card could have and has not, each with what to do: for who is about to publish it."""
+def lacking(arguments: PushArguments, results: dict | None) -> list[str]:
+    """Return what a card could have and has not, each with what to do: for who is about to publish it."""
+    figures = arguments.figures()
     found = {
         "any figure (score the model with `python -m evaluation`, then give --results)": results is not None,
         "fewer dimensions and bits (score it with --dims and --precisions)": "compression" in (results or {}),
-        "a heat-map (--heatmap, a PNG of `python -m evaluation heatmap`)": "heatmap" in publication.figures,
+        "a heat-map (--heatmap, a PNG of `python -m evaluation heatmap`)": "heatmap" in figures,
         "a picture of how experts are used (--expert_usage, or `python -m evaluation report RESULTS` before)": (
-            "expert_usage" in publication.figures
+            "expert_usage" in figures
         ),
-        "the licence of the weights (--license)": publication.license is not None,
+        "the licence of the weights (--license)": arguments.license is not None,
     }
     return [what for what, there in found.items() if not there]
 
 
 def sign(text: str) -> str:
-    """The text with its digest at the end, in a comment."""
+    """Return the text with its digest at the end, in a comment."""
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return f"{text}\n<!-- Written by `python -m evaluation push`; digest of the text above: {digest} -->\n"
 
 
 def is_untouched(card: str) -> bool:
-    """Whether a card is as `model_card` wrote it, so that nobody's work is lost with it."""
+    """Tell whether a card is as `model_card` wrote it, so that nobody's work is lost with it."""
     found = SIGNED.search(card)
     return found is not None and sign(card[: found.start()]) == card
 
 
-def metadata(publication: Publication, results: dict | None) -> ModelCardData:
-    """What the Hub reads: the block of YAML on top of the card."""
-    evaluations = None if results is None else list(eval_results(results))
+def metadata(
+    arguments: PushArguments, results: dict | None, base_model: str | None, dataset: str | None
+) -> ModelCardData:
+    """Return what the Hub reads: the block of YAML on top of the card."""
+    figures = None if results is None else list(_eval_results(results))
     return ModelCardData(
         library_name="transformers",
         pipeline_tag="feature-extraction",
-        license=publication.license,
-        license_name=publication.license_name,
-        license_link=publication.license_link,
-        base_model=publication.base_model,
-        datasets=None if publication.dataset is None else [publication.dataset],
+        license=arguments.license,
+        license_name=arguments.license_name,
+        license_link=arguments.license_link,
+        base_model=base_model,
+        datasets=None if dataset is None else [dataset],
         tags=list(TAGS),
-        model_name=publication.repo_id.split("/")[-1] if evaluations else None,
-        eval_results=evaluations or None,
+        model_name=arguments.repo.split("/")[-1] if figures else None,
+        eval_results=figures or None,
     )
 
 
-def _what_it_is(trained: bool) -> str:
-    return (
-        "One vector for an e-commerce product, from its title, its pictures, or both, to find products that belong "
-        "together by cosine. A vision-language model whose feed-forward layers are a mixture of experts, built "
-        f"{'and trained ' if trained else ''}as in [MOON2.0](https://arxiv.org/abs/2511.12449) by an independent "
-        "implementation. These are not the weights of the paper's authors, and no figure here is theirs."
-    )
+def _eval_results(results: dict) -> Iterator[EvalResult]:
+    """Yield every figure of retrieval and labels for the Hub's model-index; shares in 0..1."""
+    data = results["run"]["dataset"]
+    named = {"dataset_name": shown(data["name"]), "dataset_type": shown(data["name"])}
+    named |= {"dataset_split": "test", "dataset_revision": data["revision"]}
+    for direction, row in _measured(results).items():
+        for metric, value in row["metrics"].items():
+            yield EvalResult(
+                task_type="image-text-retrieval",
+                task_name="Retrieval, zero-shot",
+                metric_type=metric.replace("@", "_at_"),
+                metric_name=f"{NAMES[metric]}, {arrow(direction)}",
+                metric_value=round(value, 6),
+                dataset_config="queries",
+                **named,
+            )
+    for title, row in _labels(results).items():
+        for metric in (name for name in LABEL_METRICS if name in row["metrics"]):
+            yield EvalResult(
+                task_type="zero-shot-classification",
+                task_name=f"{title}, zero-shot",
+                metric_type=metric,
+                metric_name=f"{title}, {LABEL_METRICS[metric]}",
+                metric_value=round(row["metrics"][metric], 6),
+                dataset_config="corpus",
+                **named,
+            )
 
 
-def _use(folder: Path, config: Moon2Config, publication: Publication) -> str:
-    code = sum((folder / name).is_file() for name in SHIPPED_CODE)
-    name, revision = publication.repo_id, publication.revision
-    pin = "" if revision is None else f', revision="{revision}"'
-    option = "" if revision is None else f" \\\n    --model_revision {revision}"
-    why = (
-        ""
-        if revision is None
-        else f"The examples name a commit: loading runs the {code} Python files beside the weights, and in a commit "
-        "they cannot change after you have read them. The weights are safetensors.\n\n"
-    )
-    saved = config.transformers_version
-    needs = f"It was saved with transformers {saved}; older versions may not load it.\n\n" if saved else ""
-    return f"""{needs}{why}With transformers:
-
-```python
-import torch
-from transformers import AutoModel, AutoProcessor
-
-pinned = dict(trust_remote_code=True{pin})
-model = AutoModel.from_pretrained("{name}", **pinned).eval()
-processor = AutoProcessor.from_pretrained("{name}", **pinned)
-
-products = [
-    {{"text": "Blue ceramic mug"}},  # a title
-    {{"image": "mug.jpg"}},  # a picture: path, PIL image, array or bytes
-    {{"text": "Blue ceramic mug", "image": ["mug.jpg"]}},  # both
-]
-with torch.no_grad():
-    vectors = model(**processor(products)).embeddings  # (3, D), L2-normalised
-print(vectors @ vectors.T)  # cosine similarities
-```
-
-With sentence-transformers, which gives the same vectors (text, pictures and both, as above):
-
-```python
-from sentence_transformers import SentenceTransformer
-
-encoder = SentenceTransformer("{name}", trust_remote_code=True{pin})
-found = encoder.similarity(encoder.encode_query("blue mug"), encoder.encode_document(["Blue ceramic mug", "Red shirt"]))
-print(found)
-```
-
-A whole catalogue (columns `id`, `text`, `image`) on the command line of the project:
-
-```bash
-python -m evaluation embed --model {name}{option} \\
-    --dataset products.parquet --output vectors
-```"""
+def _tables(results: dict) -> dict[str, str]:
+    """Return the tables of figures, which have a row for each direction, task, or way to store vectors."""
+    rows, labels, compressed = _measured(results), _labels(results), results.get("compression") or []
+    metrics = [name for name in METRICS if any(name in row["metrics"] for row in rows.values())]
+    header, label_metrics = ["", *(NAMES[metric] for metric in metrics)], [*LABEL_METRICS, "chance"]
+    by_row = [{name: row for name, row in found["retrieval"].items() if row and row["metrics"]} for found in compressed]
+    directions = [name for name in DIRECTIONS if any(name in found for found in by_row)]
+    return {
+        "retrieval": _table(
+            header, [[arrow(name), *(_figure(row, metric) for metric in metrics)] for name, row in rows.items()]
+        ),
+        "chance": _table(
+            header,
+            [[arrow(name), *(_percent(row["chance"][metric]) for metric in metrics)] for name, row in rows.items()],
+        ),
+        "labels": labels
+        and _table(
+            ["", *LABEL_METRICS.values(), "chance"],
+            [[title, *(_figure(row, metric) for metric in label_metrics)] for title, row in labels.items()],
+        ),
+        "compression": _table(
+            ["dimensions", "precision", "bytes", *map(arrow, directions)],
+            [
+                [str(row["dimension"]), row["precision"], str(row["bytes"])]
+                + [_figure(found.get(name), "recall@10") for name in directions]
+                for row, found in zip(compressed, by_row, strict=True)
+            ],
+        ),
+    }
 
 
-def _model(folder: Path, config: Moon2Config) -> str:
-    with torch.device("meta"):  # counted, not loaded
-        model = Moon2Model(config)
-    text, layers = config.vlm_config.get_text_config(), model.moe_layer_indices
-    experts = f"{config.num_experts}, of which a token takes {config.num_experts_per_tok}"
-    if config.shared_expert_intermediate_size:
-        experts += ", and one that all tokens take"
-    rows = [
-        ["parameters", f"{model.num_parameters():,}"],
-        ["parameters active for a token", f"{model.num_active_parameters():,}"],
-        ["dimensions of a vector", f"{text.hidden_size:,}"],
-        ["backbone", f"`{config.vlm_config.model_type}`, {text.num_hidden_layers} decoder layers"],
-        ["experts", experts],
-        ["layers with experts", f"{len(layers)} of {text.num_hidden_layers}"],
-        ["router", config.router],
-        ["objectives", ", ".join(arrow(name) for name in config.objectives)],
-        ["type of the weights", ", ".join(_weight_types(folder))],
-    ]
-    return table(["", ""], rows)
+def _measured(results: dict) -> dict[str, dict]:
+    return {name: row for name, row in results["retrieval"].items() if row is not None and row["metrics"] is not None}
+
+
+def _labels(results: dict) -> dict[str, dict]:
+    """Return `metrics` and `intervals` of the label tasks that have figures, by title."""
+    found = {}
+    if classification := results.get("classification"):
+        found["Category"] = classification
+    if attributes := results.get("attributes"):
+        # Over all predictions: there is no precision and recall over different names.
+        found["Attributes"] = {"metrics": attributes["micro"], "intervals": attributes["micro"]["intervals"]}
+    return found
+
+
+def _figure(row: dict | None, metric: str) -> str:
+    """Return a share in per cent with its interval, if it has one."""
+    if row is None or metric not in row["metrics"]:
+        return ""
+    interval = row["intervals"].get(metric)
+    between = "" if interval is None else f" [{', '.join(map(_percent, interval))}]"
+    return f"{_percent(row['metrics'][metric])}{between}"
+
+
+def _expert_usage(state: dict) -> dict:
+    """Return the last logged step that has it, and the table of the share of the routing that each expert got."""
+    for entry in reversed(state.get("log_history", [])):
+        shares = {kind: [entry[key] for key in entry if re.fullmatch(rf"expert_\d+_{kind}", key)] for kind in KINDS}
+        rows = [[KINDS[kind], *(f"{100 * share:.1f}" for share in row)] for kind, row in shares.items() if row]
+        if rows:
+            header = ["items of", *(f"expert {number}" for number in range(1, len(rows[0])))]
+            return {"usage_step": entry["step"], "usage": _table(header, rows)}
+    return {"usage": None}
 
 
 def _weight_types(folder: Path) -> list[str]:
@@ -257,34 +248,71 @@ def _weight_types(folder: Path) -> list[str]:
     return sorted(types)
 
 
-def _limits(results: dict | None) -> str:
-    lines = [
-        "It knows the kinds of products, the languages and the styles of photos that it was trained on; others may "
-        "come out worse. Measure it on your own catalogue before you rely on it.",
-        "Similar vectors mean that two products look or read alike, not that a claim about either is true. It repeats "
-        "what is one-sided in its training data, and wrong titles or text in pictures can mislead it.",
-        "It is made for products. It is not made to recognise or compare people who appear in photos.",
-        "Scores depend on the gallery: among more, or more similar, products they fall.",
-    ]
-    if results is None:
-        lines.insert(0, "No evaluation is published with these weights.")
-    return "\n".join(f"- {line}" for line in lines)
+def _public(recipe: dict) -> str:
+    """Return every field that was set as YAML, without tokens and without folders of the machine."""
+    fields = {
+        name: shown(value) if isinstance(value, str) else value
+        for name, value in recipe.items()
+        if value is not None and not name.endswith("_token")
+    }
+    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
 
 
-def _licence(publication: Publication) -> str:
-    code = "The Python files are Apache-2.0."
-    if publication.license is None:
-        return f"{code} The licence of the weights has not been stated: ask who published them."
-    name = publication.license_name or publication.license
-    return (
-        f"{code} The weights: " + (f"[{name}]({publication.license_link})" if publication.license_link else name) + "."
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
+    environment.filters |= {
+        "arrow": arrow,
+        "cell": _cell,
+        "command": _command,
+        "device": device_name,
+        "number": "{:,}".format,
+        "public": _public,
+        "shown": shown,
+        "versions": lambda versions: ", ".join(f"{name} {number}" for name, number in versions.items()),
+    }
+    return environment.get_template("model_card.md")
 
 
-def _read(file: Path, parse) -> dict | None:
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    rules = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in [header, rules, *rows])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}"
+
+
+def arrow(direction: str) -> str:
+    """Return "t→mm" for "t2mm"."""
+    return direction.replace("2", "→")
+
+
+def shown(source: str) -> str:
+    """Return a data set or model as others may read it: of a folder anywhere on a machine only the last name."""
+    return Path(source).name if Path(source).is_absolute() else source
+
+
+def _command(command: str) -> str:
+    """Return a command without the interpreter's place and folders' places on the machine."""
+    words = re.sub(r"^\S*python\S*", "python", command).split(" ")
+    return " ".join(shown(word) for word in words)
+
+
+def _read(file: Path, parse) -> dict:
     if not file.is_file():
-        return None
+        return {}
     try:
-        return parse(file.read_text(encoding="utf-8"))
+        return parse(file.read_text(encoding="utf-8")) or {}
     except (ValueError, yaml.YAMLError) as error:
-        raise EvaluationError(f"{file} cannot be read, so the model card cannot quote it: {error}") from error
+        raise UserError(f"{file} cannot be read, so the model card cannot quote it: {error}") from error

@@ -20,10 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import transformers
 from browser import CHROMIUM
+from packaging.version import Version
 from PIL import Image
-from transformers import AutoConfig, Idefics3ImageProcessorPil, SiglipImageProcessorPil
+from transformers import AutoConfig
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from configuration_moon2 import Moon2Config
 from mbe2_dataset.__main__ import main as mbe2_main
@@ -31,6 +35,8 @@ from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor, image_block
 from training_moon2.model import train_tokenizer
 
+# Before 5.18 transformers saw pictures anew in every pass, and loaded some image processors only beside torchvision.
+OLD_TRANSFORMERS = Version(transformers.__version__) < Version("5.18")
 TEXTS = ["red striped mug 350 ml", "blue cotton shirt for women", "红色条纹马克杯", "蓝色纯棉女士衬衫"]
 
 TEXT = dict(

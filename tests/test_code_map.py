@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from guides import ROOT, blocks
 
-from common_moon2.shipped_code import SHIPPED_CODE
+from publishing_moon2.files import SHIPPED_CODE
 
 
 def modules_of(path: Path) -> set[str]:

@@ -110,6 +110,14 @@ def compare(mbe2: str, folder: Path):
         if rank == 0:
             torch.save(trainer.accelerator.unwrap_model(trainer.model).state_dict(), folder / f"trained-{how}.pt")
             torch.save(trainer.state.log_history, folder / f"log-{how}.pt")
+    # Nothing reads W* here: weight decay must not shrink it.
+    trainer = make_trainer(mbe2, folder / "decay", 3, max_steps=2, optim="adamw_torch", weight_decay=0.5)
+    trainer.loss = Moon2Loss(objective_weighting="uniform", sparsity_loss_weight=0.0)
+    before = trainer.model.dual_alignment.weight.detach().clone()
+    trainer.train()
+    after = trainer.accelerator.unwrap_model(trainer.model).dual_alignment.weight.detach()
+    if rank == 0:
+        torch.save([before, after], folder / "decay.pt")
     trainer = train_with_a_broken_step(mbe2, folder / "broken", 3)
     if rank == 0:
         torch.save(trainer.accelerator.unwrap_model(trainer.model).state_dict(), folder / "broken.pt")

@@ -85,8 +85,14 @@ class RefusedSteps(TrainerCallback):
         self._query_ids += query_ids
 
     def refuse(self, reason: str):
-        """Asks for the step to be refused; all processes ask alike."""
+        """Ask for the step to be refused; all processes ask alike."""
         self._reason = reason
+
+    def spoil(self, model: torch.nn.Module):
+        """Give a model whose loss had no backward pass gradients that fp16's gradient scaler refuses: it wants some."""
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.full_like(parameter, torch.inf)
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         reason, query_ids = self._reason, self._query_ids
@@ -99,7 +105,8 @@ class RefusedSteps(TrainerCallback):
         if reason is None:
             self._in_a_row = 0
             return
-        model.zero_grad()  # without gradients the optimizer changes nothing, not even its own state
+        if not args.fp16:  # the gradient scaler wants to see the gradients that it refuses
+            model.zero_grad()  # without gradients the optimizer changes nothing, not even its own state
         self.total += 1
         self._in_a_row += 1
         if args.world_size > 1:
@@ -119,6 +126,20 @@ class RefusedSteps(TrainerCallback):
                 f"{self.most} steps in a row were refused, the last at step {state.global_step + 1} because {reason}; "
                 f"their triplets are in {Path(args.output_dir) / REFUSED_LOG}. {advice}"
             )
+
+
+class NoTask(TrainerCallback):
+    """Takes their zeros from parameters without a task in a step, for DDP gives every parameter a gradient.
+
+    With one process they have none, so that the optimizer leaves them alone; with zeros, weight decay shrinks them.
+    """
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        given = [parameter for parameter in model.parameters() if parameter.grad is not None]
+        norms = torch._foreach_norm([parameter.grad for parameter in given])
+        for parameter, norm in zip(given, torch.stack(norms).tolist() if norms else [], strict=True):
+            if norm == 0:
+                parameter.grad = None
 
 
 class Progress(ProgressCallback):

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 MANIFEST, STAGING = "manifest.json", ".unfinished"
+SPARE = 64 * 2**20  # bytes; a disk with less counts as full
 
 
 class CheckpointError(RuntimeError):
@@ -35,10 +36,15 @@ def writing(staged: Path, remove: bool):
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:  # a full disk: OSError, torch's or safetensors' own error
+        folder = staged.parent.parent
+        left = shutil.disk_usage(folder).free if folder.is_dir() else None
+        # torch says of a full disk only that its writer failed, in terms of its own source.
+        full = left is not None and left < SPARE
+        reason = f"the disk is full ({left / 2**20:,.0f} MiB left)" if full else str(error)
         if remove:
             shutil.rmtree(staged.parent, ignore_errors=True)
         raise CheckpointError(
-            f"{staged.name} cannot be written to {staged.parent.parent}: {error}. Earlier checkpoints are as they were."
+            f"{staged.name} cannot be written to {folder}: {reason}. Earlier checkpoints are as they were."
         ) from error
 
 

@@ -28,7 +28,7 @@ DECISIVE = (
     "seed", "data_seed", "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps",
     "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "optim", "optim_args",
     "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "bf16", "fp16", "tf32", "dataloader_drop_last",
-    "use_cpu",
+    "use_cpu", "neftune_noise_alpha", "optim_target_modules",
 )  # fmt: skip
 
 
@@ -281,6 +281,7 @@ def read_recipe(argv: list[str]) -> Recipe:
     recipe = Recipe(*arguments, given=given)
     if recipe.data.streaming and recipe.training.max_steps < 1:
         raise ValueError("streaming needs max_steps: nobody knows how long an epoch of a stream is.")
+    check_training(recipe.training)
     weighting = recipe.loss.objective_weighting
     if recipe.run.dual_alignment_learning_rate is not None and weighting in ("uniform", "queries"):
         raise ValueError(
@@ -288,3 +289,28 @@ def read_recipe(argv: list[str]) -> Recipe:
             "it out, or let W* weigh the objectives with objective_weighting: learned or detached."
         )
     return recipe
+
+
+def check_training(training: TrainingArguments) -> None:
+    """Refuse training arguments that would do nothing here, or something else than they say.
+
+    Raises:
+        ValueError: there is one; the message names it.
+    """
+    if training.data_seed is not None:
+        raise ValueError("data_seed does nothing here, the order of triplets follows seed: leave it out.")
+    if training.train_sampling_strategy != "random":
+        raise ValueError(
+            f"train_sampling_strategy: {training.train_sampling_strategy} does nothing here: batch_by and the other "
+            "fields of batches say which triplets make a batch."
+        )
+    if training.dataloader_persistent_workers:
+        raise ValueError(
+            "dataloader_persistent_workers would keep workers that never hear of a new epoch, and a resumed run would "
+            "draw other random numbers: leave it out."
+        )
+    if training.n_gpu > 1:
+        raise ValueError(
+            f"There are {training.n_gpu} GPUs and one process: start one for each with torchrun --nproc_per_node "
+            f"{training.n_gpu} -m train_moon2 RECIPE, or choose one with CUDA_VISIBLE_DEVICES=0."
+        )

@@ -1,8 +1,10 @@
 """Moon2Trainer: the stock Trainer with the views, the losses and the safeguards of the method."""
 
 import json
+import operator
 import time
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -17,7 +19,7 @@ from common_moon2.hub import refusal
 from loss_moon2 import LossOutput, Moon2Loss, Products
 from publishing_moon2.checkpoints import push_checkpoint
 from training_moon2.batches import BatchArguments, TripletSampler
-from training_moon2.callbacks import EpochSetter, Interruption, RefusedSteps, TrainingError
+from training_moon2.callbacks import EpochSetter, Interruption, NoTask, RefusedSteps, TrainingError
 from training_moon2.checkpoints import STAGING, move, seal, writing
 from training_moon2.filter_record import FilterRecord
 from training_moon2.passes import Items, Passes, gather, gather_counts, largest, role_views
@@ -97,6 +99,8 @@ class Moon2Trainer(Trainer):
         self.interruption = Interruption()
         for callback in (self._epochs, self._refused, self.interruption):
             self.add_callback(callback)
+        if args.world_size > 1 and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            self.add_callback(NoTask())
         self._staging: str | None = None
         self._figures: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._last_logged = time.perf_counter()
@@ -125,7 +129,7 @@ class Moon2Trainer(Trainer):
         return optimizer
 
     def train(self, *args, **kwargs):
-        """As in `Trainer`; the signal handlers are given back however it ends."""
+        """Train as in `Trainer`; the signal handlers are given back however it ends."""
         try:
             return super().train(*args, **kwargs)
         finally:
@@ -145,6 +149,8 @@ class Moon2Trainer(Trainer):
             return super().training_step(model, inputs, num_items_in_batch)
         except NotFiniteError as error:
             self._refused.refuse(str(error))
+            if self.args.fp16:
+                self._refused.spoil(model)
             return torch.zeros((), device=self.args.device)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -274,6 +280,8 @@ class Moon2Trainer(Trainer):
             extra = self.filter.since_last_log(self.args.world_size)
             logs |= {name: extra.pop(name) for name in ("filter_precision", "filter_recall") if name in extra}
             self._figures.clear()
+        if "train_loss" in logs and self.is_world_process_zero():
+            logs["train_loss"] = self._mean_loss() or logs["train_loss"]
         super().log(logs, start_time)
         if self.is_world_process_zero():
             entry = {"step": self.state.global_step, "epoch": self.state.epoch} | logs
@@ -281,6 +289,15 @@ class Moon2Trainer(Trainer):
                 lowest = {name: logs[name] for name in ("phi", "kept_share")} | {"lowest_phi": extra.pop("lowest_phi")}
                 self._append(FILTER_LOG, {"step": self.state.global_step} | lowest)
             self._append(LOG, entry | extra)
+
+    def _mean_loss(self) -> float | None:
+        """Return the mean loss of all steps in log.jsonl: `Trainer` knows only those since it was resumed."""
+        file = Path(self.args.output_dir) / LOG
+        entries = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+        entries = [entry for entry in entries if "loss" in entry]
+        steps = [entry["step"] - before["step"] for before, entry in pairwise([{"step": 0}, *entries])]
+        losses = [entry["loss"] for entry in entries]
+        return sum(map(operator.mul, losses, steps)) / sum(steps) if sum(steps) else None
 
     def _append(self, name: str, entry: dict):
         with open(Path(self.args.output_dir) / name, "a", encoding="utf-8") as file:

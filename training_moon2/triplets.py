@@ -15,6 +15,8 @@ import pyarrow.compute as pc
 import torch
 from datasets.exceptions import DatasetsError
 
+from common_moon2.cli import UserError
+from common_moon2.source import local_folder
 from training_moon2.batches import CATEGORY, BatchArguments, Facts, arrange, tell_repeated
 
 FALSE_POSITIVE = "false_positive"  # in the column `noise`
@@ -44,12 +46,10 @@ def load_triplets(
     Raises:
         TripletError: there is no such data set or split, or it lacks a column.
     """
-    is_folder = Path(dataset).is_dir()
-    if not is_folder and (Path(dataset).exists() or dataset.count("/") != 1 or dataset.startswith((".", "/"))):
-        raise TripletError(
-            f"There is no data set folder {dataset}; build one with 'python -m mbe2_dataset build', or name a data set "
-            "on the Hub as user/name."
-        )
+    try:
+        is_folder = local_folder("dataset", dataset) is not None
+    except UserError as error:
+        raise TripletError(f"{error} Build one with 'python -m mbe2_dataset build'.") from error
     if is_folder and not (Path(dataset) / "triplets").is_dir():
         raise TripletError(f"The folder {dataset} has no triplets/ in it; is it an MBE2.0-format data set?")
     try:

@@ -30,7 +30,7 @@ RESAMPLED = ("accuracy", "precision", "recall", "f1")
 
 
 class Labelled(NamedTuple):
-    """The predictions of one task: products, their true labels, the label said of each, and how many labels exist."""
+    """The predictions of one task: products, their true labels, the predicted ones, and the number of labels."""
 
     products: list[int]
     truths: list[list[int]]
@@ -47,13 +47,13 @@ class ProductHits(NamedTuple):
 
 
 def nearest(products: torch.Tensor, labels: torch.Tensor, chunk: int = 8192) -> np.ndarray:
-    """For each of the (N, D) products the index of the most similar of the (L, D) labels; the first one of equals."""
+    """Return the index of the most similar of (L, D) labels for each of (N, D) products; of equals, the first."""
     # numpy's argmax promises the first maximum, torch's does not.
     return np.concatenate([similarity(part, labels).numpy().argmax(1) for part in products.split(chunk)])
 
 
 def label_metrics(truths: Sequence[Sequence[int]], predictions: np.ndarray, num_labels: int) -> dict[str, float]:
-    """Accuracy, and precision, recall and F1 as means over the labels, with two yardsticks.
+    """Return accuracy, and precision, recall and F1 as means over the labels, with two yardsticks.
 
     A product may have several true labels. A prediction is right if it is one of them; a wrong one is held against
     the first (our choice, where the paper is silent).
@@ -83,7 +83,9 @@ def label_metrics(truths: Sequence[Sequence[int]], predictions: np.ndarray, num_
 def label_intervals(
     tasks: Sequence[Labelled], seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[list[dict], dict, dict]:
-    """95 % percentile bootstrap intervals of `label_metrics`; products are drawn, each with all its predictions.
+    """Return 95 % percentile bootstrap intervals of `label_metrics`.
+
+    Products are drawn, each with all its predictions.
 
     Returns:
         {metric: [low, high]} for each task, for `micro` (accuracy over all predictions) and for `macro` (means over the
@@ -113,7 +115,7 @@ def label_intervals(
 
 
 def score_labels(task: Labelled, seed: int = 0) -> dict:
-    """`metrics` and their `intervals` for one task."""
+    """Return `metrics` and their `intervals` for one task."""
     (found,), _, _ = label_intervals([task], seed)
     return {"metrics": label_metrics(task.truths, task.predictions, task.num_labels), "intervals": found}
 
@@ -123,7 +125,7 @@ def _single_truths(truths: Sequence[Sequence[int]], predictions: np.ndarray) -> 
 
 
 def _resampled_metrics(counts: np.ndarray, truth: np.ndarray, guess: np.ndarray, num_labels: int) -> dict:
-    """The metrics (R,) of R confusion tables: how often each of C pairs of truth and guess stands in it, (R, C)."""
+    """Return the metrics (R,) of R confusion tables, which count each of C pairs of truth and guess, (R, C)."""
     labels = np.arange(num_labels)
     hits = counts * (truth == guess)
     found = hits @ (truth[:, None] == labels)
@@ -148,7 +150,7 @@ def _bounds(samples: dict[str, np.ndarray]) -> dict[str, list[float]]:
 
 
 def category_labels(paths: Sequence[Sequence[str]]) -> dict[tuple[str, ...], str]:
-    """Category path -> label: its leaf, or the whole path where another path ends in the same leaf."""
+    """Return the label of each category path: its leaf, or the whole path if another one ends in the same leaf."""
     distinct = sorted({tuple(path) for path in paths if path})
     leaves = Counter(path[-1] for path in distinct)
     return {path: path[-1] if leaves[path[-1]] == 1 else " > ".join(path) for path in distinct}
@@ -157,7 +159,7 @@ def category_labels(paths: Sequence[Sequence[str]]) -> dict[tuple[str, ...], str
 def evaluate_classification(
     benchmark: Benchmark, corpus: Embedded, embed_texts: EmbedTexts, seed: int = 0
 ) -> tuple[dict, ProductHits | None]:
-    """Category of each product: the nearest text among all category labels of the corpus.
+    """Predict the category of each product: the nearest text among all category labels of the corpus.
 
     Args:
         corpus: the multimodal view. Products without it or without a category are counted in `products_left_out`.
@@ -186,7 +188,7 @@ def evaluate_classification(
 
 
 def attribute_labels(attributes: Sequence[dict[str, list[str]]]) -> dict[str, list[str]]:
-    """The attributes to predict: name -> values, of those with two values or more that `MIN_SUPPORT` products have."""
+    """Return the attributes to predict, and of each the values, at least two, that `MIN_SUPPORT` products have."""
     support: dict[str, Counter] = defaultdict(Counter)
     for product in attributes:
         for name, values in product.items():
@@ -201,7 +203,7 @@ def attribute_labels(attributes: Sequence[dict[str, list[str]]]) -> dict[str, li
 def evaluate_attributes(
     benchmark: Benchmark, corpus: Embedded, embed_texts: EmbedTexts, seed: int = 0
 ) -> tuple[dict, ProductHits | None]:
-    """For each attribute, its value for a product: the nearest text among the attribute's values.
+    """Predict the values of attributes: the nearest text among an attribute's values.
 
     The multimodal view contains the title, which may state the value: so it is in the paper's setting.
 
@@ -278,9 +280,9 @@ def linear_probe(
     test_paths: Sequence[Sequence[str]],
     seed: int = 0,
 ) -> dict:
-    """Logistic regression (scikit-learn's defaults, on standardised vectors) from vectors to categories.
+    """Train a classifier of categories: logistic regression with scikit-learn's defaults, on standardised vectors.
 
-    A category of the test products that no train product has cannot be said, and counts as wrong.
+    A category of the test products that no train product has cannot be predicted, and counts as wrong.
 
     Args:
         train: (N, D) and test: (M, D), both with a category path each, maybe empty: then the product is left out.

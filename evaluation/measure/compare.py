@@ -1,51 +1,40 @@
-"""`python -m evaluation compare A B`: whether two runs on the same data differ by more than chance."""
+"""Test whether two runs on the same data differ by more than chance: `python -m evaluation compare A B`."""
 
-import argparse
 import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from common_moon2.cli import whole
+from common_moon2.files import write_json
+from common_moon2.text import table
+from evaluation.arguments import Compare
 from evaluation.errors import EvaluationError
+from evaluation.measure.metrics import ARROWS, paired_test
+
+SCORES = "scores.parquet"  # of a run: what each query and product scored
 
 
-def add_compare(commands: argparse._SubParsersAction) -> None:
-    """Adds the command to the parser of `python -m evaluation`."""
-    compare = commands.add_parser(
-        "compare",
-        examples=[
-            "python -m evaluation compare results-a results-b",
-            "python -m evaluation compare results-a results-b --json > difference.json",
-        ],
-        description="Tests what B's figures differ from A's: a paired bootstrap interval and a permutation test, for "
-        "every direction and metric. Both must be on the same data.",
-    )
-    compare.add_argument("first", type=Path, metavar="A", help="results folder of a run")
-    compare.add_argument("second", type=Path, metavar="B", help="results folder of another run")
-    compare.add_argument("--seed", type=whole(0), default=0, help="of the resampling")
-    compare.add_argument("--output", type=Path, help="a JSON file to write as well")
-    compare.set_defaults(command=_compare)
+def compare(arguments: Compare) -> dict:
+    """Print the differences between two runs, and write them as JSON if a file is named.
 
-
-def _compare(options: argparse.Namespace) -> dict:
-    from evaluation.show.report import write_text
-
-    found = compare_runs(options.first, options.second, options.seed)
-    print(comparison_table(options.first, options.second, found))
-    content = {"A": str(options.first), "B": str(options.second), "seed": options.seed} | found
-    if options.output is not None:
+    Raises:
+        EvaluationError: the runs cannot be compared, or the file cannot be written.
+    """
+    first, second, output = arguments.first, arguments.second, arguments.output
+    found = compare_runs(first, second, arguments.seed)
+    print(comparison_table(first, second, found))
+    content = {"A": str(first), "B": str(second), "seed": arguments.seed} | found
+    if output is not None:
         try:
-            options.output.parent.mkdir(parents=True, exist_ok=True)
-            write_text(options.output, json.dumps(content, indent=2) + "\n")
+            write_json(output, content)
         except OSError as error:
-            raise EvaluationError(f"--output {options.output} cannot be written: {error.strerror}.") from error
+            raise EvaluationError(f"--output {output} cannot be written: {error.strerror}.") from error
     return content
 
 
 def compare_runs(first: Path, second: Path, seed: int = 0) -> dict:
-    """The differences B - A.
+    """Return the differences B - A.
 
     Returns:
         rows: for each task ("t2mm", ..., "class", "attribute") and metric that both runs have: `task`, `metric`,
@@ -56,8 +45,6 @@ def compare_runs(first: Path, second: Path, seed: int = 0) -> dict:
     Raises:
         EvaluationError: a folder has no results, or they are not on the same data, candidates and queries.
     """
-    from evaluation.measure.metrics import paired_test
-
     (facts_a, scores_a), (facts_b, scores_b) = _read(first), _read(second)
     for name, words in (
         ("fingerprint", "data"),
@@ -95,9 +82,7 @@ def compare_runs(first: Path, second: Path, seed: int = 0) -> dict:
 
 
 def comparison_table(first: Path, second: Path, found: dict) -> str:
-    """What `compare_runs` found, as Markdown."""
-    from evaluation.show.report import ARROWS, table
-
+    """Return what `compare_runs` found, as Markdown."""
     cells = [
         [
             ARROWS.get(row["task"], row["task"]),
@@ -124,21 +109,19 @@ def comparison_table(first: Path, second: Path, found: dict) -> str:
 
 
 def _read(folder: Path) -> tuple[dict, dict[str, dict]]:
-    """The facts about the data, and {task: {column: values}} in the order of the ids."""
-    from evaluation.show.report import SCORES
-
+    """Return the facts about the data, and {task: {column: values}} in the order of the ids."""
     try:
         facts = json.loads((folder / "results.json").read_text(encoding="utf-8"))["run"]["dataset"]
-        table = pq.read_table(folder / SCORES).sort_by([("task", "ascending"), ("id", "ascending")])
+        scores = pq.read_table(folder / SCORES).sort_by([("task", "ascending"), ("id", "ascending")])
         facts = {name: facts[name] for name in ("fingerprint", "gallery", "by_group")}
     except (OSError, ValueError, KeyError) as error:
         raise EvaluationError(
             f"{folder} holds no results of `python -m evaluation` with results.json and {SCORES}: {error}"
         ) from error
     tasks: dict[str, dict] = {}
-    names = np.array(table["task"].to_pylist())
+    names = np.array(scores["task"].to_pylist())
     for task in dict.fromkeys(names.tolist()):
-        rows = table.filter(names == task)
+        rows = scores.filter(names == task)
         tasks[task] = {"id": rows["id"].to_pylist()} | {
             name: rows[name].to_numpy()
             for name in rows.column_names

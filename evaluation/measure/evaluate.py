@@ -1,40 +1,27 @@
-"""One evaluation: embed every view once, then retrieval, classification and attribute prediction."""
+"""One evaluation: embed every view once, then retrieval, classification and attribute prediction.
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+Smaller vectors are scored as well (docs/vectors.md).
+"""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
 import torch
+from datasets import Dataset
+from sentence_transformers import quantize_embeddings
+from torch.nn.functional import normalize
 
+from evaluation.arguments import PRECISIONS, Options
 from evaluation.measure.classification import ProductHits, evaluate_attributes, evaluate_classification, linear_probe
 from evaluation.measure.retrieval import Embedded, QueryValues, evaluate_retrieval
 from evaluation.models.bm25 import evaluate_lexical
 from evaluation.models.encoders import Encoder
-from evaluation.tables.benchmark import QUERY_VIEWS, Benchmark, Products, ProductView
-from evaluation.vectors.cache import VectorCache
-from evaluation.vectors.compression import evaluate_compression
+from evaluation.tables.benchmark import QUERY_VIEWS, Benchmark
+from evaluation.tables.products import Columns, Products, ProductView
+from evaluation.vectors.catalogue import VectorCache
 
 TITLE_NOTE = "it reads titles only: a product's mm view is its title"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What an evaluation does.
-
-    Attributes:
-        batch_size, workers: see `Encoder.encode`.
-        by_group: listings of one group count as one product in retrieval.
-        seed: of the bootstrap.
-        dims, precisions: the vectors to compare by `evaluate_compression`; none by default.
-        train: products and their category paths for a linear probe; `None` for none.
-    """
-
-    batch_size: int = 64
-    workers: int = 0
-    by_group: bool = False
-    seed: int = 0
-    dims: list[int] = field(default_factory=list)
-    precisions: list[str] = field(default_factory=list)
-    train: tuple[Products, list[list[str]]] | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +33,7 @@ class Evaluation:
             functions of these names give them; `None` for what the model cannot do.
         queries: of each direction that has figures.
         products: of "class" and "attribute", where they have figures.
-        note: how the vectors were made, where that is not as one expects.
+        note: how the vectors were made, where a reader would not expect it.
     """
 
     results: dict
@@ -55,10 +42,19 @@ class Evaluation:
     note: str = ""
 
 
-def evaluate(encoder: Encoder, benchmark: Benchmark, cache: VectorCache, options: Options) -> Evaluation:
-    """Scores an encoder zero-shot on a benchmark (MOON2.0, section 6).
+def evaluate(
+    encoder: Encoder,
+    benchmark: Benchmark,
+    cache: VectorCache,
+    options: Options,
+    train: tuple[Products, list[list[str]]] | None = None,
+) -> Evaluation:
+    """Score an encoder zero-shot on a benchmark (MOON2.0, section 6).
 
     What an encoder cannot embed is not scored. One that reads texts only sees of a product its title.
+
+    Args:
+        train: products and their category paths, for a linear probe.
 
     Raises:
         EvaluationError: a product cannot be prepared (an unreadable picture, say), or its vector is not finite.
@@ -78,7 +74,7 @@ def evaluate(encoder: Encoder, benchmark: Benchmark, cache: VectorCache, options
         labelled = Embedded([corpus["mm"].rows[place] for place in own], corpus["mm"].vectors[own])
 
         def embed_texts(texts: list[str]) -> torch.Tensor:
-            return embed(LabelTexts(texts), "t", "query", "labels")
+            return embed(label_products(texts), "t", "query", "labels")
 
         for name, task, score in (
             ("classification", "class", evaluate_classification),
@@ -87,11 +83,11 @@ def evaluate(encoder: Encoder, benchmark: Benchmark, cache: VectorCache, options
             results[name], hits = score(benchmark, labelled, embed_texts, options.seed)
             if hits is not None:
                 products[task] = hits
-        if options.train is not None:
-            train, paths = options.train
-            rows = train.rows("mm")
+        if train is not None:
+            shop, paths = train
+            rows = shop.rows("mm")
             shown = "t" if titles_only else "mm"
-            vectors = embed(ProductView(train, shown, rows), shown, "document", "train products")
+            vectors = embed(ProductView(shop, shown, rows), shown, "document", "train products")
             test_paths = [benchmark.categories[row] for row in labelled.rows]
             known = [paths[row] for row in rows]
             results["probe"] = linear_probe(vectors, known, labelled.vectors, test_paths, options.seed)
@@ -106,7 +102,7 @@ def evaluate(encoder: Encoder, benchmark: Benchmark, cache: VectorCache, options
 def embed_benchmark(
     encoder: Encoder, benchmark: Benchmark, cache: VectorCache, options: Options
 ) -> tuple[dict[str, Embedded], dict[str, Embedded]]:
-    """The vectors of all queries by modality, and of all candidates by view, of what the encoder can embed.
+    """Embed all queries by modality, and all candidates by view, as far as the encoder can.
 
     Raises:
         EvaluationError: as `evaluate`.
@@ -128,8 +124,8 @@ def embed_benchmark(
     for modality, view in QUERY_VIEWS.items():
         if view in encoder.views:
             rows = [row for row, found in enumerate(benchmark.modalities) if found == modality]
-            items = ProductView(benchmark.queries, view, rows)
-            queries[modality] = Embedded(rows, embed(items, view, "query", f"queries ({modality})"))
+            asked = ProductView(benchmark.queries, view, rows)
+            queries[modality] = Embedded(rows, embed(asked, view, "query", f"queries ({modality})"))
     for view in ("t", "i", "mm"):
         if view in encoder.views or (titles_only and view == "mm"):
             corpus[view] = embed_candidates(view)
@@ -137,36 +133,68 @@ def embed_benchmark(
 
 
 def _embedding(encoder: Encoder, cache: VectorCache, options: Options) -> Callable[..., torch.Tensor]:
-    """(items, view, role, what the progress bar says) -> (N, D)."""
+    """Return a function of (products, view, role, what the progress bar says) that gives (N, D) vectors."""
 
-    def embed(items, view: str, role: str, what: str) -> torch.Tensor:
-        description = f"embed {what}"
-        return cache.embed(encoder, items, view, role, options.batch_size, options.workers, description)
+    def embed(products, view: str, role: str, what: str) -> torch.Tensor:
+        return cache.embed(encoder, products, view, role, options.batch_size, options.workers, f"embed {what}")
 
     return embed
 
 
 def evaluate_words(benchmark: Benchmark, options: Options) -> Evaluation:
-    """What matching words alone gives, in the directions where that means something."""
+    """Score what matching words alone gives, in the directions where that means something."""
     retrieval, per_query = evaluate_lexical(benchmark, options.by_group, options.seed)
     return Evaluation({"retrieval": retrieval, "classification": None, "attributes": None}, per_query, {}, TITLE_NOTE)
 
 
-class LabelTexts(Sequence):
-    """Label texts as a sequence of products that encoders take."""
+def evaluate_compression(
+    benchmark: Benchmark,
+    queries: dict[str, Embedded],
+    corpus: dict[str, Embedded],
+    dims: list[int],
+    precisions: list[str],
+    by_group: bool = False,
+    seed: int = 0,
+) -> list[dict]:
+    """Score retrieval for every pair of a dimension and a precision, compressed by sentence-transformers' functions.
 
-    def __init__(self, texts: list[str]):
-        self.contents = texts
-        self.text_lengths = [len(text) for text in texts]
+    Dimensions are the first ones, made a unit vector again. int8: each dimension of the products' vectors is divided
+    into 255 steps between its least and greatest value, the queries stay float32. binary: signs on both sides, compared
+    by Hamming distance, without rescoring.
 
-    def __len__(self) -> int:
-        return len(self.contents)
+    Returns:
+        Rows of `dimension`, `precision`, `bytes` (of a vector) and `retrieval`.
+    """
+    rows = []
+    for dimension in dims:
+        for precision in precisions:
+            asked = {name: _embedded(part, dimension, precision, True) for name, part in queries.items()}
+            found = {name: _embedded(part, dimension, precision, False) for name, part in corpus.items()}
+            size = -(-dimension * PRECISIONS[precision] // 8)
+            retrieval, _ = evaluate_retrieval(benchmark, asked, found, by_group, seed)
+            rows.append({"dimension": dimension, "precision": precision, "bytes": size, "retrieval": retrieval})
+    return rows
 
-    def __getitem__(self, index: int) -> dict:
-        return {"text": self.contents[index], "image": None}
 
-    def take(self, indices: Sequence[int]) -> "LabelTexts":
-        return LabelTexts([self.contents[index] for index in indices])
+def compress(vectors: torch.Tensor, dimension: int, precision: str, is_query: bool = False) -> torch.Tensor:
+    """Return what is left of (N, D) vectors: (N, dimension) float32, L2-normalised, to be compared by cosine."""
+    short = normalize(vectors[:, :dimension], dim=-1)
+    if precision == "binary":
+        bits = np.unpackbits(quantize_embeddings(short.numpy(), "ubinary"), axis=1, count=dimension)
+        return normalize(torch.from_numpy(bits.astype(np.float32)) * 2 - 1, dim=-1)
+    if precision == "int8" and not is_query:
+        low, high = short.amin(0).numpy(), short.amax(0).numpy()
+        small = quantize_embeddings(short.numpy(), "int8", ranges=np.stack([low, high]))
+        restored = (small.astype(np.float32) + 128.5) * (high - low) / 255 + low
+        return normalize(torch.from_numpy(restored.astype(np.float32)), dim=-1)
+    return short
 
-    def describe(self, index: int) -> str:
-        return f"label {self.contents[index]!r}"
+
+def _embedded(part: Embedded, dimension: int, precision: str, is_query: bool) -> Embedded:
+    return Embedded(part.rows, compress(part.vectors, dimension, precision, is_query)) if part.rows else part
+
+
+def label_products(texts: list[str]) -> ProductView:
+    """Return label texts as products that encoders take."""
+    table = Dataset.from_dict({"id": list(range(len(texts))), "text": texts})
+    return ProductView(Products("labels", table, Columns(image=None)), "t", range(len(texts)))

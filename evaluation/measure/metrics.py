@@ -1,17 +1,30 @@
-"""How sure a figure is: percentile bootstrap intervals, and paired tests of a difference."""
+"""Figures of rankings, and how sure they are: percentile bootstrap intervals, and paired tests of a difference."""
 
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 import numpy as np
 
+# direction: (modality of the queries, view of the corpus)
+DIRECTIONS = {
+    "t2mm": ("text", "mm"),
+    "i2mm": ("image", "mm"),
+    "mm2mm": ("mixed", "mm"),
+    "t2i": ("text", "i"),
+    "i2t": ("image", "t"),
+}
+# Not one of the paper's: what the titles alone would give, which text-only encoders can be compared by.
+ALL_DIRECTIONS = DIRECTIONS | {"t2t": ("text", "t")}
+ARROWS = {name: name.replace("2", "->") for name in ALL_DIRECTIONS}  # for people
+
 CUTOFFS = (1, 5, 10)
 NDCG_CUTOFF = 10
 METRICS = (*(f"recall@{k}" for k in CUTOFFS), "mrr", f"ndcg@{NDCG_CUTOFF}")
+METRIC_NAMES = dict(zip(METRICS, ("R@1", "R@5", "R@10", "MRR", "nDCG@10"), strict=True))
 
 
 def query_metrics(ranks: Sequence[np.ndarray], grades: Sequence[np.ndarray] | None = None) -> dict[str, np.ndarray]:
-    """The metrics of each query.
+    """Return the metrics of each query.
 
     Recall@k = |relevant in the top k| / |relevant|; MRR = 1 / rank of the first relevant; nDCG@10 with the grade as
     gain and 1 / log2(rank + 1) as discount, against the best order of the relevant (as trec_eval and mteb have it).
@@ -42,17 +55,18 @@ def query_metrics(ranks: Sequence[np.ndarray], grades: Sequence[np.ndarray] | No
 
 
 def means(values: dict[str, np.ndarray]) -> dict[str, float]:
+    """Return the mean of every metric."""
     # fmean sums exactly, so the order of the queries does not show in the last digit.
     return {metric: fmean(row.tolist()) for metric, row in values.items()}
 
 
 def retrieval_metrics(ranks: Sequence[np.ndarray], grades: Sequence[np.ndarray] | None = None) -> dict[str, float]:
-    """The means of `query_metrics` over the queries."""
+    """Return the means of `query_metrics` over the queries."""
     return means(query_metrics(ranks, grades))
 
 
 def chance_metrics(grades: Sequence[np.ndarray], num_candidates: int) -> dict[str, float]:
-    """What `retrieval_metrics` gives on average if the candidates stand in random order; exact, not simulated.
+    """Return the expected `retrieval_metrics` of candidates in random order; exact, not simulated.
 
     Args:
         grades: for each query the grades of its relevant candidates, at least one.
@@ -74,7 +88,7 @@ def _ideal(grades: tuple) -> float:
 
 
 def _chance_reciprocal_rank(relevant: int, candidates: int) -> float:
-    """E[1 / rank of the first of R relevant among N in random order] = sum over j of P(first = j) / j."""
+    """Return E[1 / rank of the first of R relevant among N in random order] = sum over j of P(first = j) / j."""
     ranks = np.arange(1, candidates - relevant + 2)
     # P(first = j + 1) / P(first = j) = (N - j - R + 1) / (N - j), from P(first = 1) = R / N
     steps = (candidates - ranks[:-1] - relevant + 1) / (candidates - ranks[:-1])
@@ -90,7 +104,7 @@ BLOCK = 4_000_000
 
 
 def resampled_counts(items: int, seed: int, resamples: int = RESAMPLES) -> Iterator[np.ndarray]:
-    """How often each of N items is drawn when N are drawn with replacement: blocks (r, N) of `resamples` rows."""
+    """Yield how often each of N items is drawn when N are drawn with replacement: blocks (r, N) of `resamples` rows."""
     generator = np.random.default_rng(seed)
     block = max(1, BLOCK // max(1, items))
     for start in range(0, resamples, block):
@@ -100,7 +114,7 @@ def resampled_counts(items: int, seed: int, resamples: int = RESAMPLES) -> Itera
 
 
 def bounds(samples: np.ndarray) -> list:
-    """Of resampled figures (R, ...) the lower and the upper bound of the interval."""
+    """Return the lower and the upper bound of the interval of resampled figures (R, ...)."""
     tail = (1 - CONFIDENCE) / 2
     return np.nanquantile(samples, [tail, 1 - tail], axis=0).tolist()
 
@@ -108,7 +122,7 @@ def bounds(samples: np.ndarray) -> list:
 def intervals(
     values: dict[str, np.ndarray], seed: int = 0, weights: np.ndarray | None = None, resamples: int = RESAMPLES
 ) -> dict[str, list[float]]:
-    """95 % percentile bootstrap intervals of means over items (queries, products).
+    """Return 95 % percentile bootstrap intervals of means over items (queries, products).
 
     Args:
         values: {metric: (N,)}.
@@ -130,7 +144,7 @@ def paired_test(
     resamples: int = RESAMPLES,
     permutations: int = PERMUTATIONS,
 ) -> list[dict]:
-    """The differences second - first of the means over the same N items, one for each of M metrics.
+    """Test the differences second - first of the means over the same N items, one for each of M metrics.
 
     Args:
         first, second: (N, M).
@@ -163,7 +177,7 @@ def paired_test(
 
 
 def _resampled_means(table: np.ndarray, seed: int, weights: np.ndarray | None, resamples: int) -> np.ndarray:
-    """(N, M) -> (resamples, M)."""
+    """Return (resamples, M) means of (N, M)."""
     weights = np.ones(len(table)) if weights is None else weights
     return np.concatenate(
         [

@@ -8,21 +8,18 @@ import torch
 from tqdm.auto import tqdm
 
 from evaluation.errors import EvaluationError
-from evaluation.measure.metrics import chance_metrics, intervals, means, query_metrics, retrieval_metrics
+from evaluation.measure.metrics import (
+    ALL_DIRECTIONS,
+    DIRECTIONS,
+    chance_metrics,
+    intervals,
+    means,
+    query_metrics,
+    retrieval_metrics,
+)
 from evaluation.tables.benchmark import Benchmark
 
 __all__ = ["DIRECTIONS", "Embedded", "evaluate_retrieval", "relevant_ranks", "retrieval_metrics", "similarity"]
-
-# direction: (modality of the queries, view of the corpus)
-DIRECTIONS = {
-    "t2mm": ("text", "mm"),
-    "i2mm": ("image", "mm"),
-    "mm2mm": ("mixed", "mm"),
-    "t2i": ("text", "i"),
-    "i2t": ("image", "t"),
-}
-# Not one of the paper's: what the titles alone would give, which text-only encoders can be compared by.
-ALL_DIRECTIONS = DIRECTIONS | {"t2t": ("text", "t")}
 
 
 class Embedded(NamedTuple):
@@ -33,14 +30,14 @@ class Embedded(NamedTuple):
 
 
 class QueryValues(NamedTuple):
-    """What each query of a direction scored: Q query ids, and {metric: (Q,)}."""
+    """The metrics of each query of a direction: Q query ids, and {metric: (Q,)}."""
 
     ids: list[str]
     values: dict[str, np.ndarray]
 
 
 def similarity(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Cosine similarity of L2-normalised float32 vectors (A, D) and (B, D), as (A, B) float32.
+    """Return the cosine similarity of L2-normalised float32 vectors (A, D) and (B, D), as (A, B) float32.
 
     Sums run in float64 and are rounded once: a float32 product depends on how the matrices are cut into blocks, and
     equal products would then tie or not by accident.
@@ -59,7 +56,7 @@ def relevant_ranks(
     groups: torch.Tensor | None = None,
     scores_of: Callable[[Any, Any], torch.Tensor] = similarity,
 ) -> list[np.ndarray]:
-    """The rank (from 1) of every relevant candidate among all candidates, by exact search.
+    """Return the rank (from 1) of every relevant candidate among all candidates, by exact search.
 
     Memory beyond the arguments: query_chunk * N similarities.
 
@@ -103,7 +100,7 @@ def evaluate_retrieval(
     seed: int = 0,
     scores_of: Callable[[Any, Any], torch.Tensor] = similarity,
 ) -> tuple[dict[str, dict], dict[str, QueryValues]]:
-    """Scores the five directions, and t2t.
+    """Score the five directions, and t2t.
 
     A product that lacks the corpus view of a direction is no candidate there, and a query none of whose relevant
     products is a candidate is not scored; both are counted (our choice, where the paper is silent).
@@ -111,7 +108,7 @@ def evaluate_retrieval(
     Args:
         queries: vectors by modality ("text", "image", "mixed"); corpus: vectors by view ("t", "i", "mm"), its rows
             counted through `benchmark.candidates`. A direction for which there is none is not scored.
-        by_group: listings of one group count as one candidate, and as one hit.
+        by_group: products of one group count as one candidate, and as one hit.
         seed: of the bootstrap.
 
     Returns:
@@ -173,14 +170,14 @@ def evaluate_retrieval(
 
 
 def check_groups(benchmark: Benchmark) -> None:
-    """Raises an EvaluationError if a table of candidates has no groups."""
+    """Check that every table of candidates has groups, which raises an EvaluationError if not."""
     for products in benchmark.candidates:
         if products.groups is None:
             raise EvaluationError(f"The table {products.name} has no column 'group_id', which --by_group needs.")
 
 
 def candidate_keys(benchmark: Benchmark, by_group: bool) -> list[str]:
-    """What each candidate row counts as: its group, or itself."""
+    """Return what each candidate row counts as: its group, or itself."""
     if not by_group:
         return [identifier for products in benchmark.candidates for identifier in products.ids]
     check_groups(benchmark)
@@ -188,7 +185,7 @@ def candidate_keys(benchmark: Benchmark, by_group: bool) -> list[str]:
 
 
 def _best_grades(found: dict[int, int], keys: list[str], position: dict[str, int]) -> dict[int, int]:
-    """{candidate: grade}; of a group's listings the best grade counts."""
+    """Return {candidate: grade}; of the products of a group the best grade counts."""
     best: dict[int, int] = {}
     for row, grade in sorted(found.items()):
         candidate = position[keys[row]]

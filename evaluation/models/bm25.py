@@ -1,4 +1,4 @@
-"""What matching words alone gives: BM25 of text queries against titles.
+"""BM25 of text queries against titles: what matching words alone gives.
 
 Many text queries can be answered that way, so a text figure means little without it beside.
 """
@@ -10,11 +10,11 @@ import torch
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import CountVectorizer
 
+from evaluation.arguments import BM25
 from evaluation.errors import EvaluationError
 from evaluation.measure.retrieval import Embedded, QueryValues, evaluate_retrieval
 from evaluation.tables.benchmark import Benchmark
 
-NAME = "bm25"
 # The usual values (Robertson and Zaragoza 2009).
 K1, B = 1.2, 0.75
 # Words; of Chinese, which has no spaces, the characters.
@@ -37,14 +37,14 @@ class Bm25:
             found = self._counts.fit_transform(titles)
         except ValueError as error:
             raise EvaluationError(
-                f"None of the {len(titles)} titles has a word in it: {NAME} has nothing to match."
+                f"None of the {len(titles)} titles has a word in it: {BM25} has nothing to match."
             ) from error
         documents = np.bincount(found.indices, minlength=found.shape[1])
         self._idf = np.log1p((len(titles) - documents + 0.5) / (documents + 0.5))
         self._mean_length = found.sum() / len(titles)
 
     def documents(self, titles: list[str]) -> csr_matrix:
-        """(N, V): what each word of a title adds if a query has it."""
+        """Return (N, V): what each word of a title adds if a query has it."""
         counts = csr_matrix(self._counts.transform(titles), dtype=np.float64)
         lengths = np.asarray(counts.sum(axis=1)).ravel()
         row = np.repeat(np.arange(len(titles)), np.diff(counts.indptr))
@@ -53,18 +53,19 @@ class Bm25:
         return counts
 
     def queries(self, texts: list[str]) -> csr_matrix:
-        """(Q, V): how often each word stands in a query."""
+        """Return (Q, V): how often each word stands in a query."""
         return csr_matrix(self._counts.transform(texts), dtype=np.float64)
 
 
 def tokens(text: str) -> list[str]:
+    """Return the words of a text."""
     return TOKEN.findall(text.lower())
 
 
 def evaluate_lexical(
     benchmark: Benchmark, by_group: bool = False, seed: int = 0
 ) -> tuple[dict[str, dict | None], dict[str, QueryValues]]:
-    """`evaluate_retrieval` for the directions that ask texts of titles: t2mm (by the products' titles) and t2t.
+    """Score the directions in which texts ask for titles: t2mm (by the products' titles) and t2t.
 
     Raises:
         EvaluationError: no title has a word in it.
@@ -84,7 +85,7 @@ def evaluate_lexical(
 
 
 def candidate_rows(benchmark: Benchmark, view: str) -> list[int]:
-    """The candidates that have a view, counted through all their tables."""
+    """Return the candidates that have a view, counted through all their tables."""
     rows, start = [], 0
     for products in benchmark.candidates:
         rows += [start + row for row in products.rows(view)]

@@ -1,4 +1,4 @@
-"""Finds a checkpoint in a folder or on the Hub, tells its fingerprint, and loads it if it is a Moon2 one."""
+"""Checkpoints: where they are, in a folder or on the Hub, their fingerprints, and how Moon2 ones are loaded."""
 
 import hashlib
 import json
@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
 
-from common_moon2.source import local_folder
+from common_moon2.files import sha256_of
+from common_moon2.source import find_folder
 from evaluation.errors import EvaluationError
 
 # What decides the embeddings: weights, settings, tokenizer and the code shipped with them.
@@ -27,7 +27,7 @@ class Checkpoint(NamedTuple):
 
 
 def load_checkpoint(name: str, revision: str | None = None, attn_implementation: str | None = None) -> Checkpoint:
-    """Loads model and processor, in eval mode, on the GPU where there is one.
+    """Load model and processor, in eval mode, on the GPU where there is one.
 
     The code inside the checkpoint is run (`trust_remote_code`).
 
@@ -53,26 +53,18 @@ def load_checkpoint(name: str, revision: str | None = None, attn_implementation:
 
 
 def find_checkpoint(name: str, revision: str | None) -> tuple[Path, str | None]:
-    """The folder that holds a model, and the commit if it came from the Hub.
+    """Return the folder that holds a model, and the commit if it came from the Hub.
 
     Raises:
-        EvaluationError: it is neither a folder nor to be had from the Hub.
+        UserError: it is neither a folder nor available on the Hub.
     """
-    folder = local_folder("model", name, revision)
-    if folder is None:
-        try:
-            folder = Path(snapshot_download(name, revision=revision))
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise EvaluationError(
-                f"The model {name} is neither a folder nor to be had from the Hub: {reason}"
-            ) from error
+    folder = find_folder("model", name, revision)
     # A folder below "snapshots" is the Hub's cache, where it is named after the commit.
     return folder, folder.name if folder.parent.name == "snapshots" else None
 
 
 def read_config(folder: Path, name: str) -> dict:
-    """The model's config.json.
+    """Read the model's config.json.
 
     Raises:
         EvaluationError: it is missing or damaged.
@@ -86,7 +78,7 @@ def read_config(folder: Path, name: str) -> dict:
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over the names and contents of the files that decide the embeddings.
+    """Return the SHA-256 over the names and contents of the files that decide the embeddings.
 
     A sentence-transformers model keeps some of them in folders of its modules.
     """
@@ -97,7 +89,5 @@ def fingerprint(folder: Path) -> str:
     total = hashlib.sha256()
     for path in sorted(path for place in places for path in place.iterdir()):
         if path.suffix in FINGERPRINTED:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            total.update(f"{path.relative_to(folder)} {digest}\n".encode())
+            total.update(f"{path.relative_to(folder)} {sha256_of(path)}\n".encode())
     return total.hexdigest()

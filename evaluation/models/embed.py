@@ -1,16 +1,21 @@
-"""Products -> vectors, in batches."""
+"""Products to vectors, in batches, and to the experts that a Moon2 model uses for them (MOON2.0, section 2)."""
 
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
 from evaluation.errors import EvaluationError
+from evaluation.models.checkpoint import Checkpoint
+from evaluation.tables.products import Products, ProductView
+
+VIEWS = ("t", "i", "mm")
 
 
 def embed(
@@ -24,13 +29,40 @@ def embed(
     workers: int = 0,
     leave: bool = True,
 ) -> torch.Tensor:
-    """Embeds products with a Moon2 model in eval mode; see `embed_batches` for the rest."""
-
-    def forward(inputs: dict) -> torch.Tensor:
-        return model(**{name: value.to(model.device) for name, value in inputs.items()}).embeddings
-
-    prepare = partial(_moon2_inputs, processor)
+    """Embed products with a Moon2 model in eval mode; see `embed_batches` for the rest."""
+    prepare, forward = partial(moon2_inputs, processor), partial(moon2_output, model, "embeddings")
     return embed_batches(prepare, forward, products, lengths, describe, batch_size, description, workers, leave)
+
+
+class Routing(NamedTuple):
+    """The routing of N products by Z experts for M objectives.
+
+    Attributes:
+        usage: {view: (N, Z)}: G~ of the same products in every view; a product's row sums to 1.
+        preference: (Z, M): the softmax of W*, what share of each expert is for each objective.
+        objectives: the names of the M.
+    """
+
+    usage: dict[str, np.ndarray]
+    preference: np.ndarray
+    objectives: list[str]
+
+
+def read_routing(checkpoint: Checkpoint, products: Products, rows: list[int], batch_size: int = 64) -> Routing:
+    """Run products, which have both text and image, through a Moon2 model in each of the three views.
+
+    Raises:
+        EvaluationError: a product cannot be prepared.
+    """
+    model = checkpoint.model
+    prepare, forward = partial(moon2_inputs, checkpoint.processor), partial(moon2_output, model, "expert_usage")
+    usage = {}
+    for view in VIEWS:
+        shown, what = ProductView(products, view, rows), f"experts ({view})"
+        found = embed_batches(prepare, forward, shown, shown.text_lengths, shown.describe, batch_size, what)
+        usage[view] = found.numpy()
+    preference = model.dual_alignment.weight.detach().float().softmax(dim=1).cpu().numpy()
+    return Routing(usage, preference, list(model.config.objectives))
 
 
 @torch.inference_mode()
@@ -45,12 +77,12 @@ def embed_batches(
     workers: int = 0,
     leave: bool = True,
 ) -> torch.Tensor:
-    """Embeds products, similar lengths together to save padding, and restores their order.
+    """Embed products, similar lengths together to save padding, and restore their order.
 
     Args:
-        prepare: products -> what `forward` takes; raises a ValueError if one cannot be prepared. It runs in the
-            workers.
-        forward: that -> (B, D) L2-normalised.
+        prepare: turns products into what `forward` takes; raises a ValueError if one cannot be prepared. It runs in
+            the workers.
+        forward: turns that into (B, D) L2-normalised.
         products: N product dicts; one is asked for only when its batch is due.
         lengths: N lengths (of any unit) to sort by.
         describe: index -> what an error calls that product.
@@ -69,7 +101,7 @@ def embed_batches(
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     loader = DataLoader(_Prepared(prepare, products, batches), batch_size=None, num_workers=workers)
     vectors = torch.empty(0, 0)
-    with _cores_left_for(workers), tqdm(total=len(products), desc=description, unit="item", leave=leave) as progress:
+    with _cores_left_for(workers), tqdm(total=len(products), desc=description, unit="product", leave=leave) as progress:
         for indices, inputs in zip(batches, loader, strict=True):
             if isinstance(inputs, _Unprepared):
                 raise EvaluationError(f"{describe(inputs.index)} cannot be prepared: {inputs.reason}")
@@ -84,13 +116,19 @@ def embed_batches(
     return vectors
 
 
-def _moon2_inputs(processor: ProcessorMixin, products: list[dict]) -> dict[str, torch.Tensor]:
+def moon2_inputs(processor: ProcessorMixin, products: list[dict]) -> dict[str, torch.Tensor]:
+    """Return what a Moon2 model takes."""
     return dict(processor(products, return_tensors="pt"))
+
+
+def moon2_output(model: PreTrainedModel, name: str, inputs: dict) -> torch.Tensor:
+    """Return one of the outputs of a Moon2 model."""
+    return getattr(model(**{key: value.to(model.device) for key, value in inputs.items()}), name)
 
 
 @contextmanager
 def _cores_left_for(workers: int):
-    """The model's threads give way to the workers: more of both than cores, and threads wait for each other in vain."""
+    """Leave cores to the workers: with more threads than cores, threads wait for one another in vain."""
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads - workers))
     try:
@@ -105,7 +143,7 @@ class _Unprepared(NamedTuple):
 
 
 class _Prepared(Dataset):
-    """Batches of products as model inputs; in place of one that cannot be prepared, the product to blame.
+    """Batches of products as model inputs; a batch that cannot be prepared is replaced by the product to blame.
 
     An exception would reach the user with a worker's traceback before it.
     """

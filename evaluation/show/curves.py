@@ -1,9 +1,9 @@
-"""Draws a training run: the figures of its log.jsonl as panels of one picture (which, and how, is our choice)."""
+"""The curves of a training run: the figures of its log.jsonl as panels of one picture (the choice is ours)."""
 
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,10 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.ticker import LogFormatter
 
+from evaluation.arguments import Curves
 from evaluation.errors import EvaluationError
+from evaluation.measure.metrics import DIRECTIONS
 
 LOG = "log.jsonl"
-BINS = 10  # of phi_histogram, between 0 and 1
+HISTOGRAM, BINS = "phi_histogram", 10  # between 0 and 1
 
 # Inches of a cell, dots per inch, cells side by side. A curve of few points shows the points as well.
 WIDTH, HEIGHT, DPI, COLUMNS, FEW = 5.2, 3.4, 120, 3, 30
@@ -36,14 +38,82 @@ STYLE = {
 }
 # Colours that stay apart for colour-blind readers. Where there are more curves than colours, the line style changes.
 COLORS, LINE_STYLES, INK = matplotlib.color_sequences["petroff10"], ("-", "--", ":", "-."), "#222222"
-
-# Of the log's names -> for people. Not taken from evaluation.report, which takes seconds to import torch.
-DIRECTIONS = {"t2mm": "t→mm", "i2mm": "i→mm", "mm2mm": "mm→mm", "t2i": "t→i", "i2t": "i→t"}
+# Curves that sum up the others of their panel: these are drawn in ink, in the style that is given.
+SUMS = {"loss": "-", "eval_loss": "--", "eval_recall_mean": "-"}
 COMPOSITIONS = {"t": "text", "i": "image", "mm": "text and image"}
 
 
+class Panel(NamedTuple):
+    """One pair of axes.
+
+    Attributes:
+        cell: the title of its place in the grid; panels of one cell stand below each other, over one axis of steps.
+        unit: of the y axis.
+        names: the log's names of the curves -> their labels; "" where the axis says enough.
+        limits: of the y axis; `None` where the data decide.
+        even: what each curve would be if all were equal.
+    """
+
+    cell: str
+    unit: str
+    names: dict[str, str]
+    limits: tuple[float | None, float | None] = (None, None)
+    scale: str = "linear"
+    height: int = 1
+    even: float | None = None
+    legend_title: str | None = None
+
+
+class Curve(NamedTuple):
+    """What is drawn of a figure: values by step, and the label in the legend."""
+
+    label: str
+    points: dict[int, float | list[float]]
+    color: tuple[float, ...] | str
+    style: str
+
+
+def _by_direction(prefix: str) -> dict[str, str]:
+    return {f"{prefix}{direction}": direction.replace("2", "→") for direction in DIRECTIONS}
+
+
+SHARE, POSITIVE = (0, 1.04), (0, None)  # a curve at 1 is not to lie on the frame
+PANELS = (
+    Panel("Losses", "loss (nats)", _by_direction("loss_") | {"loss": "total", "eval_loss": "validation"}),
+    Panel("Omega, the weights of the objectives", "weight", _by_direction("omega_"), POSITIVE, height=2),
+    Panel("Omega, the weights of the objectives", "sum", {"omega_sum": ""}, POSITIVE),
+    Panel(
+        "Similarity of query and product",
+        "cosine",
+        {"positive_similarity": "positive", "negative_similarity": "negative", "similarity_margin": "margin"},
+    ),
+)
+# Below those of the experts, which depend on the log.
+FURTHER_PANELS = (
+    Panel("Sample filter: phi and what it keeps", "phi", {HISTOGRAM: ""}, height=2),
+    Panel("Sample filter: phi and what it keeps", "share kept", {"kept_share": ""}, SHARE),
+    Panel(
+        "Filter against known false positives",
+        "share",
+        {"filter_precision": "precision", "filter_recall": "recall"},
+        SHARE,
+    ),
+    Panel(
+        "Retrieval on the validation sample",
+        "Recall@10 (share)",
+        _by_direction("eval_recall_") | {"eval_recall_mean": "mean"},
+        POSITIVE,
+    ),
+    Panel("Steps of the optimizer", "gradient norm", {"grad_norm": ""}, scale="log"),
+    Panel("Steps of the optimizer", "learning rate", {"learning_rate": ""}, POSITIVE),
+    Panel("Throughput", "tokens/s", {"tokens_per_second": ""}, POSITIVE),
+    Panel("Throughput", "triplets/s", {"triplets_per_second": ""}, POSITIVE),
+    Panel("Refused since start or resumption", "steps", {"refused_steps": ""}, POSITIVE),
+)
+
+
 class Log:
-    """The lines of a run's log.jsonl. A last line that a killed run left cut short is dropped.
+    """The lines of a run's log.jsonl. A last line that a killed run did not finish is dropped.
 
     Raises:
         EvaluationError: there is no such file, nothing is in it, or a line is not what the trainer writes.
@@ -51,8 +121,6 @@ class Log:
 
     def __init__(self, run: Path):
         self.path = run / LOG
-        if not run.is_dir():
-            raise EvaluationError(f"There is no folder {run}; give the output folder of a training run.")
         try:
             *lines, rest = self.path.read_bytes().split(b"\n")
         except FileNotFoundError as error:
@@ -70,21 +138,18 @@ class Log:
 
     @property
     def names(self) -> set[str]:
+        """Return the names of all figures."""
         return set().union(*self.entries)
 
-    def values(self, name: str) -> dict[int, float]:
-        """A figure by step. A step that was done again after resuming has the later value.
+    def values(self, name: str) -> dict[int, float | list[float]]:
+        """Return a figure, or a histogram, by step. A step that was done again after resuming has the later value.
 
         Raises:
-            EvaluationError: a value is no number.
+            EvaluationError: a value is no number, or no histogram.
         """
-        return self._by_step(name, _is_number, "a number")
-
-    def counts(self, name: str) -> dict[int, list[float]]:
-        """As `values`, for histograms."""
-        return self._by_step(name, _is_histogram, f"a list of {BINS} numbers")
-
-    def _by_step(self, name: str, is_valid: Callable[[object], bool], kind: str) -> dict:
+        is_valid, kind = _is_number, "a number"
+        if name == HISTOGRAM:
+            is_valid, kind = _is_histogram, f"a list of {BINS} numbers"
         found = {}
         for number, entry in enumerate(self.entries, 1):
             if name in entry:
@@ -94,98 +159,25 @@ class Log:
         return dict(sorted(found.items()))
 
 
-class Curve(NamedTuple):
-    """points: values by step; label: its name in the legend, "" where the axis says enough."""
-
-    label: str
-    points: dict[int, float]
-    color: tuple[float, ...] | str
-    style: str = "-"
-
-
-class Lines(NamedTuple):
-    """A panel of curves. limits: of the y axis, `None` where the data decide; even: what each would be if all were."""
-
-    unit: str
-    data: list[Curve]
-    limits: tuple[float | None, float | None] = (None, None)
-    scale: str = "linear"
-    even: float | None = None
-    legend_title: str | None = None
-    height: int = 1
-
-    def draw(self, axes: Axes) -> None:
-        for label, points, color, style in self.data:
-            marker = "." if len(points) <= FEW else None
-            # A value that is not finite is a gap.
-            values = [value if math.isfinite(value) else math.nan for value in points.values()]
-            axes.plot(list(points), values, color=color, linestyle=style, marker=marker, label=label)
-        if self.even is not None:
-            axes.axhline(self.even, color=INK, linewidth=0.8, linestyle=(0, (1, 3)), label="even")
-        axes.set_yscale(self.scale)
-        if self.limits[0] is not None:  # so that the room above the highest curve is a share of the whole axis
-            axes.update_datalim([(0, self.limits[0])], updatex=False)
-        axes.set_ylim(*self.limits)
-        if self.scale == "log":
-            axes.yaxis.set_major_formatter(LogFormatter())
-            axes.yaxis.set_minor_formatter(LogFormatter())
-        else:
-            axes.ticklabel_format(axis="y", scilimits=(-3, 6))
-            whole = all(isinstance(value, int) for curve in self.data for value in curve.points.values())
-            axes.yaxis.get_major_locator().set_params(integer=whole)
-        handles, labels = axes.get_legend_handles_labels()
-        if labels:  # beside the panel, where it hides nothing
-            columns = math.ceil(len(labels) / LEGEND_ROWS)
-            place = {"loc": "upper left", "bbox_to_anchor": (1.02, 1), "borderaxespad": 0}
-            axes.legend(handles, labels, title=self.legend_title, ncols=columns, **place)
-
-
-class Heat(NamedTuple):
-    """A panel of histograms, counts by step: each becomes a column that reaches back to the one before."""
-
-    unit: str
-    data: dict[int, list[float]]
-    height: int = 2
-
-    def draw(self, axes: Axes) -> None:
-        steps, counts = np.array(list(self.data)), np.array(list(self.data.values()), dtype=float)
-        # The first column, which has none before it, is as wide as the second; a single one reaches back to step 0.
-        width = steps[1] - steps[0] if len(steps) > 1 else steps[0]
-        edges = np.array([max(steps[0] - width, 0), *steps])
-        totals = counts.sum(1, keepdims=True)
-        shares = counts / np.where(totals > 0, totals, np.nan)  # phi that is not finite is counted nowhere
-        mesh = axes.pcolormesh(edges, np.linspace(0, 1, BINS + 1), shares.T, cmap="cividis", vmin=0)
-        axes.grid(False)
-        axes.figure.colorbar(mesh, ax=axes, label="share of triplets", pad=0.02)
-
-
-class Cell(NamedTuple):
-    """One place of the grid: panels below each other with one title and one axis of steps."""
-
-    title: str
-    panels: list[Lines | Heat]
-
-
-def draw_curves(run: Path, output: Path) -> None:
-    """Writes one PNG for the training run whose output folder is `run`.
+def draw_curves(arguments: Curves) -> dict:
+    """Write one PNG for a training run.
 
     Raises:
-        EvaluationError: `run` has no log that can be drawn, or `output` cannot be written.
+        EvaluationError: the run has no log that can be drawn, or the file cannot be written.
     """
-    if output.suffix.lower() != ".png":
-        raise EvaluationError(f"--output {output} must end in .png: that is what is written.")
-    if not output.parent.is_dir():
-        raise EvaluationError(f"--output {output}: there is no folder {output.parent}; make it first.")
+    run, output = arguments.run, arguments.output
     figure = curves_figure(Log(run), run.resolve().name)
     try:
         figure.savefig(output, format="png")
     except OSError as error:
         raise EvaluationError(f"The curves cannot be written to {output}: {error.strerror}.") from error
+    print(f"The curves are in {output}")
+    return {"run": run, "output": output}
 
 
 @matplotlib.rc_context(STYLE)
 def curves_figure(log: Log, name: str) -> Figure:
-    """The picture. What the log does not hold is left out, be it a curve, a panel or a whole cell.
+    """Return the picture; a curve, panel or cell that the log does not hold is left out.
 
     Args:
         name: the run's, for the title.
@@ -193,8 +185,10 @@ def curves_figure(log: Log, name: str) -> Figure:
     Raises:
         EvaluationError: the log holds nothing that is drawn here.
     """
-    cells = [cell._replace(panels=[panel for panel in cell.panels if panel.data]) for cell in _cells(log)]
-    cells = [cell for cell in cells if cell.panels]
+    cells: dict[str, list[tuple[Panel, list[Curve]]]] = {}
+    for panel in (*PANELS, *_expert_panels(log), *FURTHER_PANELS):
+        if curves := list(_curves(log, panel)):
+            cells.setdefault(panel.cell, []).append((panel, curves))
     if not cells:
         raise EvaluationError(f"{log.path} has none of the figures that a training logs; there is nothing to draw.")
     columns = min(COLUMNS, len(cells))
@@ -204,111 +198,92 @@ def curves_figure(log: Log, name: str) -> Figure:
     end = max(entry["step"] for entry in log.entries)
     figure.suptitle(f"{name}, {end:,} steps", color=INK, fontsize=14, parse_math=False)
     # The last row may have places left.
-    for place, cell in zip(figure.add_gridspec(rows, columns), cells, strict=False):
-        _draw_cell(figure, place, cell, end)
+    for place, (title, panels) in zip(figure.add_gridspec(rows, columns), cells.items(), strict=False):
+        _draw_cell(figure, place, title, panels, end)
     return figure
 
 
-def _draw_cell(figure: Figure, place: SubplotSpec, cell: Cell, end: int) -> None:
-    grid = place.subgridspec(len(cell.panels), 1, height_ratios=[panel.height for panel in cell.panels])
-    for panel, spot in zip(cell.panels, grid, strict=True):
+def _draw_cell(
+    figure: Figure, place: SubplotSpec, title: str, panels: list[tuple[Panel, list[Curve]]], end: int
+) -> None:
+    grid = place.subgridspec(len(panels), 1, height_ratios=[panel.height for panel, _ in panels])
+    for (panel, curves), spot in zip(panels, grid, strict=True):
         axes = figure.add_subplot(spot)
-        panel.draw(axes)
+        if HISTOGRAM in panel.names:
+            _draw_histogram(axes, curves[0].points)
+        else:
+            _draw_curves(axes, panel, curves)
         axes.set_xlim(0, 1.02 * max(end, 1))  # the last points are not to lie on the frame
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylabel(panel.unit)
         axes.tick_params(labelbottom=spot.is_last_row())
         if spot.is_first_row():
-            axes.set_title(cell.title, loc="left")
+            axes.set_title(title, loc="left")
     axes.set_xlabel("step")
 
 
-def _cells(log: Log) -> list[Cell]:
-    """Everything that there may be to draw."""
-    losses = _curves(log, _by_direction("loss_"))
-    losses += [*_curves(log, {"loss": "total"}, INK), *_curves(log, {"eval_loss": "validation"}, INK, "--")]
-    recalls = _curves(log, _by_direction("eval_recall_")) + _curves(log, {"eval_recall_mean": "mean"}, INK)
-    similarity = {
-        "positive_similarity": "positive",
-        "negative_similarity": "negative",
-        "similarity_margin": "margin",
-    }
-    noise = {"filter_precision": "precision", "filter_recall": "recall"}
-    share, positive = (0, 1.04), (0, None)  # a curve at 1 is not to lie on the frame
-    return [
-        Cell("Losses", [Lines("loss (nats)", losses)]),
-        Cell(
-            "Omega, the weights of the objectives",
-            [
-                Lines("weight", _curves(log, _by_direction("omega_")), positive, height=2),
-                _single(log, "omega_sum", "sum", positive),
-            ],
-        ),
-        Cell("Similarity of query and product", [Lines("cosine", _curves(log, similarity))]),
-        *_routing(log),
-        Cell(
-            "Sample filter: phi and what it keeps",
-            [Heat("phi", log.counts("phi_histogram")), _single(log, "kept_share", "share kept", share)],
-        ),
-        Cell("Filter against known false positives", [Lines("share", _curves(log, noise), share)]),
-        Cell("Retrieval on the validation sample", [Lines("Recall@10 (share)", recalls, positive)]),
-        Cell(
-            "Steps of the optimizer",
-            [
-                _single(log, "grad_norm", "gradient norm", scale="log"),
-                _single(log, "learning_rate", "learning rate", positive),
-            ],
-        ),
-        Cell(
-            "Throughput",
-            [_single(log, f"{what}_per_second", f"{what}/s", positive) for what in ("tokens", "triplets")],
-        ),
-        Cell("Refused since start or resumption", [_single(log, "refused_steps", "steps", positive)]),
-    ]
+def _draw_curves(axes: Axes, panel: Panel, curves: list[Curve]) -> None:
+    for label, points, color, style in curves:
+        marker = "." if len(points) <= FEW else None
+        # A value that is not finite is a gap.
+        values = [value if math.isfinite(value) else math.nan for value in points.values()]
+        axes.plot(list(points), values, color=color, linestyle=style, marker=marker, label=label)
+    if panel.even is not None:
+        axes.axhline(panel.even, color=INK, linewidth=0.8, linestyle=(0, (1, 3)), label="even")
+    axes.set_yscale(panel.scale)
+    if panel.limits[0] is not None:  # so that the room above the highest curve is a share of the whole axis
+        axes.update_datalim([(0, panel.limits[0])], updatex=False)
+    axes.set_ylim(*panel.limits)
+    if panel.scale == "log":
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter())
+    else:
+        axes.ticklabel_format(axis="y", scilimits=(-3, 6))
+        whole = all(isinstance(value, int) for curve in curves for value in curve.points.values())
+        axes.yaxis.get_major_locator().set_params(integer=whole)
+    handles, labels = axes.get_legend_handles_labels()
+    if labels:  # beside the panel, where it hides nothing
+        columns = math.ceil(len(labels) / LEGEND_ROWS)
+        place = {"loc": "upper left", "bbox_to_anchor": (1.02, 1), "borderaxespad": 0}
+        axes.legend(handles, labels, title=panel.legend_title, ncols=columns, **place)
 
 
-def _routing(log: Log) -> list[Cell]:
-    """A cell for each modality composition, all with the same y axis."""
+def _draw_histogram(axes: Axes, data: dict[int, list[float]]) -> None:
+    """Draw counts by step; each step is a column that reaches back to the one before."""
+    steps, counts = np.array(list(data)), np.array(list(data.values()), dtype=float)
+    # The first column, which has none before it, is as wide as the second; a single one reaches back to step 0.
+    width = steps[1] - steps[0] if len(steps) > 1 else steps[0]
+    edges = np.array([max(steps[0] - width, 0), *steps])
+    totals = counts.sum(1, keepdims=True)
+    shares = counts / np.where(totals > 0, totals, np.nan)  # phi that is not finite is counted nowhere
+    mesh = axes.pcolormesh(edges, np.linspace(0, 1, BINS + 1), shares.T, cmap="cividis", vmin=0)
+    axes.grid(False)
+    axes.figure.colorbar(mesh, ax=axes, label="share of triplets", pad=0.02)
+
+
+def _expert_panels(log: Log) -> Iterator[Panel]:
+    """Yield a panel for each modality composition, all with the same y axis."""
     matches = [re.fullmatch(r"expert_(\d+)_(?:t|i|mm)", name) for name in log.names]
     experts = sorted({int(match[1]) for match in matches if match})
-    curves = {
-        composition: _curves(log, {f"expert_{expert}_{composition}": str(expert) for expert in experts})
-        for composition in COMPOSITIONS
-    }
-    shares = [share for group in curves.values() for curve in group for share in curve.points.values()]
+    names = {kind: {f"expert_{expert}_{kind}": str(expert) for expert in experts} for kind in COMPOSITIONS}
+    shares = [share for group in names.values() for name in group for share in log.values(name).values()]
     limits = (0, 1.05 * max(filter(math.isfinite, shares), default=1))
-    return [
-        Cell(
-            f"Experts used for {words}",
-            [Lines("share of routing", curves[composition], limits, "linear", 1 / len(experts), "expert")],
-        )
-        for composition, words in COMPOSITIONS.items()
-        if curves[composition]
-    ]
+    for kind, words in COMPOSITIONS.items() if experts else ():
+        title, even = f"Experts used for {words}", 1 / len(experts)
+        yield Panel(title, "share of routing", names[kind], limits, even=even, legend_title="expert")
 
 
-def _single(log: Log, name: str, unit: str, limits=(None, None), scale: str = "linear") -> Lines:
-    return Lines(unit, _curves(log, {name: ""}), limits, scale)
-
-
-def _by_direction(prefix: str) -> dict[str, str]:
-    return {f"{prefix}{direction}": arrow for direction, arrow in DIRECTIONS.items()}
-
-
-def _curves(log: Log, labels: dict[str, str], color: str | None = None, style: str | None = None) -> list[Curve]:
-    """The curves (name in the log -> label) that have a value. One keeps its colour where others are absent."""
-    curves = []
-    for place, (name, label) in enumerate(labels.items()):
+def _curves(log: Log, panel: Panel) -> Iterator[Curve]:
+    """Yield the curves that have a value. One keeps its colour where others are absent."""
+    for place, (name, label) in enumerate(panel.names.items()):
         points = log.values(name)
-        if any(math.isfinite(value) for value in points.values()):
-            own_color = COLORS[place % len(COLORS)]
-            own_style = LINE_STYLES[place // len(COLORS) % len(LINE_STYLES)]
-            curves.append(Curve(label, points, color or own_color, style or own_style))
-    return curves
+        if points and np.isfinite(np.array(list(points.values()), dtype=float)).any():
+            style = LINE_STYLES[place // len(COLORS) % len(LINE_STYLES)]
+            yield Curve(label, points, INK if name in SUMS else COLORS[place % len(COLORS)], SUMS.get(name, style))
 
 
 def _parsed(line: bytes) -> object:
-    """What a line says; `None` if it is not JSON."""
+    """Return what a line holds; `None` if it is not JSON."""
     try:
         return json.loads(line)
     except ValueError:

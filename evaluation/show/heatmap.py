@@ -1,189 +1,252 @@
-"""Attention inside one product, in both directions (MOON2.0, section 7; the details are our choice)."""
+"""Heat-maps: the photo, the photo under its heat, and the title shaded word by word: `python -m evaluation heatmap`."""
 
-import argparse
-import json
-import math
+import logging
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib
 import numpy as np
-import regex
-import torch
+from matplotlib import font_manager
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
 from PIL import Image
-from transformers import PreTrainedModel, ProcessorMixin
 
-from backbones_moon2 import family_of
-from common_moon2.cli import whole
-from common_moon2.text import UNSPACED
-from configuration_moon2 import IMAGE, TEXT
+from common_moon2.files import write_json
+from common_moon2.text import table
+from evaluation.arguments import SANITY, Heatmap
 from evaluation.errors import EvaluationError
-from pictures_moon2 import load_picture
+from evaluation.measure.attention import (
+    AttentionMap,
+    Located,
+    attention_map,
+    attention_on_products,
+    heat_of,
+    read_photo,
+    summary,
+)
+from evaluation.models.checkpoint import Checkpoint, load_checkpoint
+from evaluation.tables.benchmark import load_benchmark
 
-# A word: a character of a script that is written without spaces, or a run of other characters between spaces. Combining
-# marks stay with their character.
-WORD = regex.compile(rf"[{UNSPACED}]\p{{M}}*|[^\s{UNSPACED}]+")
+logger = logging.getLogger(__name__)
 
-
-class AttentionMap(NamedTuple):
-    """Attention inside one product, as multiples of even attention: 1 is what a place gets if all places get the same.
-
-    Attributes:
-        patches: (h, w), what each cell of the picture's grid gets from the title.
-        words: the title's words and their spans (start, end) in characters. Where words are written without spaces,
-            each character is one, or the several that the tokenizer takes for one.
-        word_weights: what each word gets from the title's positions that can see it.
-        word_patches: (words, h, w), what each cell gets from one word; each word's mean is 1.
-        region: what part of the photo the grid covers: left, upper, right and lower edge, in shares of the photo's
-            width and height. It is smaller where pictures are cropped, and larger where they are padded.
-    """
-
-    title: str
-    patches: np.ndarray
-    words: list[tuple[int, int]]
-    word_weights: np.ndarray
-    word_patches: np.ndarray
-    region: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+# Inches, and points for the font.
+WIDTH, MARGIN, BAR_WIDTH = 9.0, 0.35, 0.12
+PHOTO_SIZE, HEADING, LINE, WORD_PAD, SPACE = 3.75, 0.35, 0.36, 0.06, 0.09
+FONT_SIZE, DPI = 13, 150
+# The overlays of single words: their size as a share of the photo's, how many in a row, and how far apart.
+SMALL, SMALL_COLUMNS, SMALL_GAP, LONGEST_LABEL = 0.38, 5, 0.18, 18
+PHOTO_COLORS, WORD_COLORS, INK = matplotlib.colormaps["inferno"], matplotlib.colormaps["Oranges"], "#222222"
 
 
-def attention_map(
-    model: PreTrainedModel, processor: ProcessorMixin, photo: Image.Image, title: str, layers: int = 2
-) -> AttentionMap:
-    """Reads the attention of the last layers, heads averaged.
+def draw(photo: Image.Image, attention: AttentionMap, output: Path, words: int = 0) -> None:
+    """Write one PNG. Its height follows from the photo's shape and the title's length.
 
     Args:
-        model: a Moon2 model of any backbone, loaded with `attn_implementation="eager"` (the others do not keep the
-            attention).
-        layers: how many of the last decoder layers to average.
+        words: how many words have their attention to the photo drawn as well: those with most of the title's attention.
 
     Raises:
-        EvaluationError: the title is blank or too long, the model has fewer layers, or its attention is not finite.
+        EvaluationError: the file cannot be written.
     """
-    if not title.strip():
-        raise EvaluationError("The title is blank; a heat-map needs a word at least.")
-    inputs = processor([{"text": title, "image": photo}], return_tensors="pt").to(model.device)
-    with torch.inference_mode():
-        attentions = model(**inputs, output_attentions=True).attentions
-    if layers > len(attentions):
-        raise EvaluationError(f"--layers is {layers}, but the model has {len(attentions)} layers.")
-    attention = torch.stack(attentions[-layers:]).float().mean((0, 2))[0].cpu().numpy()
-    if not np.isfinite(attention).all():
-        raise EvaluationError("The model's attention is not finite (NaN): its weights are damaged.")
-
-    types = inputs["position_types"][0].cpu()
-    text = np.flatnonzero(types == TEXT)
-    # The image block also holds its start and end marker, which are no patches and often soak up attention.
-    patches = np.flatnonzero((types == IMAGE) & (inputs["input_ids"][0].cpu() == processor.image_token_id))
-    grid = _grid(inputs, processor, len(patches))
-    patches = patches[len(patches) - grid[0] * grid[1] :]  # a CLIP tower's first token stands for the whole picture
-    spans = _token_spans(processor, title)
-    words, tokens = _words(title, spans)
-    weights = text_attention(attention[np.ix_(text, text)], family_of(model.config.vlm_config).causal)
-    shares = attention[np.ix_(text, patches)]
-    return AttentionMap(
-        title=title,
-        patches=patch_attention(shares, grid),
-        words=words,
-        word_weights=np.array([weights[own].mean() for own in tokens]),
-        word_patches=np.stack([patch_attention(shares[own], grid) for own in tokens]),
-        region=_region(inputs, processor, photo.size),
-    )
+    _save(render(photo, attention, words), output)
 
 
-def patch_attention(attention: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """What each patch gets: mean over the title's tokens of the share of their attention to patches that goes there.
-
-    Args:
-        attention: (title tokens, patches), patches in row-major order; grid: (h, w).
-
-    Returns:
-        (h, w), with mean 1.
-    """
-    shares = attention / attention.sum(1, keepdims=True)
-    return shares.mean(0).reshape(grid) * shares.shape[1]
-
-
-def text_attention(attention: np.ndarray, causal: bool = True) -> np.ndarray:
-    """What each title token gets, freed of the advantage that causal attention gives to early tokens.
-
-    Under causal attention token i spreads its attention over the i + 1 tokens up to itself, so a plain mean favours the
-    first ones, which more tokens see and which share with fewer. Each row is therefore taken as a multiple of an even
-    spread, and each token averaged over the rows that see it: under even attention every token gets 1.
-
-    Args:
-        attention: (tokens, tokens), query by key, zero above the diagonal if `causal`.
-
-    Returns:
-        (tokens,)
-    """
-    count = len(attention)
-    seen = np.arange(1, count + 1) if causal else np.full(count, count)
-    lift = attention / attention.sum(1, keepdims=True) * seen[:, None]
-    return lift.sum(0) / (seen[::-1] if causal else count)
-
-
-def _grid(inputs, processor: ProcessorMixin, tokens: int) -> tuple[int, int]:
-    """Rows and columns of visual tokens; outside the Qwen-VL families they form a square."""
-    if "image_grid_thw" in inputs:
-        merge_size = processor.image_processor.merge_size
-        _, height, width = inputs["image_grid_thw"][0].tolist()
-        return height // merge_size, width // merge_size
-    return (math.isqrt(tokens),) * 2
-
-
-def _region(inputs, processor: ProcessorMixin, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """See `AttentionMap.region`; `size` is (width, height) of the photo."""
-    if getattr(processor.image_processor, "do_center_crop", False):
-        # The shorter side is scaled to the square's, and the longer one's ends are cut off.
-        width, height = (min(size) / side for side in size)
-        return (1 - width) / 2, (1 - height) / 2, (1 + width) / 2, (1 + height) / 2
-    if "pixel_attention_mask" in inputs:
-        seen = inputs["pixel_attention_mask"].flatten(0, -3)[0].bool().cpu()
-        return 0.0, 0.0, len(seen[0]) / int(seen.any(0).sum()), len(seen) / int(seen.any(1).sum())
-    return 0.0, 0.0, 1.0, 1.0
-
-
-def _words(title: str, spans: list[tuple[int, int]]) -> tuple[list[tuple[int, int]], list[list[int]]]:
-    """The words' spans, and for each the tokens that overlap it; neighbours of the very same tokens are one word."""
-    words: list[tuple[int, int]] = []
-    tokens: list[list[int]] = []
-    for match in WORD.finditer(title):
-        start, end = match.span()
-        own = [index for index, span in enumerate(spans) if span[0] < end and start < span[1]]
-        if tokens and own == tokens[-1] and words[-1][1] == start:
-            words[-1] = words[-1][0], end
-        else:
-            words.append((start, end))
-            tokens.append(own)
-    return words, tokens
-
-
-def _token_spans(processor: ProcessorMixin, title: str) -> list[tuple[int, int]]:
-    """The characters (start, end) that each title token stands for, tokenised as the processor does."""
-    encoded = processor.tokenizer(
-        title, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
-    )
-    length = len(encoded["input_ids"])
-    if length > processor.max_text_length:
-        raise EvaluationError(
-            f"The title has {length} tokens, the model reads {processor.max_text_length}: shorten it."
-        )
-    return encoded["offset_mapping"]
-
-
-def read_photo(source: Path | dict) -> Image.Image:
-    """The photo as the model sees it (upright, RGB), from a file or the `{"bytes", "path"}` of a data set.
+def draw_sheet(drawn: Sequence[Image.Image], output: Path, columns: int = 2) -> None:
+    """Write a contact sheet of what `render` gave, from left to right and from top to bottom.
 
     Raises:
-        EvaluationError: it cannot be read.
+        EvaluationError: the file cannot be written.
     """
+    columns = min(columns, len(drawn))
+    rows = [drawn[start : start + columns] for start in range(0, len(drawn), columns)]
+    heights = [max(picture.height for picture in row) for row in rows]
+    sheet = Image.new("RGB", (columns * max(picture.width for picture in drawn), sum(heights)), "white")
+    for index, row in enumerate(rows):
+        for column, picture in enumerate(row):
+            sheet.paste(picture, (column * sheet.width // columns, sum(heights[:index])))
+    _save(sheet, output)
+
+
+def render(photo: Image.Image, attention: AttentionMap, words: int = 0, name: str = "Photo") -> Image.Image:
+    """Return what `draw` writes; `name` stands above the photo."""
+    style = {"font.family": fonts_for(attention.title + name), "text.parse_math": False}
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        # fonts_for has said once what matplotlib would say for each character, twice.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure = Figure(figsize=(WIDTH, WIDTH), dpi=DPI, facecolor="white")
+        canvas = FigureCanvasAgg(figure)
+        lines = _lines(figure, attention)
+        photo_size = np.array(photo.size) * PHOTO_SIZE / max(photo.size)
+        title_height = HEADING + LINE * len(lines)
+        chosen = np.sort(np.argsort(-attention.word_weights, kind="stable")[:words])
+        small_size = photo_size * SMALL
+        small_rows = -(-len(chosen) // SMALL_COLUMNS)
+        words_height = small_rows * (small_size[1] + HEADING) + (HEADING + MARGIN if small_rows else 0)
+        bottom = 2 * MARGIN + words_height + title_height
+        figure.set_figheight(bottom + photo_size[1] + HEADING + MARGIN / 2)
+        _draw_photos(figure, photo, attention, photo_size, bottom, name)
+        _draw_title(figure, attention, lines, MARGIN + words_height)
+        _draw_words(figure, photo, attention, chosen, small_size, words_height - HEADING)
+        canvas.draw()
+        return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def _save(picture: Image.Image, output: Path) -> None:
     try:
-        return load_picture(source)
-    except ValueError as error:
-        name = source["path"] if isinstance(source, dict) else source
-        raise EvaluationError(f"The picture {name} cannot be read: {error}.") from error
+        picture.save(output, format="png")
+    except OSError as error:
+        raise EvaluationError(f"The heat-map cannot be written to {output}: {error.strerror}.") from error
 
 
-SANITY = 200
+def overlay(
+    photo: Image.Image, patches: np.ndarray, region: tuple[float, float, float, float], scale: Normalize
+) -> Image.Image:
+    """Return the photo under its heat, in its own size; see `heat_of`."""
+    heat = scale(heat_of(patches, photo.size, region)).data[..., None]
+    # The photo under the heat is grey, so that the product's own colours are not mistaken for attention.
+    grey = np.asarray(photo.convert("L").convert("RGB")) / 255
+    # Opacity grows with attention, so that the photo stays visible where little goes.
+    opacity = 0.15 + 0.6 * heat
+    blended = PHOTO_COLORS(heat[..., 0])[..., :3] * opacity + grey * (1 - opacity)
+    return Image.fromarray((255 * blended).round().astype(np.uint8))
+
+
+def _axes(figure: Figure, left: float, bottom: float, width: float, height: float):
+    """Add axes at a place given in inches."""
+    across, up = figure.get_size_inches()
+    return figure.add_axes((left / across, bottom / up, width / across, height / up))
+
+
+def _text(figure: Figure, left: float, bottom: float, text: str, **style):
+    across, up = figure.get_size_inches()
+    return figure.text(left / across, bottom / up, text, **{"color": INK, "fontsize": FONT_SIZE} | style)
+
+
+def _draw_photos(
+    figure: Figure, photo: Image.Image, attention: AttentionMap, size: np.ndarray, bottom: float, name: str
+) -> None:
+    width, height = size
+    scale = scale_of(attention.patches)
+    axes = _axes(figure, MARGIN, bottom, width, height)
+    axes.imshow(photo)
+    axes.axis("off")
+    left = MARGIN + width + MARGIN
+    _draw_heat(figure, photo, attention.patches, attention.region, scale, (left, bottom, width, height))
+    _text(figure, MARGIN, bottom + height + 0.12, name, fontsize=11)
+    _text(figure, left, bottom + height + 0.12, "Attention of the title to the photo", fontsize=11)
+    _color_bar(figure, scale, PHOTO_COLORS, left + width + 0.12, bottom, height)
+
+
+def _draw_heat(figure: Figure, photo: Image.Image, patches: np.ndarray, region, scale: Normalize, box: tuple) -> None:
+    axes = _axes(figure, *box)
+    axes.imshow(overlay(photo, patches, region, scale))
+    axes.axis("off")
+
+
+def _draw_words(
+    figure: Figure, photo: Image.Image, attention: AttentionMap, chosen: np.ndarray, size: np.ndarray, top: float
+) -> None:
+    """Draw a small overlay for each chosen word; all share one scale."""
+    if not len(chosen):
+        return
+    width, height = size
+    scale = scale_of(attention.word_patches[chosen])
+    _text(figure, MARGIN, top + 0.12, "Attention of single words to the photo", fontsize=11)
+    for number, word in enumerate(chosen):
+        row, column = divmod(number, SMALL_COLUMNS)
+        left = MARGIN + column * (SMALL * PHOTO_SIZE + SMALL_GAP)
+        bottom = top - (row + 1) * (height + HEADING) + HEADING
+        box = (left, bottom, width, height)
+        _draw_heat(figure, photo, attention.word_patches[word], attention.region, scale, box)
+        start, end = attention.words[word]
+        label = attention.title[start:end]
+        # A word longer than its picture would run into the next one.
+        label = label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "\u2026"
+        _text(figure, left, bottom - 0.2, label, fontsize=10)
+    left = MARGIN + 2 * PHOTO_SIZE + MARGIN + 0.12
+    _color_bar(figure, scale, PHOTO_COLORS, left, top - height, height)
+
+
+def _draw_title(figure: Figure, attention: AttentionMap, lines: list[list[tuple[int, float]]], foot: float) -> None:
+    height = LINE * len(lines)
+    scale = scale_of(attention.word_weights)
+    _text(figure, MARGIN, foot + height + 0.12, "Attention of the title to its words", fontsize=11)
+    for row, line in enumerate(lines):
+        bottom = foot + height - LINE * (row + 0.68)
+        for word, left in line:
+            start, end = attention.words[word]
+            share = scale(attention.word_weights[word])
+            box = {
+                "boxstyle": f"round,pad={WORD_PAD * 72 / FONT_SIZE}",
+                "facecolor": WORD_COLORS(share),
+                "linewidth": 0,
+            }
+            color = "white" if share > 0.6 else INK
+            _text(figure, left, bottom, attention.title[start:end], color=color, bbox=box)
+    _color_bar(figure, scale, WORD_COLORS, MARGIN + 2 * PHOTO_SIZE + MARGIN + 0.12, foot, height)
+
+
+def scale_of(weights: np.ndarray) -> Normalize:
+    """Return a scale from no attention to the highest weight, at least twice an even one: noise is no heat."""
+    return Normalize(0, max(2.0, weights.max()))
+
+
+def _color_bar(figure: Figure, scale: Normalize, colors, left: float, bottom: float, height: float) -> None:
+    axes = _axes(figure, left, bottom, BAR_WIDTH, height)
+    bar = figure.colorbar(ScalarMappable(scale, colors), cax=axes, ticks=[1, scale.vmax])
+    bar.ax.set_yticklabels(["even", f"{scale.vmax:.1f}\u00d7"])
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, length=2, color=INK, labelcolor=INK)
+
+
+def _lines(figure: Figure, attention: AttentionMap) -> list[list[tuple[int, float]]]:
+    """Break the title into lines: for each line its words (as indices) and their left edges in inches."""
+    lines: list[list[tuple[int, float]]] = [[]]
+    left, previous_end = MARGIN + WORD_PAD, 0
+    right = MARGIN + 2 * PHOTO_SIZE + MARGIN
+    for word, (start, end) in enumerate(attention.words):
+        probe = _text(figure, 0, 0, attention.title[start:end])
+        width = probe.get_window_extent().width / DPI
+        probe.remove()
+        if lines[-1]:
+            # Words of a script without spaces stand close together.
+            left += 2 * WORD_PAD + (SPACE if start > previous_end else 0.02)
+        if lines[-1] and left + width > right:
+            lines.append([])
+            left = MARGIN + WORD_PAD
+        lines[-1].append((word, left))
+        left, previous_end = left + width, end
+    return lines
+
+
+def fonts_for(text: str) -> list[str]:
+    """Return matplotlib's own font, then installed ones until every character has a glyph; log what has none."""
+    own = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+    families = [own.family_name]
+    missing = {character for character in text if not character.isspace() and not own.get_char_index(ord(character))}
+    # The files, not matplotlib's cached list of them, which does not know a font that was installed since.
+    for path in sorted(font_manager.findSystemFonts()) if missing else ():
+        try:
+            font = font_manager.get_font(path)
+        except (OSError, RuntimeError):  # a kind of font that matplotlib does not read
+            continue
+        covered = {character for character in missing if font.get_char_index(ord(character))}
+        if covered:
+            font_manager.fontManager.addfont(path)
+            families.append(font.family_name)
+            missing -= covered
+    if missing:
+        logger.warning(
+            "No installed font has %s; boxes are drawn instead. Install one: for Chinese, Debian's fonts-noto-cjk.",
+            " ".join(sorted(missing)),
+        )
+    return families
+
+
+SANITY_SIZE = 96  # of the built-in catalogue's pictures, in pixels a side
 
 
 class Shown(NamedTuple):
@@ -194,122 +257,80 @@ class Shown(NamedTuple):
     title: str
 
 
-def add_heatmap(commands) -> None:
-    """`python -m evaluation heatmap`."""
-    parser = commands.add_parser(
-        "heatmap",
-        examples=[
-            "python -m evaluation heatmap --model moon2 --image p.jpg --text 'knitted cardigan'",
-            "python -m evaluation heatmap --model moon2 --dataset mbe2 --product p000001-2 --output heatmap.png",
-            "python -m evaluation heatmap --model moon2 --dataset mbe2 --count 12 --output sheet.png",
-            "python -m evaluation heatmap --model moon2 --sanity --output sanity.json",
-        ],
-        description="Draws a product: the photo, the photo with the attention that its patches get from the title and "
-        "from single words, and the title's words with the attention they get. Several products make a contact sheet.",
-    )
-    parser.add_argument("--model", required=True, help="folder or Hub id of a Moon2 checkpoint; its code is run")
-    parser.add_argument("--model_revision", help="branch, tag or commit of a --model on the Hub")
-    parser.add_argument("--image", type=Path, help="the product's photo")
-    parser.add_argument("--text", help="the product's title")
-    parser.add_argument("--dataset", help="instead: folder or Hub id of a data set to take products from")
-    parser.add_argument("--dataset_revision", help="branch, tag or commit of a --dataset on the Hub")
-    parser.add_argument("--product", metavar="ID", help="which product of the --dataset's corpus (default: the first)")
-    parser.add_argument("--products", metavar="ID,ID", help="several products, on a contact sheet")
-    parser.add_argument("--count", type=whole(1), help="the first so many products, on a contact sheet")
-    parser.add_argument("--sanity", action="store_true", help="draw nothing: measure on the built-in catalogue "
-                        f"(--count products, {SANITY} by default) how much of the attention falls on the "
-                        "product, into a JSON file")  # fmt: skip
-    parser.add_argument("--seed", type=whole(0), default=0, help="of the built-in catalogue, for --sanity")
-    parser.add_argument("--output", type=Path, help="the PNG file to write (default: heatmap.png; with --sanity "
-                        "sanity.json)")  # fmt: skip
-    parser.add_argument("--words", type=whole(0), default=5, help="single words to draw, those with most "
-                        "attention; on a contact sheet none")  # fmt: skip
-    parser.add_argument("--layers", type=whole(1), default=2, help="how many of the last layers to average")
-    parser.set_defaults(command=_run)
+def draw_heatmap(arguments: Heatmap) -> dict:
+    """Draw the products that were asked for, or measure the attention on those of the built-in catalogue.
 
-
-def _run(options: argparse.Namespace) -> dict:
-    from evaluation.models.checkpoint import load_checkpoint
-
-    given = [f"--{name}" for name in ("image", "text", "dataset", "product", "products") if getattr(options, name)]
-    if options.sanity and given:
-        raise EvaluationError(f"--sanity looks at the built-in catalogue: leave out {', '.join(given)}.")
-    if options.output is None:
-        options.output = Path("sanity.json" if options.sanity else "heatmap.png")
-    if not options.sanity and options.output.suffix.lower() != ".png":
-        raise EvaluationError(f"--output {options.output} must end in .png: that is what is written.")
-    shown = [] if options.sanity else _shown(options)
-    checkpoint = load_checkpoint(options.model, options.model_revision, attn_implementation="eager")
-    if options.sanity:
-        return _measure(checkpoint, options)
-    _draw(checkpoint, shown, options)
-    return {"output": options.output, "products": [{"name": one.name, "title": one.title} for one in shown]}
-
-
-def _draw(checkpoint, shown: list[Shown], options: argparse.Namespace) -> None:
-    from evaluation.show.drawing import draw, draw_sheet, render
-
-    maps = [
-        attention_map(checkpoint.model, checkpoint.processor, one.photo, one.title, options.layers) for one in shown
-    ]
-    if options.products or options.count:
+    Raises:
+        EvaluationError: there are no such products, or the model or a photo cannot be read.
+    """
+    shown = [] if arguments.sanity else _shown(arguments)
+    checkpoint = load_checkpoint(arguments.model, arguments.model_revision, attn_implementation="eager")
+    if arguments.sanity:
+        return _measure(checkpoint, arguments)
+    model, processor, output = checkpoint.model, checkpoint.processor, arguments.file
+    maps = [attention_map(model, processor, one.photo, one.title, arguments.layers) for one in shown]
+    if arguments.products or arguments.count:
         drawn = [render(one.photo, attention, name=one.name) for one, attention in zip(shown, maps, strict=True)]
-        draw_sheet(drawn, options.output)
+        draw_sheet(drawn, output)
     else:
-        draw(shown[0].photo, maps[0], options.output, options.words)
-    print(f"The heat-map is in {options.output}")
+        draw(shown[0].photo, maps[0], output, arguments.words)
+    print(f"The heat-map is in {output}")
+    return {"output": output, "products": [{"name": one.name, "title": one.title} for one in shown]}
 
 
-def _measure(checkpoint, options: argparse.Namespace) -> dict:
-    from evaluation.measure.attention import attention_on_products, summary
+def _shown(arguments: Heatmap) -> list[Shown]:
+    """Return what --image and --text give, or products of --dataset.
 
-    count = options.count or SANITY
-    found = attention_on_products(checkpoint.model, checkpoint.processor, count, options.seed, options.layers)
+    Raises:
+        EvaluationError: there are no such products.
+    """
+    if arguments.dataset is None:
+        return [Shown("Photo", read_photo(arguments.image), arguments.text)]
+    corpus = load_benchmark(arguments.dataset, arguments.dataset_revision).corpus
+    rows = {corpus.ids[row]: row for row in corpus.rows("mm")}
+    named = arguments.products.split(",") if arguments.products else [arguments.product] if arguments.product else None
+    wanted = list(rows)[: arguments.count or 1] if named is None else named
+    missing = [identifier for identifier in wanted if identifier not in rows]
+    if missing or not wanted:
+        what = f"product {missing[0]!r}" if missing else "product"
+        raise EvaluationError(f"The corpus of {arguments.dataset} has no {what} with title and picture.")
+    products = [(identifier, corpus.product(rows[identifier], "mm")) for identifier in wanted]
+    return [Shown(identifier, read_photo(product["image"]), product["text"]) for identifier, product in products]
+
+
+def _measure(checkpoint: Checkpoint, arguments: Heatmap) -> dict:
+    products = synthetic_products(arguments.count or SANITY, arguments.seed)
+    found = attention_on_products(checkpoint.model, checkpoint.processor, products, arguments.layers)
     means = summary(found)
-    facts = {"model": options.model, "revision": checkpoint.revision, "layers": options.layers, "seed": options.seed}
+    facts = {"model": arguments.model, "revision": checkpoint.revision}
+    facts |= {"layers": arguments.layers, "seed": arguments.seed}
     content = facts | {"summary": means, "products": [one._asdict() for one in found]}
     try:
-        options.output.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(arguments.file, content)
     except OSError as error:
-        raise EvaluationError(f"The figures cannot be written to {options.output}: {error.strerror}.") from error
+        raise EvaluationError(f"The figures cannot be written to {arguments.file}: {error.strerror}.") from error
     low, high = means["ratio_interval_95"]
-    print("| products | product's area | attention on it | ratio (95 % interval) | above its area |")
-    print("| --: | --: | --: | --: | --: |")
-    print(
-        f"| {means['products']} | {means['area']:.1%} | {means['attention']:.1%} | "
-        f"{means['ratio']:.3f} ({low:.3f} to {high:.3f}) | {means['above_area']:.1%} |"
-    )
+    figures = [str(means["products"]), f"{means['area']:.1%}", f"{means['attention']:.1%}"]
+    figures += [f"{means['ratio']:.3f} ({low:.3f} to {high:.3f})", f"{means['above_area']:.1%}"]
+    header = ["products", "product's area", "attention on it", "ratio (95 % interval)", "above its area"]
+    print(table(header, [figures]))
     print("\nEven attention has the ratio 1.")
     return content
 
 
-def _shown(options: argparse.Namespace) -> list[Shown]:
-    """What --image and --text give, or products of --dataset.
+def synthetic_products(count: int, seed: int = 0) -> list[Located]:
+    """Return the first row of each of `count` test products of the built-in catalogue (our choice)."""
+    from mbe2_dataset.synthetic import synthetic_photo, synthetic_rows  # only here is the data builder needed
 
-    Raises:
-        EvaluationError: the options do not fit together, or there are no such products.
-    """
-    from evaluation.tables.benchmark import load_benchmark
-
-    if options.dataset is None:
-        if any(value is not None for value in (options.product, options.products, options.count)):
-            raise EvaluationError("--product, --products and --count only mean something with --dataset.")
-        if options.dataset_revision is not None:
-            raise EvaluationError("--dataset_revision only means something with --dataset.")
-        if options.image is None or options.text is None:
-            raise EvaluationError("Give --image and --text, or --dataset.")
-        return [Shown("Photo", read_photo(options.image), options.text)]
-    if options.image is not None or options.text is not None:
-        raise EvaluationError("Give either --image and --text, or --dataset: not both.")
-    if sum(value is not None for value in (options.product, options.products, options.count)) > 1:
-        raise EvaluationError("Give one of --product, --products and --count.")
-    corpus = load_benchmark(options.dataset, options.dataset_revision).corpus
-    rows = {corpus.ids[row]: row for row in corpus.rows("mm")}
-    wanted = options.products.split(",") if options.products else [options.product] if options.product else None
-    wanted = list(rows)[: options.count or 1] if wanted is None else wanted
-    missing = [identifier for identifier in wanted if identifier not in rows]
-    if missing or not wanted:
-        what = f"product {missing[0]!r}" if missing else "product"
-        raise EvaluationError(f"The corpus of {options.dataset} has no {what} with title and picture.")
-    products = [(identifier, corpus.product(rows[identifier], "mm")) for identifier in wanted]
-    return [Shown(identifier, read_photo(product["image"]), product["text"]) for identifier, product in products]
+    rows = synthetic_rows(seed, num_products=0, num_validation=0, num_test=count, picture_size=SANITY_SIZE)
+    first = {row.group_id: row for row in reversed(rows)}
+    chosen = [first[group] for group in sorted(first)]
+    return [
+        Located(
+            row.id,
+            read_photo(row.images[0].as_record()),
+            row.title,
+            synthetic_photo(row.id, 0, seed, SANITY_SIZE)[1],
+        )
+        for row in chosen
+    ]

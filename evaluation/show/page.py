@@ -1,9 +1,9 @@
-"""The page of one run, as HTML without other files: tables, plots, and galleries of what queries were answered."""
+"""The page of one run, as HTML without other files: tables, plots, and the answers to a sample of the queries."""
 
-import argparse
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,34 +11,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
 
-from common_moon2.cli import whole
+from common_moon2.files import staged, write_text
+from evaluation.arguments import BM25, Options, Report
 from evaluation.errors import EvaluationError
-from evaluation.measure.evaluate import Options, embed_benchmark
-from evaluation.measure.experts import VIEWS, read_routing
-from evaluation.measure.retrieval import ALL_DIRECTIONS, Embedded
-from evaluation.models.bm25 import NAME
+from evaluation.measure.evaluate import embed_benchmark
+from evaluation.measure.metrics import ALL_DIRECTIONS
+from evaluation.measure.retrieval import Embedded, candidate_keys, similarity
+from evaluation.models.embed import VIEWS, read_routing
 from evaluation.models.encoders import Encoder, Moon2Encoder, load_encoder
-from evaluation.show.examples import answer_queries, choose_queries
 from evaluation.show.plots import arrow, draw_compression, draw_directions, draw_map, draw_preference, draw_usage, png
-from evaluation.show.report import (
-    HEADER,
-    SCORES,
-    attribute_interval_rows,
-    attribute_rows,
-    compression_rows,
-    headline,
-    interval_rows,
-    label_interval_rows,
-    label_rows,
-    left_out,
-    run_lines,
-    yardsticks,
-)
-from evaluation.tables.benchmark import Benchmark, load_benchmark
-from evaluation.tables.gallery import with_gallery
-from evaluation.vectors.cache import VectorCache
+from evaluation.show.report import HEADER, SCORES, headline, left_out, run_lines, sections, yardsticks
+from evaluation.tables.benchmark import QUERY_VIEWS, Benchmark, load_benchmark, with_gallery
+from evaluation.tables.products import Products
+from evaluation.vectors.catalogue import DEFAULT_CACHE, VectorCache
+from pictures_moon2 import load_picture
 
+PAGE, PLOTS = "report.html", "plots"
 TEMPLATES = Path(__file__).parent / "templates"
 QUESTIONS = {
     "t2mm": "a text asks for products",
@@ -54,32 +44,31 @@ HINTS = {
     "t": " Of a product the model saw only the title.",
 }
 FEWEST = 3  # products of a map
+BEST = 10  # products that are shown for a query
+EDGE, QUALITY = 132, 72  # of a picture on the page: pixels of its longer side, and of the JPEG
 
 
-class Sample(NamedTuple):
-    """How much of a run to show: queries of each direction, products in the plots, and the seed of both samples."""
+def write_page(arguments: Report) -> dict:
+    """Write the page of a run, and its plots as files, into its results folder.
 
-    queries: int = 10
-    products: int = 400
-    seed: int = 0
+    Raises:
+        EvaluationError: the model or the data are not those of the run, or a file cannot be read.
+    """
+    html, plots = make_page(arguments, read_run(arguments.results))
+    page, folder = arguments.results / PAGE, arguments.results / PLOTS
+    for name, content in plots.items():
+        with staged(folder / f"{name}.png") as temporary:
+            temporary.write_bytes(content)
+    write_text(page, html)
+    print(f"The page is {page}; its plots are in {folder}")
+    return {"page": page, "plots": [folder / f"{name}.png" for name in plots]}
 
 
-def make_page(
-    folder: Path,
-    run: dict,
-    sample: Sample,
-    cache: VectorCache,
-    model: str | None = None,
-    dataset: str | None = None,
-) -> tuple[str, dict[str, bytes]]:
-    """The page of a run, and its plots.
+def make_page(arguments: Report, run: dict) -> tuple[str, dict[str, bytes]]:
+    """Return the page of a run as HTML, and its plots as {name: PNG}.
 
     Args:
-        folder, run: the results folder and its results.json.
-        model, dataset: where they are now, if not where they were.
-
-    Returns:
-        HTML, and {name: PNG}.
+        run: its results.json.
 
     Raises:
         EvaluationError: the model or the data are not those of the run, or a file cannot be read.
@@ -89,14 +78,15 @@ def make_page(
     if "compression" in run:
         figures["compression"] = draw_compression(run["compression"])
     galleries, missing, products = [], [], 0
-    if facts["model"]["kind"] == NAME:
-        missing.append(f"{NAME} makes no vectors, so there are no galleries and no map of the embedding.")
+    if facts["model"]["kind"] == BM25:
+        missing.append(f"{BM25} makes no vectors, so there are no galleries and no map of the embedding.")
     else:
-        benchmark, encoder = _benchmark_of(facts, dataset), _encoder_of(facts, model)
+        benchmark, encoder = _benchmark_of(facts, arguments.dataset), _encoder_of(facts, arguments.model)
+        cache = VectorCache(arguments.cache or DEFAULT_CACHE)
         queries, corpus = embed_benchmark(encoder, benchmark, cache, Options(batch_size=facts["batch_size"]))
-        galleries = _galleries(folder, facts, benchmark, queries, corpus, sample)
+        galleries = _galleries(arguments, facts, benchmark, queries, corpus)
         both = benchmark.corpus.rows("mm")
-        chosen = sorted(np.random.default_rng(sample.seed).permutation(both)[: sample.products].tolist())
+        chosen = sorted(np.random.default_rng(arguments.seed).permutation(both)[: arguments.products].tolist())
         products = len(chosen)
         if products >= FEWEST:
             figures["map"] = _map_of(encoder, benchmark, corpus, chosen)
@@ -108,7 +98,7 @@ def make_page(
             routing = read_routing(encoder.checkpoint, benchmark.corpus, chosen)
             figures |= {"usage": draw_usage(routing), "preference": draw_preference(routing)}
     drawn = {name: png(figure) for name, figure in figures.items() if figure is not None}
-    return _render(run, drawn, galleries, missing, products, sample), drawn
+    return _render(run, drawn, galleries, missing, products, arguments.seed), drawn
 
 
 def _benchmark_of(facts: dict, moved: str | None) -> Benchmark:
@@ -130,20 +120,19 @@ def _encoder_of(facts: dict, moved: str | None) -> Encoder:
 
 
 def _galleries(
-    folder: Path,
+    arguments: Report,
     facts: dict,
     benchmark: Benchmark,
     queries: dict[str, Embedded],
     corpus: dict[str, Embedded],
-    sample: Sample,
 ) -> list[dict]:
-    """For each direction that has figures, what the template shows of it."""
+    """Return for each direction that has figures what the template shows of it."""
     galleries = []
-    recalls = _recalls(folder)
-    for direction in ALL_DIRECTIONS if sample.queries else ():
+    recalls = _recalls(arguments.results)
+    for direction in ALL_DIRECTIONS if arguments.queries else ():
         if direction not in recalls:
             continue
-        names = choose_queries(recalls[direction], sample.queries, sample.seed)
+        names = choose_queries(recalls[direction], arguments.queries, arguments.seed)
         answers = answer_queries(benchmark, direction, names, queries, corpus, facts["dataset"]["by_group"])
         galleries.append(
             {
@@ -160,7 +149,7 @@ def _galleries(
 
 
 def _recalls(folder: Path) -> dict[str, dict[str, float]]:
-    """{direction: {query id: Recall@10}}, of the run."""
+    """Return {direction: {query id: Recall@10}} of the run."""
     try:
         table = pq.read_table(folder / SCORES, columns=["task", "id", "recall@10"])
     except (OSError, pa.ArrowInvalid) as error:
@@ -182,7 +171,7 @@ def _map_of(encoder: Encoder, benchmark: Benchmark, corpus: dict[str, Embedded],
 
 
 def top_categories(paths: Sequence[Sequence[str]]) -> list[str]:
-    """For each path its name at the first level where the paths differ; "none" where it has no such level."""
+    """Return the name of each path at the first level where the paths differ; "none" where it has no such level."""
     depth = max(map(len, paths))
     names = [{path[level] for path in paths if len(path) > level} for level in range(depth)]
     level = next((level for level in range(depth) if len(names[level]) > 1), 0)
@@ -190,7 +179,7 @@ def top_categories(paths: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _render(
-    run: dict, drawn: dict[str, bytes], galleries: list[dict], missing: list[str], products: int, sample: Sample
+    run: dict, drawn: dict[str, bytes], galleries: list[dict], missing: list[str], products: int, seed: int
 ) -> str:
     facts = run["run"]
     data, name = facts["dataset"], Path(facts["model"]["name"]).name
@@ -204,68 +193,20 @@ def _render(
         f"({data['candidates']:,} candidates); {facts['date']}",
         headline=(HEADER, [headline(name, run), *yardsticks(run)]),
         note=facts["model"]["note"],
-        intervals=interval_rows(run["retrieval"]),
-        labels=label_rows(run),
-        label_intervals=label_interval_rows(run),
-        attributes=attribute_rows(run["attributes"]) if run["attributes"] is not None else None,
-        attribute_intervals=attribute_interval_rows(run["attributes"]) if run["attributes"] is not None else None,
-        compression=compression_rows(run["compression"]) if "compression" in run else None,
+        sections=sections(run),
         left_out=left_out(run).splitlines(),
         plots={name: f"data:image/png;base64,{base64.b64encode(content).decode()}" for name, content in drawn.items()},
         has_plots=bool(drawn.keys() - {"directions"}),
         products=products,
         missing=missing,
         galleries=galleries,
-        seed=sample.seed,
+        seed=seed,
         run=run_lines(facts),
     )
 
 
-PAGE, PLOTS = "report.html", "plots"
-
-
-def add_report(commands: argparse._SubParsersAction) -> None:
-    """Adds the command to the parser of `python -m evaluation`."""
-    report = commands.add_parser(
-        "report",
-        examples=[
-            "python -m evaluation report results",
-            "python -m evaluation report results --queries 30 --model moon2-moved",
-        ],
-        description="Writes report.html into the results folder of a run: its figures, plots, and for a sample of the "
-        "queries what was found, with pictures. It contains all that it shows. The vectors come from the run's cache.",
-    )
-    report.add_argument("results", type=Path, metavar="RESULTS", help="results folder of `python -m evaluation run`")
-    report.add_argument("--model", help="where the run's model is now (default: where it was)")
-    report.add_argument("--dataset", help="where the run's data set is now (default: where it was)")
-    report.add_argument("--queries", type=whole(0), default=10, help="to show of each direction")
-    report.add_argument("--products", type=whole(3), default=400, help="in the plots of experts and of the embedding")
-    report.add_argument("--seed", type=whole(0), default=0, help="of both samples")
-    report.add_argument(
-        "--cache", type=Path, help="folder of vectors (default: moon2/embeddings in Hugging Face's cache)"
-    )
-    report.set_defaults(command=_report)
-
-
-def _report(options: argparse.Namespace) -> dict:
-    from evaluation.show.report import write_text
-    from evaluation.vectors.cache import DEFAULT_FOLDER, VectorCache
-
-    run = read_run(options.results)
-    sample = Sample(options.queries, options.products, options.seed)
-    cache = VectorCache(options.cache or DEFAULT_FOLDER)
-    html, plots = make_page(options.results, run, sample, cache, options.model, options.dataset)
-    folder = options.results / PLOTS
-    folder.mkdir(exist_ok=True)
-    for name, content in plots.items():
-        (folder / f"{name}.png").write_bytes(content)
-    write_text(options.results / PAGE, html)
-    print(f"The page is {options.results / PAGE}; its plots are in {folder}")
-    return {"page": options.results / PAGE, "plots": [folder / f"{name}.png" for name in plots]}
-
-
 def read_run(folder: Path) -> dict:
-    """What is in a folder's results.json.
+    """Return what is in a folder's results.json.
 
     Raises:
         EvaluationError: there is none, or it is damaged or of an earlier version.
@@ -280,3 +221,116 @@ def read_run(folder: Path) -> dict:
     if not isinstance(content, dict) or "bootstrap" not in content.get("run", {}):
         raise EvaluationError(f"{path} was not written by this version of the evaluation: run it again.")
     return content
+
+
+class Card(NamedTuple):
+    """A query or a product as the page shows it: what the model saw of a query, all that there is of a product.
+
+    `rank` counts from 1; `right` tells whether qrels have it. Both are `None` for a query.
+    """
+
+    id: str
+    text: str | None
+    picture: str | None
+    rank: int | None = None
+    right: bool | None = None
+    score: float | None = None
+
+
+class Answer(NamedTuple):
+    """A query and its answer. `first` is the best-placed right product: shown apart where it is not among the best."""
+
+    query: Card
+    best: list[Card]
+    first: Card
+    hit: bool
+
+
+def choose_queries(recall: Mapping[str, float], count: int, seed: int) -> list[str]:
+    """Choose ids of queries: half of them misses (none of their products among the first ten), half hits.
+
+    Where there are too few of one kind, the other fills up.
+
+    Args:
+        recall: {query id: Recall@10}.
+    """
+    random = np.random.default_rng(seed)
+    kinds = [[name for name in sorted(recall) if (recall[name] > 0) == hit] for hit in (False, True)]
+    misses, hits = ([kind[place] for place in random.permutation(len(kind))] for kind in kinds)
+    enough = min(len(misses), max(count // 2, count - len(hits)))
+    return misses[:enough] + hits[: count - enough]
+
+
+def answer_queries(
+    benchmark: Benchmark,
+    direction: str,
+    names: list[str],
+    queries: dict[str, Embedded],
+    corpus: dict[str, Embedded],
+    by_group: bool = False,
+) -> list[Answer]:
+    """Return the answers to the queries with these ids, each of which has a relevant candidate in this direction.
+
+    Ranks are those of `evaluate_retrieval`: exact, ties broken by id, and by group where asked for.
+    """
+    modality, view = ALL_DIRECTIONS[direction]
+    asked, candidates = queries[modality], corpus[view]
+    keys = candidate_keys(benchmark, by_group)
+    order = {key: place for place, key in enumerate(sorted(set(keys)))}
+    ties = np.array([order[keys[row]] for row in candidates.rows])
+    rows = {name: row for row, name in enumerate(benchmark.queries.ids)}
+    place = {row: position for position, row in enumerate(asked.rows)}
+    answers = []
+    for name in names:
+        row = rows[name]
+        scores = similarity(asked.vectors[place[row]][None], candidates.vectors)[0].numpy()
+        relevant = {keys[candidate] for candidate in benchmark.relevant[row]}
+        best: list[Card] = []
+        first, seen = None, set()
+        for position in np.lexsort((ties, -scores)):
+            candidate = candidates.rows[position]
+            key = keys[candidate]
+            if key in seen:  # another product of its group
+                continue
+            seen.add(key)
+            right = key in relevant
+            if len(best) < BEST or (right and first is None):
+                shown = _product(benchmark, candidate, len(seen), right, float(scores[position]))
+                best += [shown] if len(best) < BEST else []
+                first = shown if right and first is None else first
+            if first is not None and len(best) == BEST:
+                break
+        answers.append(Answer(_query(benchmark, row), best, first, first.rank <= BEST))
+    return answers
+
+
+def _query(benchmark: Benchmark, row: int) -> Card:
+    view = QUERY_VIEWS[benchmark.modalities[row]]
+    product = benchmark.queries.product(row, view)
+    return Card(benchmark.queries.ids[row], product["text"], _thumbnail(benchmark.queries, row, product["image"]))
+
+
+def _product(benchmark: Benchmark, candidate: int, rank: int, right: bool, score: float) -> Card:
+    row = candidate
+    for products in benchmark.candidates:
+        if row < len(products):
+            break
+        row -= len(products)
+    product = products.product(row, "mm")
+    return Card(products.ids[row], product["text"], _thumbnail(products, row, product["image"]), rank, right, score)
+
+
+def _thumbnail(products: Products, row: int, picture: dict | None) -> str | None:
+    """Return a small JPEG as a data URI; `None` where there is no picture."""
+    if picture is None:
+        return None
+    try:
+        image = load_picture(picture)
+    except ValueError as error:
+        raise EvaluationError(
+            f"The picture of {products.name} {products.ids[row]!r} cannot be read: {error}"
+        ) from error
+    image.thumbnail((EDGE, EDGE), Image.Resampling.LANCZOS)
+    file = BytesIO()
+    image.save(file, "JPEG", quality=QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

@@ -9,10 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from evaluation.measure.experts import VIEWS, Routing
-from evaluation.measure.metrics import CUTOFFS
-from evaluation.measure.retrieval import DIRECTIONS
-from evaluation.show.drawing import fonts_for
+from evaluation.measure.metrics import CUTOFFS, DIRECTIONS
+from evaluation.models.embed import VIEWS, Routing
+from evaluation.show.heatmap import fonts_for
 
 DPI = 130
 # Colours that stay apart for colour-blind readers.
@@ -42,18 +41,19 @@ LEAST_LABELLED = 9  # per cent: a lower bar has no room for a figure
 
 
 def arrow(direction: str) -> str:
+    """Return the name of a direction for people."""
     return direction.replace("2", " \u2192 ")
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG; the same figure gives the same bytes."""
+    """Return the figure as a PNG; the same figure gives the same bytes."""
     file = BytesIO()
     figure.savefig(file, format="png", dpi=DPI, bbox_inches="tight", metadata={"Software": None})
     return file.getvalue()
 
 
 def draw_directions(retrieval: dict) -> Figure | None:
-    """Recall at each cutoff for every direction, with 95 % intervals, beside chance; `None` if there is no figure."""
+    """Draw Recall at each cutoff for every direction, with 95 % intervals, beside chance; `None` without figures."""
     rows = {name: row for name, row in retrieval.items() if row is not None and row["metrics"] is not None}
     if not rows:
         return None
@@ -84,7 +84,7 @@ def draw_directions(retrieval: dict) -> Figure | None:
 
 
 def draw_compression(rows: Sequence[dict]) -> Figure | None:
-    """Recall@10 against dimensions, a line for each precision, a panel for each direction; `None` if there is none."""
+    """Draw Recall@10 against dimensions, a line for each precision, a panel for each direction; `None` if none."""
     shown = [
         name
         for name in DIRECTIONS
@@ -124,7 +124,7 @@ def draw_compression(rows: Sequence[dict]) -> Figure | None:
 
 
 def draw_usage(routing: Routing) -> Figure:
-    """The mean share of each expert for text, image, and image + text, with the middle half of the products."""
+    """Draw the mean share of each expert for text, image, and image + text, with the middle half of the products."""
     with matplotlib.rc_context(STYLE):
         experts = routing.preference.shape[0]
         figure = Figure(figsize=(1.8 + 1.1 * experts, 3.2))
@@ -146,7 +146,7 @@ def draw_usage(routing: Routing) -> Figure:
 
 
 def draw_preference(routing: Routing) -> Figure:
-    """The softmax of W* as a heat-map: what share of each expert is for each objective."""
+    """Draw the softmax of W* as a heat-map: what share of each expert is for each objective."""
     with matplotlib.rc_context(STYLE):
         experts, objectives = routing.preference.shape
         figure = Figure(figsize=(1.8 + 0.8 * objectives, 1.2 + 0.45 * experts))
@@ -169,7 +169,7 @@ def draw_preference(routing: Routing) -> Figure:
 
 
 def draw_map(vectors: dict[str, np.ndarray], categories: Sequence[str]) -> Figure:
-    """The first two principal components of products' vectors, a colour for each category, a marker for each view.
+    """Draw the first two principal components of products' vectors, with colours for categories, markers for views.
 
     Args:
         vectors: {view: (N, D)} of the same N products.
@@ -201,7 +201,7 @@ def _scatter(axes: Axes, points: np.ndarray, color, marker: str, label: str) -> 
 
 
 def principal_components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, D) -> (N, 2) coordinates, and (2,) the shares of the variance; each axis' largest weight is positive."""
+    """Return (N, 2) coordinates of (N, D), and the (2,) shares of the variance; the largest weights are positive."""
     centred = vectors - vectors.mean(0, dtype=np.float64)
     _, sizes, axes = np.linalg.svd(centred, full_matrices=False)
     # The sign of a singular vector is arbitrary: fixed, the same vectors always give the same map.

@@ -1,47 +1,70 @@
-"""What is written down: run facts, results.json, and Markdown in the layout of MOON2.0, section 6."""
+"""The results of a run: its facts, results.json, and Markdown in the layout of MOON2.0, section 6."""
 
-import json
 import shlex
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from common_moon2.files import staged, write_json, write_text
 from common_moon2.machine import device_name, hardware, peak_memory, versions
+from common_moon2.text import table
+from evaluation.arguments import BM25, Run
 from evaluation.measure.classification import ATTRIBUTE_TEMPLATE, CATEGORY_TEMPLATE, MIN_SUPPORT
+from evaluation.measure.compare import SCORES
 from evaluation.measure.evaluate import Evaluation
-from evaluation.measure.metrics import CONFIDENCE, METRICS, RESAMPLES
-from evaluation.measure.retrieval import ALL_DIRECTIONS, DIRECTIONS
-from evaluation.models.bm25 import K1, NAME, B
+from evaluation.measure.metrics import (
+    ALL_DIRECTIONS,
+    ARROWS,
+    CONFIDENCE,
+    DIRECTIONS,
+    METRIC_NAMES,
+    METRICS,
+    RESAMPLES,
+)
+from evaluation.models.bm25 import K1, B
 from evaluation.models.encoders import Encoder
 from evaluation.tables.benchmark import Benchmark
-from evaluation.vectors.cache import VectorCache
+from evaluation.vectors.catalogue import VectorCache
 
-ARROWS = {name: name.replace("2", "->") for name in ALL_DIRECTIONS}
-METRIC_NAMES = dict(zip(METRICS, ("R@1", "R@5", "R@10", "MRR", "nDCG@10"), strict=True))
 HEADER = ["", *(ARROWS[direction] for direction in DIRECTIONS), "class", "attribute"]
 YARDSTICKS = ("chance", "majority")
+LABEL_NOTE = "Nearest label text to the multimodal view, which contains the title. Per cent."
+RESAMPLED_NOTE = "With 95 % intervals, from resampled products."
 LABEL_METRICS = {"accuracy": "accuracy", "precision": "macro P", "recall": "macro R", "f1": "macro F1"}
 LABEL_COLUMNS = (*LABEL_METRICS, *YARDSTICKS)
 LABEL_HEADER = ["", "products", "labels", *LABEL_METRICS.values(), *YARDSTICKS]
-SCORES = "scores.parquet"
 
 
-def run_facts(encoder: Encoder | None, benchmark: Benchmark, options: dict, note: str, cache: VectorCache) -> dict:
-    """What one needs to know to get the same figures again.
+class Section(NamedTuple):
+    """A table with its title and what to know of it."""
+
+    title: str
+    note: str
+    header: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        """Return the section as Markdown."""
+        return f"## {self.title}\n\n{self.note}\n\n{table(self.header, self.rows)}"
+
+
+def run_facts(encoder: Encoder | None, benchmark: Benchmark, arguments: Run, note: str, cache: VectorCache) -> dict:
+    """Return what one needs to know to get the same figures again.
 
     Args:
         encoder: `None` for BM25.
-        options: of the command line.
-        note: how the vectors were made, where that is not as one expects; that texts were cut is added.
+        note: how the vectors were made, where a reader would not expect it; that texts were cut is added.
         cache: which of the vectors it had to embed tells the speed.
     """
     return {
         "model": _model_facts(encoder, benchmark, note),
         "dataset": {
-            "name": options["dataset"],
+            "name": arguments.dataset,
             "revision": benchmark.revision,
             "fingerprint": benchmark.fingerprint,
             "corpus": len(benchmark.corpus),
@@ -49,12 +72,12 @@ def run_facts(encoder: Encoder | None, benchmark: Benchmark, options: dict, note
             "judgements": sum(map(len, benchmark.relevant)),
             "gallery": benchmark.gallery,
             "candidates": sum(map(len, benchmark.candidates)),
-            "by_group": options["by_group"],
+            "by_group": arguments.by_group,
         },
         "labels": {"category": CATEGORY_TEMPLATE, "attribute": ATTRIBUTE_TEMPLATE, "min_support": MIN_SUPPORT},
-        "seed": options["seed"],
+        "seed": arguments.seed,
         "bootstrap": {"resamples": RESAMPLES, "confidence": CONFIDENCE, "interval": "percentile"},
-        "batch_size": options["batch_size"],
+        "batch_size": arguments.batch_size,
         "embedding": {
             "items": cache.embedded,
             "seconds": round(cache.seconds, 3),
@@ -70,7 +93,7 @@ def run_facts(encoder: Encoder | None, benchmark: Benchmark, options: dict, note
 
 def _model_facts(encoder: Encoder | None, benchmark: Benchmark, note: str) -> dict:
     if encoder is None:
-        return {"name": NAME, "kind": NAME, "revision": None, "k1": K1, "b": B, "note": note}
+        return {"name": BM25, "kind": BM25, "revision": None, "k1": K1, "b": B, "note": note}
     titles = [text for products in benchmark.candidates for text in products.texts if text is not None]
     asked = zip(benchmark.queries.texts, benchmark.modalities, strict=True)
     queries = [text for text, modality in asked if text is not None and modality != "image"]
@@ -96,68 +119,47 @@ def _model_facts(encoder: Encoder | None, benchmark: Benchmark, note: str) -> di
 
 
 def write_report(folder: Path, facts: dict, evaluation: Evaluation) -> None:
-    """Writes `results.json` (every figure and the run facts), `results.md` and `scores.parquet` (what each query and
-    product scored, for `python -m evaluation compare`) into a folder, made if need be. results.json comes last."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write `results.md`, `scores.parquet` and, last, `results.json` into a folder, made if need be.
+
+    results.json has every figure and the facts; scores.parquet what each query and product scored, for `python -m
+    evaluation compare`.
+    """
     results = evaluation.results
     parts = [
         f"# Evaluation of {facts['model']['name']} on {facts['dataset']['name']}",
         summary(facts["model"]["name"], results, facts["model"]["note"]),
-        "## Intervals\n\n95 %, from resampled queries. Per cent.\n\n" + table(*interval_rows(results["retrieval"])),
+        *(section.markdown() for name, section in sections(results).items() if name != "labels"),
     ]
-    header, rows = label_interval_rows(results)
-    if rows:
-        parts.append("Of the labels, from resampled products.\n\n" + table(header, rows))
-    if "compression" in results:
-        parts.append(
-            "## Fewer dimensions and bits\n\nRecall@10, per cent.\n\n"
-            + table(*compression_rows(results["compression"]))
-        )
-    if results["attributes"] is not None:
-        header, rows = attribute_rows(results["attributes"])
-        shown = [table(header, rows)] if rows else ["No attribute has enough support."]
-        header, rows = attribute_interval_rows(results["attributes"])
-        if rows:
-            shown.append("95 % intervals, from resampled products.\n\n" + table(header, rows))
-        parts += ["## Attributes, one by one", *shown]
     parts.append("## Run\n\n" + "\n".join(f"- {line}" for line in run_lines(facts)))
     write_text(folder / "results.md", "\n\n".join(parts) + "\n")
-    staged = folder / f"{SCORES}.part"
-    pq.write_table(_scores(evaluation), staged)
-    staged.replace(folder / SCORES)
-    content = json.dumps({"run": facts, **results}, indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(folder / "results.json", content + "\n")
-
-
-def write_text(file: Path, text: str) -> None:
-    """Writes a file under another name, then renames it: it is whole or not there."""
-    staged = file.with_name(f"{file.name}.part")
-    staged.write_text(text, encoding="utf-8")
-    staged.replace(file)
+    with staged(folder / SCORES) as temporary:
+        pq.write_table(_scores(evaluation), temporary)
+    write_json(folder / "results.json", {"run": facts, **results}, allow_nan=False)
 
 
 def _scores(evaluation: Evaluation) -> pa.Table:
-    """One row for each query of a direction, and for each product of "class" and "attribute". A figure is the mean of
-    its column over a task's rows, by `weight`."""
+    """Return one row for each query of a direction, and for each product of "class" and "attribute".
+
+    A figure is the mean of its column over a task's rows, by `weight`.
+    """
+    scored = [(task, found.ids, [1.0] * len(found.ids), found.values) for task, found in evaluation.queries.items()]
+    scored += [
+        (task, found.ids, found.weights.tolist(), {"accuracy": found.accuracy})
+        for task, found in evaluation.products.items()
+    ]
     columns: dict[str, list] = {name: [] for name in ("task", "id", "weight", *METRICS, "accuracy")}
-    for task, found in evaluation.queries.items():
-        size = len(found.ids)
-        rows = {"task": [task] * size, "id": found.ids, "weight": [1.0] * size}
-        rows |= {metric: found.values[metric].tolist() for metric in METRICS} | {"accuracy": [None] * size}
-        for name, values in rows.items():
-            columns[name] += values
-    for task, hits in evaluation.products.items():
-        size = len(hits.ids)
-        rows = {"task": [task] * size, "id": hits.ids, "weight": hits.weights.tolist()}
-        rows |= {metric: [None] * size for metric in METRICS} | {"accuracy": hits.accuracy.tolist()}
-        for name, values in rows.items():
-            columns[name] += values
+    for task, ids, weights, values in scored:
+        columns["task"] += [task] * len(ids)
+        columns["id"] += ids
+        columns["weight"] += weights
+        for name in (*METRICS, "accuracy"):
+            columns[name] += values[name].tolist() if name in values else [None] * len(ids)
     kinds = {name: pa.string() if name in ("task", "id") else pa.float64() for name in columns}
     return pa.table({name: pa.array(values, kinds[name]) for name, values in columns.items()})
 
 
 def summary(name: str, results: dict, note: str = "") -> str:
-    """The headline table, the retrieval table and the label table, as Markdown; all figures in per cent."""
+    """Return the headline table, the retrieval table and the label table, as Markdown; all figures in per cent."""
     parts = [
         "Recall@10 for the five directions, then accuracy (attributes: mean over predictions). Per cent.",
         table(HEADER, [headline(name, results), *yardsticks(results)]),
@@ -169,29 +171,54 @@ def summary(name: str, results: dict, note: str = "") -> str:
         _retrieval_table(results["retrieval"]),
         left_out(results),
     ]
-    header, rows = label_rows(results)
-    if rows:
-        parts += [
-            "## Labels\n\nNearest label text to the multimodal view, which contains the title. Per cent.",
-            table(header, rows),
-        ]
-    return "\n\n".join(parts)
+    labels = sections(results).get("labels")
+    return "\n\n".join([*parts, *([labels.markdown()] if labels else [])])
 
 
-def label_rows(results: dict) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of classification and attribute prediction; no rows if the model has neither."""
-    tasks = _label_tasks(results)
-    return LABEL_HEADER, [[title, *counts, *_cells(metrics)] for title, (counts, metrics) in tasks.items()]
+def sections(results: dict) -> dict[str, Section]:
+    """Return the tables of all figures of a model; those that would have no row are left out."""
+    found = {
+        "intervals": Section(
+            "Intervals",
+            "95 %, from resampled queries. Per cent.",
+            ["", *METRIC_NAMES.values()],
+            [
+                [ARROWS[direction], *(_with_interval(row, metric) for metric in METRICS)]
+                for direction, row in results["retrieval"].items()
+            ],
+        )
+    }
+    attributes = results["attributes"]["attributes"] if results["attributes"] else {}
+    for name, title, note, tasks in (
+        ("labels", "Labels", LABEL_NOTE, _label_tasks(results)),
+        (
+            "attributes",
+            "Attributes, one by one",
+            "Per cent.",
+            {name: _counted(row) for name, row in attributes.items()},
+        ),
+    ):
+        figures = [[task, *counts, *_percents(metrics, LABEL_COLUMNS)] for task, (counts, metrics) in tasks.items()]
+        found[name] = Section(title, note, LABEL_HEADER, figures)
+        intervals = [[task, *_interval_cells(metrics)] for task, (_, metrics) in tasks.items()]
+        header, title = ["", *LABEL_METRICS.values()], f"Intervals of the {name}"
+        found[title.lower()] = Section(title, RESAMPLED_NOTE, header, intervals)
+    cells = [
+        [str(row["dimension"]), row["precision"], str(row["bytes"])]
+        + [_with_interval(row["retrieval"].get(direction), "recall@10") for direction in DIRECTIONS]
+        for row in results.get("compression", ())
+    ]
+    header = ["dims", "precision", "bytes", *(ARROWS[direction] for direction in DIRECTIONS)]
+    found["compression"] = Section("Fewer dimensions and bits", "Recall@10, per cent.", header, cells)
+    return {name: section for name, section in found.items() if section.rows}
 
 
-def label_interval_rows(results: dict) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the figures of `label_rows` with their intervals."""
-    rows = [[title, *_interval_cells(metrics)] for title, (_, metrics) in _label_tasks(results).items()]
-    return ["", *LABEL_METRICS.values()], rows
+def _counted(row: dict) -> tuple[list[str], dict]:
+    return [str(row["products"]), str(row["values"])], row
 
 
 def _label_tasks(results: dict) -> dict[str, tuple[list[str], dict | None]]:
-    """What has label figures, by title: numbers of products and of labels, and the metrics, `intervals` among them."""
+    """Return what has label figures, by title: numbers of products and labels, and the metrics with `intervals`."""
     classification, probe, attributes = (results.get(task) for task in ("classification", "probe", "attributes"))
     tasks = {}
     for title, found in (("category", classification), ("category, linear probe", probe)):
@@ -207,10 +234,10 @@ def _label_tasks(results: dict) -> dict[str, tuple[list[str], dict | None]]:
 
 
 def headline(name: str, results: dict, row: str = "figures") -> list[str]:
-    """One row of the paper's table: Recall@10 for the five directions, then accuracy of class and attribute.
+    """Return one row of the paper's table: Recall@10 for the five directions, then accuracy of class and attribute.
 
     Args:
-        row: "figures", or what to show in their place: one of `YARDSTICKS`.
+        row: "figures", or one of `YARDSTICKS`, which then replaces them.
     """
     which, label = (row, row) if row in YARDSTICKS else ("metrics", "accuracy")
     directions = (results["retrieval"].get(direction) for direction in DIRECTIONS)
@@ -224,16 +251,16 @@ def headline(name: str, results: dict, row: str = "figures") -> list[str]:
 
 
 def yardsticks(results: dict) -> list[list[str]]:
-    """The rows to read a headline by: random rankings and labels, and always the most frequent label."""
+    """Return the rows to compare a headline with: random rankings and labels, and always the most frequent label."""
     return [headline(name, results, name) for name in YARDSTICKS]
 
 
 def side_by_side(runs: list[tuple[dict, Evaluation]], with_paper: bool = False) -> str:
-    """Several models on one benchmark: a headline table, one table for each further metric, and what to know of each.
+    """Return several models on one benchmark: a headline table, a table for each metric, and what to know of each.
 
     Args:
         runs: facts and evaluation of each model.
-        with_paper: add the figures that the paper reports for its own data, said to be its own.
+        with_paper: add the figures that the paper reports for its own data, marked as its own.
     """
     named = [(facts["model"]["name"], evaluation) for facts, evaluation in runs]
     rows = [headline(name, evaluation.results) for name, evaluation in named]
@@ -275,48 +302,19 @@ def side_by_side(runs: list[tuple[dict, Evaluation]], with_paper: bool = False) 
 
 
 def _figures(results: dict) -> int:
-    """How many directions and label tasks have figures."""
+    """Count the directions and label tasks that have figures."""
     return sum(row is not None and row["metrics"] is not None for row in results["retrieval"].values()) + sum(
         results[task] is not None for task in ("classification", "attributes")
     )
 
 
 def _retrieval_table(directions: dict) -> str:
-    rows = [
-        [
-            ARROWS[direction],
-            *(("-", "-") if row is None else (str(row["queries"]), str(row["candidates"]))),
-            *(
-                f"{_percent(row and row['metrics'], metric)} / {_percent(row and row['chance'], metric)}"
-                for metric in METRICS
-            ),
-        ]
-        for direction, row in directions.items()
-    ]
+    rows = []
+    for direction, row in directions.items():
+        counts = ["-", "-"] if row is None else [str(row["queries"]), str(row["candidates"])]
+        figures, chance = (_percents(row and row[which], METRICS) for which in ("metrics", "chance"))
+        rows.append([ARROWS[direction], *counts, *map(" / ".join, zip(figures, chance, strict=True))])
     return table(["", "queries", "candidates", *METRIC_NAMES.values()], rows)
-
-
-def interval_rows(directions: dict) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of every metric with its interval."""
-    rows = [
-        [ARROWS[direction], *(_with_interval(row, metric) for metric in METRICS)]
-        for direction, row in directions.items()
-    ]
-    return ["", *METRIC_NAMES.values()], rows
-
-
-def compression_rows(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of Recall@10 by dimension and precision."""
-    cells = [
-        [
-            str(row["dimension"]),
-            row["precision"],
-            str(row["bytes"]),
-            *(_with_interval(row["retrieval"].get(direction), "recall@10") for direction in DIRECTIONS),
-        ]
-        for row in rows
-    ]
-    return ["dims", "precision", "bytes", *(ARROWS[direction] for direction in DIRECTIONS)], cells
 
 
 def _with_interval(row: dict | None, metric: str) -> str:
@@ -327,13 +325,13 @@ def _with_interval(row: dict | None, metric: str) -> str:
 
 
 def _interval_cells(metrics: dict | None) -> list[str]:
-    """Label figures, of those that there are, with the `intervals` beside them."""
-    row = None if metrics is None else {"metrics": metrics, "intervals": metrics["intervals"]}
+    """Return the label figures with the `intervals` beside them."""
+    row = metrics and {"metrics": metrics, "intervals": metrics["intervals"]}
     return [_with_interval(row, metric) for metric in LABEL_METRICS]
 
 
 def left_out(results: dict) -> str:
-    """One sentence for each thing that took no part, so that nothing goes missing unseen."""
+    """Return one sentence for each thing that took no part, so that nothing goes missing unseen."""
     notes = [
         f"- {ARROWS[direction]}: {row['queries_left_out']} queries without a relevant candidate, "
         f"{row['candidates_left_out']} products without this view, {row['judgements_left_out']} judgements of these."
@@ -351,33 +349,19 @@ def left_out(results: dict) -> str:
     return "Left out:\n" + "\n".join(notes) if notes else "Nothing was left out."
 
 
-def attribute_rows(attributes: dict) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of each attribute; no rows if none has enough support."""
-    rows = [
-        [name, str(row["products"]), str(row["values"]), *_cells(row)] for name, row in attributes["attributes"].items()
-    ]
-    return LABEL_HEADER, rows
-
-
-def attribute_interval_rows(attributes: dict) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the figures of `attribute_rows` with their intervals."""
-    rows = [[name, *_interval_cells(row)] for name, row in attributes["attributes"].items()]
-    return ["", *LABEL_METRICS.values()], rows
-
-
 def run_lines(facts: dict) -> list[str]:
-    """What one needs to know of a run, in lines."""
+    """Return what one needs to know of a run, in lines."""
     model, data, machine = facts["model"], facts["dataset"], facts["hardware"]
     packages = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     origin = _origin(model)
-    if model["kind"] != NAME:
+    if model["kind"] != BM25:
         origin += f", {model['parameters']:,} parameters, {model['dtype']}, fingerprint {model['fingerprint'][:16]}"
     return [
         f"model: {origin}",
         f"data: {_origin(data)}, {data['corpus']:,} products, {data['queries']:,} queries, "
         f"{data['judgements']:,} judgements, fingerprint {data['fingerprint'][:16]}",
         f"gallery: {data['gallery']}, {data['candidates']:,} products"
-        + (", listings of one group count as one" if data["by_group"] else ""),
+        + (", products of one group count as one" if data["by_group"] else ""),
         f"seed of the bootstrap: {facts['seed']}",
         f"versions: {packages}",
         f"hardware: {device_name(machine)}, {machine['platform']}",
@@ -390,24 +374,12 @@ def _origin(source: dict) -> str:
     return source["name"] if source["revision"] is None else f"{source['name']}@{source['revision']}"
 
 
-def _cells(metrics: dict | None) -> list[str]:
-    return [_percent(metrics, column) for column in LABEL_COLUMNS]
+def _percents(metrics: dict | None, names: Iterable[str]) -> list[str]:
+    return [_percent(metrics, name) for name in names]
 
 
 def _percent(metrics: dict | None, name: str) -> str:
     return "-" if metrics is None or name not in metrics else f"{100 * metrics[name]:.2f}"
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table that also reads well in a terminal: first column to the left, figures to the right."""
-    cells = [header, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "| " + " | ".join(f"{cell:{'<' if i == 0 else '>'}{widths[i]}}" for i, cell in enumerate(row)) + " |"
-        for row in cells
-    ]
-    rules = ["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]
-    return "\n".join([lines[0], f"|{'|'.join(rules)}|", *lines[1:]])
 
 
 # Recall@10 for t2mm, i2mm, mm2mm, t2i, i2t, then accuracy of class and attribute, in per cent.

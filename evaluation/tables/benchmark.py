@@ -1,18 +1,21 @@
-"""Reads and checks the retrieval benchmark of an MBE2.0-format data set: corpus, queries and qrels."""
+"""The retrieval benchmark of an MBE2.0-format data set: corpus, queries, qrels, and the gallery of candidates.
+
+Crops of one photo are found too easily among few products, so figures on a small corpus say little. A gallery adds
+products that are not relevant (our choice, where the paper has 636,241 products).
+"""
 
 import hashlib
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from datasets import Dataset, Image, LargeList, List, Value
+from datasets import Dataset, Image, LargeList, List, Value, concatenate_datasets
 
 from common_moon2.source import load_tables
 from evaluation.errors import EvaluationError
+from evaluation.tables.products import Products
 
 TEXT = Value("string")
 COLUMNS = {
@@ -36,87 +39,20 @@ STORED_AS = {
 COMMIT = re.compile("[0-9a-f]{40}")
 # The view in which a query of each modality is embedded.
 QUERY_VIEWS = {"text": "t", "image": "i", "mixed": "mm"}
-
-
-class Products:
-    """The rows of a table as products. Pictures stay encoded until they are asked for.
-
-    Attributes:
-        ids, texts: of each row; a text is `None` where there is none.
-        pictures: for each row the SHA-256 of its picture, `None` where there is none.
-        groups: for each row its group, which is its id where the row has none; `None` if there is no such column.
-    """
-
-    def __init__(self, name: str, dataset: Dataset):
-        self.name = name
-        self.dataset = dataset.cast_column("image", Image(decode=False))
-        self.ids = list(dataset["id"])
-        _check_ids(name, self.ids)
-        # A blank text says as little as a missing one.
-        self.texts = [text if text and text.strip() else None for text in dataset["text"]]
-        batches = self.dataset.select_columns("image").with_format("arrow").iter(256)
-        self.pictures = [_digest(picture) for batch in batches for picture in batch.column("image").to_pylist()]
-        self.groups = None
-        if "group_id" in dataset.column_names:
-            self.groups = [group or own for group, own in zip(dataset["group_id"], self.ids, strict=True)]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def rows(self, view: str) -> list[int]:
-        """The rows that have all that a view ("t", "i" or "mm") shows."""
-        has_text, has_picture = (
-            np.array([value is not None for value in column], bool) for column in (self.texts, self.pictures)
-        )
-        return np.flatnonzero({"t": has_text, "i": has_picture, "mm": has_text & has_picture}[view]).tolist()
-
-    def product(self, row: int, view: str) -> dict:
-        """The product dict of a row in a view; its picture is the `{"bytes", "path"}` that the processor reads."""
-        text = None if view == "i" else self.texts[row]
-        return {"text": text, "image": None if view == "t" else self.dataset[row]["image"]}
-
-
-class ProductView(Sequence):
-    """Chosen rows in one view, as a sequence of products that encoders take.
-
-    Attributes:
-        text_lengths: the length of each item's text, known without reading pictures.
-        contents: what each item shows, the picture by its digest: items of equal contents have equal vectors.
-    """
-
-    def __init__(self, products: Products, view: str, rows: list[int]):
-        self.products, self.view, self.rows = products, view, rows
-        self.contents = [
-            (None if view == "i" else products.texts[row], None if view == "t" else products.pictures[row])
-            for row in rows
-        ]
-        self.text_lengths = [len(text or "") for text, _ in self.contents]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict:
-        return self.products.product(self.rows[index], self.view)
-
-    def take(self, indices: Sequence[int]) -> "ProductView":
-        return ProductView(self.products, self.view, [self.rows[index] for index in indices])
-
-    def describe(self, index: int) -> str:
-        """What an error calls the item."""
-        row = self.rows[index]
-        return f"{self.products.name} row {row} (id {self.products.ids[row]!r})"
+EASY, HARD = "easy", "hard"  # galleries
+NEEDED = ("id", "title", "image", "group_id")  # of the products of triplets
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A checked benchmark.
+    """A benchmark that was checked.
 
     Attributes:
         relevant: for each query row, {corpus row: grade} for what qrels give a score above zero.
         categories: for each corpus row, its category path (general to specific), maybe empty.
         attributes: for each corpus row, its {attribute name: values in their order}.
-        fingerprint: SHA-256 over ids, texts, pictures, labels, groups and judgements, and over the distractors.
-        distractors: further candidates, none of which is relevant; see `evaluation.tables.gallery`.
+        fingerprint: SHA-256 over ids, texts, images, labels, groups and judgements, and over the distractors.
+        distractors: further candidates, none of which is relevant; see `with_gallery`.
         gallery: what the candidates are.
         revision: the Hub commit, `None` for a folder.
     """
@@ -134,12 +70,12 @@ class Benchmark:
 
     @property
     def candidates(self) -> list[Products]:
-        """The tables that the candidates come from; candidate rows are counted through them."""
+        """Return the tables that the candidates come from; candidate rows are counted through them."""
         return [self.corpus] if self.distractors is None else [self.corpus, self.distractors]
 
 
 def load_benchmark(path: str, revision: str | None = None) -> Benchmark:
-    """Loads the configurations `corpus`, `queries` and `qrels` (split `test`).
+    """Load the configurations `corpus`, `queries` and `qrels` (split `test`).
 
     Args:
         path: folder or Hub id of a data set.
@@ -151,7 +87,7 @@ def load_benchmark(path: str, revision: str | None = None) -> Benchmark:
             an unknown id, or a score is no whole number. The message names the column, row or id.
     """
     tables = {config: _load(path, config, revision) for config in COLUMNS}
-    corpus, queries = Products("corpus", tables["corpus"]), Products("queries", tables["queries"])
+    corpus, queries = _products("corpus", tables["corpus"]), _products("queries", tables["queries"])
     modalities = list(tables["queries"]["modality"])
     _check_modalities(queries, modalities)
     _check_labels(tables["corpus"])
@@ -172,13 +108,17 @@ def load_benchmark(path: str, revision: str | None = None) -> Benchmark:
 
 
 def load_corpus(path: str, revision: str | None = None) -> Products:
-    """The corpus alone; see `load_benchmark`."""
-    return Products("corpus", _load(path, "corpus", revision))
+    """Load the corpus alone; see `load_benchmark`."""
+    return _products("corpus", _load(path, "corpus", revision))
+
+
+def _products(name: str, table: Dataset) -> Products:
+    return Products(name, table.cast_column("image", Image(decode=False)))
 
 
 def products_content(products: Products) -> list:
-    """All that tells products apart, for fingerprints."""
-    return [products.ids, products.texts, products.pictures, products.groups]
+    """Return all that tells products apart, for fingerprints."""
+    return [products.ids, products.texts, products.images, products.groups]
 
 
 def _load(path: str, config: str, revision: str | None) -> Dataset:
@@ -200,7 +140,7 @@ def _load(path: str, config: str, revision: str | None) -> Dataset:
 
 
 def _fits(found: Any, wanted: Any) -> bool:
-    """Whether values of a feature can be read as those of another one; nulls can."""
+    """Return whether values of a feature can be read as those of another one; nulls can."""
     if found == Value("null"):
         return True
     if isinstance(wanted, List):
@@ -213,26 +153,9 @@ def _fits(found: Any, wanted: Any) -> bool:
 
 
 def _commit(dataset: Dataset) -> str | None:
-    """The commit of a data set on the Hub, after which datasets names the folder of its copy; `None` for a folder."""
+    """Return the commit of a data set on the Hub, after which datasets names its copy; `None` for a folder."""
     folders = [Path(file["filename"]).parent.name for file in dataset.cache_files]
     return next((name for name in folders if COMMIT.fullmatch(name)), None)
-
-
-def _digest(picture: dict | None) -> str | None:
-    if picture is None or (picture["bytes"] is None and picture["path"] is None):
-        return None
-    content = f"path {picture['path']}".encode() if picture["bytes"] is None else picture["bytes"]
-    return hashlib.sha256(content).hexdigest()
-
-
-def _check_ids(name: str, ids: list) -> None:
-    seen = {}
-    for row, identifier in enumerate(ids):
-        if identifier is None:
-            raise EvaluationError(f"Row {row} of {name} has no id.")
-        if identifier in seen:
-            raise EvaluationError(f"Rows {seen[identifier]} and {row} of {name} have the same id {identifier!r}.")
-        seen[identifier] = row
 
 
 def _check_modalities(queries: Products, modalities: list[str]) -> None:
@@ -242,7 +165,7 @@ def _check_modalities(queries: Products, modalities: list[str]) -> None:
             raise EvaluationError(f"{query} has the modality {modality!r}; known are {', '.join(QUERY_VIEWS)}.")
         if modality != "image" and queries.texts[row] is None:
             raise EvaluationError(f"{query} has the modality {modality!r} but no text.")
-        if modality != "text" and queries.pictures[row] is None:
+        if modality != "text" and queries.images[row] is None:
             raise EvaluationError(f"{query} has the modality {modality!r} but no image.")
 
 
@@ -259,7 +182,7 @@ def _check_labels(corpus: Dataset) -> None:
 
 
 def _grouped(attributes: list[dict]) -> dict[str, list[str]]:
-    """[{name, value}] -> {name: values}, as a name may occur more than once."""
+    """Turn [{name, value}] into {name: values}, as a name may occur more than once."""
     values: dict[str, list[str]] = {}
     for attribute in attributes:
         known = values.setdefault(attribute["name"], [])
@@ -285,3 +208,80 @@ def _relevant(query_ids: list, corpus_ids: list, judgements: list[tuple]) -> lis
             grades = relevant[query_rows[query]]
             grades[corpus_rows[product]] = max(int(score), grades.get(corpus_rows[product], 0))
     return relevant
+
+
+def with_gallery(benchmark: Benchmark, gallery: str, dataset: str, revision: str | None = None) -> Benchmark:
+    """Return the benchmark with distractors: candidates that no query asks for.
+
+    A distractor with the id or the group of a corpus product is left out: it might be a right answer.
+
+    Args:
+        gallery: "easy" (the corpus alone), "hard" (all products of the data set's triplets too), or the folder or Hub
+            id of another data set, whose corpus is added.
+        dataset, revision: where the benchmark comes from.
+
+    Raises:
+        EvaluationError: the products cannot be read, or lack a column.
+    """
+    if gallery == EASY:
+        return benchmark
+    table = _of_triplets(dataset, revision) if gallery == HARD else _of_corpus(gallery)
+    known = set(benchmark.corpus.ids)
+    known_groups = set(benchmark.corpus.groups or ())
+    groups = table["group_id"] if "group_id" in table.column_names else [None] * len(table)
+    kept = [
+        row
+        for row, (identifier, group) in enumerate(zip(table["id"], groups, strict=True))
+        if identifier not in known and group not in known_groups
+    ]
+    if not kept:
+        raise EvaluationError(f"The gallery {gallery} has no product that is not in the corpus.")
+    distractors = _products("distractors", table.select(kept))
+    content = [benchmark.fingerprint, products_content(distractors)]
+    fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return replace(benchmark, distractors=distractors, gallery=gallery, fingerprint=fingerprint)
+
+
+def train_products(dataset: str, revision: str | None = None) -> tuple[Products, list[list[str]]]:
+    """Return the distinct positives of the train triplets, and their category paths.
+
+    Raises:
+        EvaluationError: there are no train triplets, or they do not tell the positives' categories.
+    """
+    splits = load_tables(dataset, "triplets", revision)
+    if "train" not in splits or "positive_category" not in splits["train"].column_names:
+        raise EvaluationError(f"The triplets of {dataset} have no split 'train' with a column 'positive_category'.")
+    positives = _of_role(splits["train"], "positive", dataset, "positive_category")
+    return _products("train products", positives), [list(path or []) for path in positives["positive_category"]]
+
+
+def _of_triplets(dataset: str, revision: str | None) -> Dataset:
+    splits = load_tables(dataset, "triplets", revision)
+    parts = [_of_role(split, role, dataset) for split in splits.values() for role in ("positive", "negative")]
+    return _distinct(concatenate_datasets(parts))
+
+
+def _of_role(triplets: Dataset, role: str, dataset: str, *more: str) -> Dataset:
+    """Return the distinct positives or negatives under the corpus's column names."""
+    names = {f"{role}_{name}": "text" if name == "title" else name for name in NEEDED}
+    for column in names:
+        if column not in triplets.column_names:
+            raise EvaluationError(f"The triplets of {dataset} have no column {column!r}.")
+    return _distinct(triplets.select_columns([*names, *more]).rename_columns(names))
+
+
+def _of_corpus(dataset: str) -> Dataset:
+    tables = load_tables(dataset, "corpus")
+    table = concatenate_datasets(list(tables.values()))
+    columns = [name for name in ("id", "text", "image", "group_id") if name in table.column_names]
+    if not {"id", "text", "image"} <= set(columns):
+        raise EvaluationError(f"The corpus of {dataset} needs id, text, image; it has {', '.join(table.column_names)}.")
+    return _distinct(table.select_columns(columns))
+
+
+def _distinct(table: Dataset) -> Dataset:
+    """Return the first row of each id."""
+    first: dict[str, int] = {}
+    for row, identifier in enumerate(table["id"]):
+        first.setdefault(identifier, row)
+    return table.select(list(first.values()))

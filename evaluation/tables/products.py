@@ -1,22 +1,25 @@
-"""A table of items to embed: any data set with an id column and texts, pictures or both."""
+"""A table of products: any data set with an id column and texts, images or both."""
 
 import csv
 import hashlib
 import json
 import sys
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
+import numpy as np
 from datasets.exceptions import DatasetsError
 
-from common_moon2.source import load_tables
+from common_moon2.source import cache_of, load_tables
+from evaluation.arguments import FILE_KINDS
 from evaluation.errors import EvaluationError
 
-FILE_KINDS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
-VIEWS = ("own", "t", "i", "mm")
 TEXTS = ("string", "large_string", "string_view", "null")
+# view: what it shows
+PARTS = {"own": (), "t": ("text",), "i": ("image",), "mm": ("text", "image")}
 
 
 class Columns(NamedTuple):
@@ -27,31 +30,26 @@ class Columns(NamedTuple):
     image: str | None = "image"
 
 
-class Items:
-    """N items, of which pictures stay encoded until they are asked for.
+class Products:
+    """N products, whose images stay encoded until they are asked for.
+
+    Args:
+        name: what errors call the table.
+        folder: where the images of a column of file names lie.
 
     Attributes:
-        ids: (N,) different strings; fingerprint: SHA-256 over ids, texts and pictures.
+        ids: (N,) different strings.
+
+    Raises:
+        EvaluationError: an id is missing or occurs twice.
     """
 
-    def __init__(self, name: str, dataset: datasets.Dataset, columns: Columns, folder: Path):
+    def __init__(self, name: str, dataset: datasets.Dataset, columns: Columns = Columns(), folder: Path = Path()):  # noqa: B008 (neither can be changed)
         self.name, self.columns, self.folder = name, columns, folder
-        for kind, column in columns._asdict().items():
-            if column and column not in dataset.column_names:
-                found = ", ".join(dataset.column_names)
-                none = "" if kind == "id" else f', or --{kind}_column "" if it has no {kind}s'
-                raise EvaluationError(
-                    f"{name} has no column {column!r}; it has: {found}. Name another with --{kind}_column{none}."
-                )
-        dataset = dataset.select_columns([column for column in columns if column])
         if columns.image and isinstance(dataset.features[columns.image], datasets.Image):
             dataset = dataset.cast_column(columns.image, datasets.Image(decode=False))
-        if columns.text and getattr(dataset.features[columns.text], "dtype", None) not in TEXTS:
-            raise EvaluationError(
-                f"The column {columns.text!r} of {name} holds {dataset.features[columns.text]}, not texts: write them "
-                "as strings, or name another with --text_column."
-            )
         self.dataset = dataset
+        self._shown = dataset.select_columns([column for column in columns if column])
         self.ids = [None if value is None else str(value) for value in dataset[columns.id]]
         seen: dict[str, int] = {}
         for row, identifier in enumerate(self.ids):
@@ -63,77 +61,124 @@ class Items:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, row: int) -> dict:
-        """`text` and `image` of a row, `None` where there is none."""
-        values = self.dataset[row]
+    @cached_property
+    def texts(self) -> list[str | None]:
+        """Return the text of each row, `None` where there is none."""
+        return self.texts_of(range(len(self)))
+
+    @cached_property
+    def images(self) -> list[str | None]:
+        """Return for each row the SHA-256 of its image, `None` where there is none."""
+        if self.columns.image is None:
+            return [None] * len(self)
+        batches = self._shown.select_columns(self.columns.image).with_format("arrow").iter(256)
+        values = (value for batch in batches for value in batch.column(self.columns.image).to_pylist())
+        return [_digest(self._image(value)) for value in values]
+
+    @cached_property
+    def groups(self) -> list[str] | None:
+        """Return for each row its group, which is its id where the row has none; `None` if there is no such column."""
+        if "group_id" not in self.dataset.column_names:
+            return None
+        return [group or own for group, own in zip(self.dataset["group_id"], self.ids, strict=True)]
+
+    def texts_of(self, rows: Sequence[int]) -> list[str | None]:
+        """Return the texts of some rows."""
+        column = self.columns.text
+        if column is None or not len(rows):
+            return [None] * len(rows)
+        # A blank text says as little as a missing one.
+        found = self._shown.select_columns(column)[rows][column]
+        return [text if text and text.strip() else None for text in found]
+
+    def product(self, row: int, view: str = "own") -> dict:
+        """Return the product dict of a row in a view; an image is one of the kinds that `load_picture` reads."""
+        values = self._shown[row]
         text = values.get(self.columns.text)
-        return {"text": text if text and text.strip() else None, "image": self._picture(values)}
+        return {
+            "text": text if view != "i" and text and text.strip() else None,
+            "image": self._image(values.get(self.columns.image)) if view != "t" else None,
+        }
+
+    def rows(self, view: str) -> list[int]:
+        """Return the rows that have all that a view ("t", "i" or "mm") shows."""
+        has = {"text": self.texts, "image": self.images}
+        found = [np.array([value is not None for value in has[part]], bool) for part in PARTS[view]]
+        return np.flatnonzero(np.logical_and.reduce(found)).tolist()
 
     def have(self, part: str) -> bool:
-        """Whether any item has a "text", or an "image"."""
-        return bool(getattr(self.columns, part)) and any(self[row][part] is not None for row in range(len(self)))
-
-    def _picture(self, values: dict) -> Any:
-        picture = values.get(self.columns.image)
-        if isinstance(picture, dict) and picture.get("bytes") is None and picture.get("path") is None:
-            return None
-        if isinstance(picture, str) and not picture.startswith(("http://", "https://")):
-            return str(self.folder / picture)
-        return picture
+        """Return whether any product has a "text", or an "image"."""
+        return bool(getattr(self.columns, part)) and any(
+            self.product(row)[part] is not None for row in range(len(self))
+        )
 
     def fingerprint(self) -> str:
+        """Return the SHA-256 over ids, texts and images."""
         total = hashlib.sha256()
         for row, identifier in enumerate(self.ids):
-            item = self[row]
-            total.update(json.dumps([identifier, item["text"]]).encode("utf-8", "surrogatepass"))
-            total.update(_digest(item["image"]))
+            product = self.product(row)
+            total.update(json.dumps([identifier, product["text"]]).encode("utf-8", "surrogatepass"))
+            total.update(bytes.fromhex(_digest(product["image"]) or _digest_of(None)))
         return total.hexdigest()
 
+    def _image(self, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("bytes") is None and value.get("path") is None:
+            return None
+        if isinstance(value, str) and not value.startswith(("http://", "https://")):
+            return str(self.folder / value)
+        return value
 
-class Shown(Sequence):
-    """Some rows in one view, as the sequence of products that encoders take."""
 
-    def __init__(self, items: Items, view: str, rows: Sequence[int]):
-        self.items, self.view, self.rows = items, view, rows
-        column = items.columns.text
-        texts = items.dataset.select_columns([column])[rows][column] if column and view != "i" else [None] * len(rows)
-        self.text_lengths = [len(text or "") for text in texts]
+class ProductView(Sequence):
+    """Chosen rows in one view, as a sequence of products that encoders take.
+
+    Attributes:
+        text_lengths: the length of each product's text, known without reading images.
+    """
+
+    def __init__(self, products: Products, view: str, rows: Sequence[int]):
+        self.products, self.view, self.rows = products, view, rows
+        self._texts = [None] * len(rows) if view == "i" else products.texts_of(rows)
+        self.text_lengths = [len(text or "") for text in self._texts]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict:
-        item = self.items[self.rows[index]]
-        return {
-            "text": None if self.view == "i" else item["text"],
-            "image": None if self.view == "t" else item["image"],
-        }
+        return self.products.product(self.rows[index], self.view)
 
-    def take(self, part: slice) -> "Shown":
-        return Shown(self.items, self.view, self.rows[part])
+    @property
+    def contents(self) -> list[tuple]:
+        """Return what each product shows, the image by its digest: of equal contents the vectors are equal."""
+        images = [None if self.view == "t" else self.products.images[row] for row in self.rows]
+        return list(zip(self._texts, images, strict=True))
+
+    def take(self, indices: Sequence[int]) -> "ProductView":
+        """Return the view of some of the rows."""
+        return ProductView(self.products, self.view, [self.rows[index] for index in indices])
 
     def describe(self, index: int) -> str:
+        """Return what an error calls the product."""
         row = self.rows[index]
-        return f"{self.items.name} row {row} (id {self.items.ids[row]!r})"
+        return f"{self.products.name} row {row} (id {self.products.ids[row]!r})"
 
     def lacks(self, index: int) -> str | None:
-        """What an item has not, of that which the view shows."""
-        item = self.items[self.rows[index]]
-        parts = {"own": (), "t": ("text",), "i": ("image",), "mm": ("text", "image")}[self.view]
-        missing = [part for part in parts if item[part] is None]
-        if self.view == "own" and item["text"] is None and item["image"] is None:
+        """Return what a product does not have of that which the view shows."""
+        product = self[index]
+        missing = [part for part in PARTS[self.view] if product[part] is None]
+        if self.view == "own" and product["text"] is None and product["image"] is None:
             missing = ["text", "image"]
         return f"there is no {' and no '.join(missing)}" if missing else None
 
 
-def open_items(
+def open_products(
     source: str,
     config: str | None = None,
     split: str | None = None,
     revision: str | None = None,
     columns: Columns = Columns(),  # noqa: B008 (it cannot be changed)
-) -> Items:
-    """Opens a table.
+) -> Products:
+    """Open a table.
 
     Args:
         source: a Parquet, CSV, TSV, JSON or JSON Lines file, or folder or Hub id of a data set. All that a CSV or TSV
@@ -155,27 +200,36 @@ def open_items(
     split = split or next(iter(tables))
     if split not in tables:
         raise EvaluationError(f"{source} has no split {split!r}; it has: {', '.join(tables)}.")
-    return Items(source, tables[split], columns, folder)
+    dataset = tables[split]
+    for kind, column in columns._asdict().items():
+        if column and column not in dataset.column_names:
+            found = ", ".join(dataset.column_names)
+            none = "" if kind == "id" else f', or --{kind}_column "" if it has no {kind}s'
+            raise EvaluationError(
+                f"{source} has no column {column!r}; it has: {found}. Name another with --{kind}_column{none}."
+            )
+    if columns.text and getattr(dataset.features[columns.text], "dtype", None) not in TEXTS:
+        raise EvaluationError(
+            f"The column {columns.text!r} of {source} holds {dataset.features[columns.text]}, not texts: write them "
+            "as strings, or name another with --text_column."
+        )
+    return Products(source, dataset, columns, folder)
 
 
 def _load_file(path: Path) -> datasets.DatasetDict:
     if not path.is_file():
         raise EvaluationError(f"There is no file {path}.")
-    state = path.stat()
-    # Kept by size and time: datasets would not notice that the file has changed.
-    place = hashlib.sha256(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:16]
-    cache = Path(datasets.config.HF_DATASETS_CACHE) / "evaluation" / place
     try:
         kind = FILE_KINDS[path.suffix.lower()]
         options = _as_strings(path) if kind == "csv" else {}
-        return datasets.load_dataset(kind, data_files=str(path), cache_dir=str(cache), **options)
+        return datasets.load_dataset(kind, data_files=str(path), cache_dir=cache_of(path), **options)
     except (OSError, ValueError, DatasetsError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise EvaluationError(f"{path} cannot be read as a table: {reason}") from error
 
 
 def _as_strings(path: Path) -> dict:
-    """Options to read a CSV or TSV file without guessing at types; only what is empty is `None`."""
+    """Return options to read a CSV or TSV file without guessing at types; only what is empty is `None`."""
     options = {"sep": "\t" if path.suffix.lower() == ".tsv" else ","}
     csv.field_size_limit(sys.maxsize)  # pandas, which reads the file afterwards, has no limit either
     with path.open(newline="", encoding="utf-8-sig") as file:
@@ -188,12 +242,16 @@ def _as_strings(path: Path) -> dict:
     return options | {"features": features, "keep_default_na": False, "na_values": [""]}
 
 
-def _digest(picture: Any) -> bytes:
-    """Contents where the table holds them, size and time of change where it holds a path."""
-    if isinstance(picture, dict):
-        if picture.get("bytes") is not None:
-            return hashlib.sha256(picture["bytes"]).digest()
-        picture = picture["path"]
-    path = Path(str(picture))
-    state = path.stat() if path.is_file() else None
-    return hashlib.sha256(repr((picture, state and (state.st_size, state.st_mtime_ns))).encode()).digest()
+def _digest(image: Any) -> str | None:
+    """Return the SHA-256 of an image where the table holds it, otherwise that of its path, size and time of change."""
+    if isinstance(image, dict):
+        if image.get("bytes") is not None:
+            return hashlib.sha256(image["bytes"]).hexdigest()
+        image = image["path"]
+    return None if image is None else _digest_of(image)
+
+
+def _digest_of(path: Any) -> str:
+    file = Path(str(path))
+    state = file.stat() if file.is_file() else None
+    return hashlib.sha256(repr((path, state and (state.st_size, state.st_mtime_ns))).encode()).hexdigest()

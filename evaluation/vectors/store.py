@@ -1,17 +1,19 @@
 """A folder of vectors on disk: written shard by shard, read without loading it.
 
+    vectors/run.json                   what they are vectors of; written first
     vectors/shards/00000.parquet ...   id (string), vector (D numbers of float32, float16 or int8)
     vectors/vectors.npy, ids.npy       the same (N, D) and (N,), for NumPy, in the order of the shards
-    vectors/manifest.json              what they are vectors of; written last
+    vectors/manifest.json              what they are vectors of, and how many there are; written last
+
+A shard is complete or absent, so whoever fills a folder goes on where an earlier run ended. An entry of the
+evaluation's cache is such a folder up to its shards, named by its fingerprint.
 
 int8 vectors are scaled so that their largest component is 127; only their direction is kept, so they are normalised
 again where they are read.
 """
 
 import json
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.lib.format import open_memmap
 
+from common_moon2.files import staged, write_json
+from evaluation.arguments import DTYPES
 from evaluation.errors import EvaluationError
 
-DTYPES = ("float32", "float16", "int8")
-MANIFEST, SHARDS, VECTORS, IDS = "manifest.json", "shards", "vectors.npy", "ids.npy"
+RUN, MANIFEST, SHARDS, VECTORS, IDS = "run.json", "manifest.json", "shards", "vectors.npy", "ids.npy"
 READ = 16384
 
 
@@ -46,7 +49,7 @@ class Vectors:
         return self.array.shape[1]
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """(stop - start, D) float32. From the file and not its mapping, whose pages would stay in memory."""
+        """Return (stop - start, D) float32, from the file and not its mapping, whose pages would stay in memory."""
         if not isinstance(self.array, np.memmap):
             return as_float32(self.array[start:stop])
         width = self.dimension * self.array.dtype.itemsize
@@ -55,12 +58,12 @@ class Vectors:
         return as_float32(rows.reshape(-1, self.dimension))
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """(len(rows), D) float32."""
+        """Return (len(rows), D) float32."""
         return as_float32(self.array[rows])
 
 
 def as_float32(rows: np.ndarray) -> np.ndarray:
-    """Stored vectors as the vectors that are compared."""
+    """Return stored vectors as the vectors that are compared."""
     exact = np.ascontiguousarray(rows, np.float32)
     if rows.dtype == np.int8:
         exact /= np.maximum(np.linalg.norm(exact, axis=1, keepdims=True), np.float32(1e-30))
@@ -68,15 +71,16 @@ def as_float32(rows: np.ndarray) -> np.ndarray:
 
 
 def as_stored(vectors: np.ndarray, dtype: str) -> np.ndarray:
-    """(N, D) float32 as one of `DTYPES`."""
+    """Return (N, D) float32 as one of `DTYPES`."""
     if dtype == "int8":
         return np.rint(vectors * (127 / np.maximum(np.abs(vectors).max(1, keepdims=True), 1e-30))).astype(np.int8)
     return vectors.astype(dtype)
 
 
 def open_vectors(path: str | Path) -> Vectors:
-    """Opens a folder that `python -m evaluation embed` has finished, or any (N, D) .npy file, whose ids are the row
-    numbers.
+    """Open a folder that `python -m evaluation embed` has finished, or any (N, D) .npy file.
+
+    The ids of a file are its row numbers.
 
     Raises:
         EvaluationError: it is neither, or unfinished, or its files do not fit together.
@@ -114,7 +118,7 @@ def _mapped(file: Path) -> np.ndarray:
 
 
 def identity(path: str | Path) -> dict:
-    """What tells these vectors from others: the manifest of a folder, or a file's size and time of change."""
+    """Return what tells these vectors from others: a folder's manifest, or a file's size and time of change."""
     path = Path(path)
     if path.is_dir():
         return json.loads((path / MANIFEST).read_text(encoding="utf-8"))
@@ -122,8 +126,42 @@ def identity(path: str | Path) -> dict:
     return {"file": str(path.resolve()), "size": state.st_size, "changed": state.st_mtime_ns}
 
 
+def claim(folder: Path, settings: dict) -> None:
+    """Take an empty folder, or one that a run of the same settings has begun to fill.
+
+    What a killed run was writing is removed.
+
+    Raises:
+        EvaluationError: it holds something else.
+    """
+    path = folder / RUN
+    for unfinished in folder.rglob(".*.part"):
+        unfinished.unlink()
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        differing = sorted(name for name in settings if before.get(name) != settings[name])
+        if differing:
+            raise EvaluationError(
+                f"{folder} holds vectors of another run ({', '.join(differing)} differ): give another --output, or "
+                "delete it."
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise EvaluationError(f"--output {folder} holds other files: give a new folder.")
+    else:
+        write_json(path, settings, sort_keys=True)
+
+
+def shards_of(folder: Path, products: int, size: int) -> dict[Path, range]:
+    """Return the shards of a folder, whether there or not, and the places of the products in each."""
+    starts = range(0, products, size)
+    return {
+        folder / SHARDS / f"{number:05d}.parquet": range(start, min(start + size, products))
+        for number, start in enumerate(starts)
+    }
+
+
 def write_shard(path: Path, ids: Sequence[str], vectors: np.ndarray) -> None:
-    """Writes one shard, whole or not at all; the same content gives the same bytes."""
+    """Write one shard; the same content gives the same bytes."""
     rows = pa.array(vectors.reshape(-1), pa.from_numpy_dtype(vectors.dtype))
     columns = {"id": pa.array(ids, pa.string()), "vector": pa.FixedSizeListArray.from_arrays(rows, vectors.shape[1])}
     with staged(path) as temporary:
@@ -132,14 +170,14 @@ def write_shard(path: Path, ids: Sequence[str], vectors: np.ndarray) -> None:
 
 
 def read_shard(path: Path) -> tuple[list[str], np.ndarray]:
-    """Ids, and the vectors as they are stored."""
+    """Return the ids, and the vectors as they are stored."""
     table = pq.read_table(path)
     column = table["vector"].combine_chunks()
     return table["id"].to_pylist(), column.flatten().to_numpy().reshape(len(table), column.type.list_size)
 
 
 def join_shards(folder: Path, shards: Sequence[Path]) -> int:
-    """Writes `vectors.npy` and `ids.npy` from the shards, one at a time; returns how many vectors there are."""
+    """Write `vectors.npy` and `ids.npy` from the shards, one at a time; return how many vectors there are."""
     metadata = [pq.read_schema(path) for path in shards]
     counts = [pq.read_metadata(path).num_rows for path in shards]
     vector = metadata[0].field("vector").type
@@ -156,32 +194,8 @@ def join_shards(folder: Path, shards: Sequence[Path]) -> int:
     return len(ids)
 
 
-def write_json(path: Path, content: dict) -> None:
-    with staged(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def staged(path: Path) -> Iterator[Path]:
-    """A temporary name to write to; the file gets its own name when it is complete and on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    yield temporary
-    sync(temporary)
-    os.replace(temporary, path)
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def read_blocks(vectors: Vectors, size: int = READ) -> Iterator[tuple[int, np.ndarray]]:
-    """(start, float32 (n, D)) from first to last, with n at most `size`.
+    """Yield (start, float32 (n, D)) from first to last, with n at most `size`.
 
     Raises:
         EvaluationError: a value is not finite; the message names the id.
@@ -194,7 +208,7 @@ def read_blocks(vectors: Vectors, size: int = READ) -> Iterator[tuple[int, np.nd
 
 
 def check_finite(block: np.ndarray, vectors: Vectors, rows: Sequence[int]) -> None:
-    """Refuses float32 (n, D) of the n `rows` if a value is not finite."""
+    """Check that every value of float32 (n, D), which are the n `rows`, is finite."""
     finite = np.isfinite(block).all(1)
     if not finite.all():
         row = rows[int(finite.argmin())]

@@ -1,16 +1,15 @@
-"""Stores a source as a catalogue that was checked: every row is either in it or set aside with the reason."""
+"""Stores a source as a catalogue: every row is either in it or set aside with the reason."""
 
+import atexit
 import hashlib
 import json
-import os
 import shutil
-from collections import Counter, deque
+import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain, islice
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
+from common_moon2.files import replace_folder, write_text
+from common_moon2.parallel import in_processes
 from mbe2_dataset.catalogue.pictures import (
     PICTURES_SCHEMA,
     Picture,
@@ -30,7 +31,7 @@ from mbe2_dataset.catalogue.pictures import (
     picture_place,
     read_content,
 )
-from mbe2_dataset.catalogue.records import Item, Problem, Source
+from mbe2_dataset.catalogue.products import ProductSource
 from mbe2_dataset.catalogue.store import (
     ASSIGNED,
     ASSIGNED_SCHEMA,
@@ -40,29 +41,36 @@ from mbe2_dataset.catalogue.store import (
     SPLITS,
     SUMMARY,
     Catalogue,
-    CatalogueError,
+    Item,
+    Problem,
+    Row,
+    Source,
     part_records,
 )
-from mbe2_dataset.parallel import leave_interrupts_alone, seed_for
+from mbe2_dataset.catalogue.tables import LocalTables
+from mbe2_dataset.errors import CatalogueError
+from mbe2_dataset.parallel import seed_for
 
 FORMAT = 1
 # Rows of the source in a part, which is what survives if the ingest is killed, and in what a process takes at a time.
 PART_ROWS = 2048
 CHUNK_ROWS = 8
+# Chunks for each process that are read before the results of all of them were taken: they hold the bytes of pictures.
+AHEAD = 6
 
 
 @dataclass(frozen=True, slots=True)
 class IngestOptions:
-    """What is taken from a source, and what is added where it says nothing.
+    """What is taken from a source, and what replaces what it lacks.
 
     Attributes:
         seed: of the splits.
         shares: of train, validation and test among the groups, where the source has no split.
-        assign_splits: splits are assigned in this way even if the source has some.
-        max_pixels: larger pictures are stored as smaller JPEGs; by default all are stored as they are.
-        allow_urls: pictures are fetched from the public Internet (`common_moon2.fetch.fetch`).
-        connections: at most so many are fetched at the same time by each process; it changes the speed only.
-        limit: only the first rows of the source.
+        assign_splits: assign splits even if the source has some.
+        max_pixels: store larger pictures as smaller JPEGs; by default all are stored as they are.
+        allow_urls: fetch pictures from the public Internet (`common_moon2.fetch.fetch`).
+        connections: how many pictures each process fetches at a time; it changes the speed only.
+        limit: take only the first rows of the source.
     """
 
     seed: int = 0
@@ -77,17 +85,17 @@ class IngestOptions:
 def ingest(
     source: Source, folder: str | Path, options: IngestOptions | None = None, num_proc: int = 1, overwrite: bool = False
 ) -> Catalogue:
-    """The catalogue of `source`, stored in `folder`; if it is there already, of the same files and options, it is used.
+    """Store the catalogue of `source` in `folder`, or use it if it is there already, of the same files and options.
 
     A row is set aside, with the reason, if it has no id, title or picture, if its id occurred before, if its split is
     unknown or if none of its pictures can be read; single pictures are set aside likewise. Where the source has no
-    groups, rows of the same title (but for case and blanks) or with a byte-identical picture are one, transitively;
-    where it has no splits, groups are assigned to them by the seed (all this is our choice). A run that is killed goes
+    groups, rows with the same title (but for case and blanks) or a byte-identical picture become one, transitively.
+    Where it has no splits, groups are assigned to them by the seed. All this is our choice. A run that is killed goes
     on where it was; the bytes in the folder depend on the source and the options only.
 
     Args:
         num_proc: processes that read and decode pictures.
-        overwrite: a stored catalogue of something else may be replaced.
+        overwrite: replace a stored catalogue of something else.
 
     Raises:
         CatalogueError: the source cannot be read, no row of it can be used, or the folder holds something else.
@@ -116,10 +124,8 @@ def ingest(
     except CatalogueError:
         shutil.rmtree(staging)
         raise
-    if folder.exists():
-        shutil.rmtree(folder)
     (staging / "key").unlink()
-    staging.rename(folder)
+    replace_folder(staging, folder)
     return Catalogue(folder)
 
 
@@ -129,7 +135,7 @@ def _begin(staging: Path, key: str) -> None:
     if not mark.exists() or mark.read_text() != key:
         shutil.rmtree(staging, ignore_errors=True)
         (staging / PARTS).mkdir(parents=True)
-        mark.write_text(key)
+        write_text(mark, key)
 
 
 # What became of one row of the source: its record for PART_ROWS_SCHEMA, if it is kept, the bytes of its pictures, and
@@ -138,7 +144,7 @@ Checked = tuple[dict | None, list[bytes], list[Problem]]
 
 
 def _write_parts(source: Source, folder: Path, options: IngestOptions, num_proc: int) -> Counter:
-    """Writes the parts that are not there yet; counts of rows and pictures over all of them."""
+    """Write the parts that are not there yet; return counts of rows and pictures over all of them."""
     for rest in folder.glob(".*"):
         shutil.rmtree(rest)
     seen = {record["id"]: record["where"] for record, _ in part_records(folder.parent)}
@@ -159,21 +165,13 @@ def _write_parts(source: Source, folder: Path, options: IngestOptions, num_proc:
 
 
 def _in_order(check, items: Iterator[Item | Problem], num_proc: int) -> Iterator[list[Checked]]:
-    """`check` of chunks of items, in their order; only so many are read ahead as keep the processes busy."""
+    """Yield `check` of chunks of items in their order; only so many are read ahead as keep the processes busy."""
     chunks = iter(lambda: list(islice(items, CHUNK_ROWS)), [])
-    if num_proc == 1:
-        yield from map(check, chunks)
-        return
-    # spawn, because a caller may already run threads (torch), which do not survive a fork
-    with ProcessPoolExecutor(num_proc, get_context("spawn"), leave_interrupts_alone) as pool:
-        waiting = deque(pool.submit(check, chunk) for chunk in islice(chunks, 3 * num_proc))
-        while waiting:
-            yield waiting.popleft().result()
-            waiting.extend(pool.submit(check, chunk) for chunk in islice(chunks, 1))
+    yield from in_processes(check, chunks, num_proc, window=AHEAD * num_proc)
 
 
 def _write_part(rows: Iterable[Checked], folder: Path, number: int, seen: dict[str, str], bar: tqdm) -> None:
-    """Part `number`, which is there whole or not at all."""
+    """Write part `number`, which is complete or absent."""
     staged = folder / f".{number:05d}"
     staged.mkdir()
     counts, pictures, records = Counter(), 0, []
@@ -207,23 +205,11 @@ def _write_part(rows: Iterable[Checked], folder: Path, number: int, seen: dict[s
             pictures_writer.write_batch(pa.RecordBatch.from_pydict({"bytes": contents}, schema=PICTURES_SCHEMA))
         rows_writer.write_table(pa.Table.from_pylist(records, schema=PART_ROWS_SCHEMA))
     (staged / "counts.json").write_text(json.dumps(counts, sort_keys=True))
-    _make_safe(staged)
-    staged.rename(folder / f"{number:05d}")
-    _make_safe(folder)
-
-
-def _make_safe(folder: Path) -> None:
-    """Returns when the folder's files and names would survive a power cut."""
-    for path in (*(path for path in folder.iterdir() if path.is_file()), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    replace_folder(staged, folder / f"{number:05d}")
 
 
 def _check_chunk(items: list[Item | Problem], folder: Path | None, options: IngestOptions) -> list[Checked]:
-    """Runs in a process of its own: reads, decodes and hashes the pictures of some rows."""
+    """Read, decode and hash the pictures of some rows; runs in a process of its own."""
     fetched = None
     if options.allow_urls:
         pictures = [picture for item in items if isinstance(item, Item) for picture in item.record.get("images") or []]
@@ -266,7 +252,7 @@ def _check(item: Item, folder: Path | None, options: IngestOptions, fetched: dic
 
 
 def _fault(record: dict, options: IngestOptions) -> str | None:
-    """Why a row cannot be used, whatever its pictures are."""
+    """Return why a row cannot be used, whatever its pictures are."""
     for name in ("id", "title"):
         if not (record.get(name) or "").strip():
             return f"it has no {name}"
@@ -283,7 +269,7 @@ def _bounded(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
 
 
 def _finish(staging: Path, name: str, key: str, options: dict, counts: Counter) -> None:
-    """Groups, splits, the list of what was set aside, and the summary, which makes the catalogue complete."""
+    """Write groups, splits, the list of what was set aside, and the summary, which makes the catalogue complete."""
     with open(staging / QUARANTINE, "wb") as quarantine:
         for part in sorted((staging / PARTS).iterdir()):
             quarantine.write((part / QUARANTINE).read_bytes())
@@ -316,13 +302,11 @@ def _finish(staging: Path, name: str, key: str, options: dict, counts: Counter) 
         kept, aside = counts[f"{kind}_out"], counts[f"{kind}_quarantined"]
         if counts[f"{kind}_in"] != kept + aside:
             raise AssertionError(f"{kind}: {counts[f'{kind}_in']} in, but {kept} out and {aside} set aside")
-    _make_safe(staging)
-    (staging / SUMMARY).write_text(json.dumps(summary, indent=1, ensure_ascii=False), encoding="utf-8")
-    _make_safe(staging)
+    write_text(staging / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False))
 
 
 def _groups(staging: Path) -> tuple[list[str], bool]:
-    """The group of each row, and whether any of them was made here: it goes by the id of its first row."""
+    """Return the group of each row, and whether any was made here, which is named by the id of its first row."""
     ids, given, rows, facts = [], [], [], []
     numbers: dict[bytes, int] = {}
     for number, (record, _) in enumerate(part_records(staging)):
@@ -346,7 +330,10 @@ def _groups(staging: Path) -> tuple[list[str], bool]:
 
 
 def _splits(staging: Path, groups: list[str], options: dict) -> tuple[list[str], bool]:
-    """The split of each row, and whether any was assigned here: a group keeps its split when the catalogue grows."""
+    """Return the split of each row, and whether any was assigned here.
+
+    A group keeps its split when the catalogue grows.
+    """
     ends = np.cumsum(options["shares"]) / sum(options["shares"])
     given = [None if options["assign_splits"] else record["split"] for record, _ in part_records(staging)]
     of_group = {group: split for group, split in zip(groups, given, strict=True) if split}
@@ -357,3 +344,26 @@ def _splits(staging: Path, groups: list[str], options: dict) -> tuple[list[str],
 
     splits = [split or of_group.get(group) or assigned(group) for group, split in zip(groups, given, strict=True)]
     return splits, not all(given)
+
+
+def read_catalogue(folder: str | Path) -> list[Row]:
+    """Return all rows of the tables in a folder, none of which may have a fault.
+
+    They are stored until this process ends.
+
+    Raises:
+        CatalogueError: something is wrong with one of them, or there are none for training or for testing.
+    """
+    stored = tempfile.mkdtemp(prefix="mbe2-catalogue-")
+    atexit.register(shutil.rmtree, stored, ignore_errors=True)
+    catalogue = ingest(ProductSource(LocalTables(folder)), Path(stored) / "catalogue")
+    for problem in catalogue.quarantine():
+        picture = f" ({problem['picture']})" if problem["picture"] else ""
+        raise CatalogueError(f"{problem['where']}, id {problem['id']!r}{picture}: {problem['reason']}.")
+    for split in ("train", "test"):
+        if not catalogue.summary["rows"][split]:
+            raise CatalogueError(
+                f"The catalogue {folder} has no row whose column 'split' is '{split}': triplets need train rows, "
+                f"the benchmark needs test rows."
+            )
+    return catalogue.rows

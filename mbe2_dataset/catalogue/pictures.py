@@ -1,4 +1,4 @@
-"""Encoded pictures: what a catalogue holds and what the build writes."""
+"""Encoded pictures: what a catalogue holds and what a build writes."""
 
 import hashlib
 import io
@@ -26,7 +26,7 @@ PICTURES_SCHEMA = pa.schema({"bytes": pa.large_binary()})
 
 
 class Picture:
-    """Encoded bytes and the file name they go by. Two are equal if both are."""
+    """Encoded bytes and their file name. Two are equal if both are."""
 
     __slots__ = ("_bytes", "path")
 
@@ -36,14 +36,16 @@ class Picture:
 
     @property
     def bytes(self) -> bytes:
+        """Return the encoded picture."""
         return self._bytes
 
     @property
     def sha256(self) -> str:
+        """Hash the bytes."""
         return hashlib.sha256(self.bytes).hexdigest()
 
     def as_record(self) -> dict[str, object]:
-        """The form in which `datasets.Image` stores a picture."""
+        """Return the form in which `datasets.Image` stores a picture."""
         return {"bytes": self.bytes, "path": self.path}
 
     def __eq__(self, other: object) -> bool:
@@ -57,7 +59,7 @@ class Picture:
 
 
 class StoredPicture(Picture):
-    """A picture of a stored catalogue: where it lies, not its bytes, which are read when they are asked for.
+    """A picture of a stored catalogue: where it lies, not its bytes, which are read when needed.
 
     Attributes:
         file: the Arrow file, mapped once in each process.
@@ -93,13 +95,13 @@ class StoredPicture(Picture):
 
 @lru_cache(maxsize=4096)
 def _mapped(file: Path, modified: int) -> pa.ChunkedArray:
-    """The pictures of the file as it was at that time; nothing of them is in memory until it is read."""
+    """Map the pictures of the file as it was at that time; nothing of them is in memory until it is read."""
     with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as stream:
         return stream.read_all().column("bytes")
 
 
 def decode(picture: Picture) -> Image.Image:
-    """RGB, upright, transparency on white: as the model will see it.
+    """Decode a picture as the model will see it: RGB, upright, transparency on white.
 
     Raises:
         ValueError: it cannot be read; the message says why.
@@ -108,44 +110,44 @@ def decode(picture: Picture) -> Image.Image:
 
 
 def encode(image: Image.Image, path: str) -> Picture:
-    """A JPEG of `image`; the same pixels give the same bytes."""
+    """Encode `image` as JPEG; the same pixels give the same bytes."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=JPEG_QUALITY)
     return Picture(buffer.getvalue(), path)
 
 
 def perceptual_hash(image: Image.Image) -> int:
-    """The 64-bit pHash of `imagehash`: pictures that look alike differ in few bits (our choice: MOON2.0 has none)."""
+    """Return the 64-bit pHash of `imagehash`: pictures that look alike differ in few bits (our choice)."""
     return int.from_bytes(np.packbits(imagehash.phash(image).hash).tobytes(), "big")
 
 
-# A server that is busy, or a connection that failed, is asked again so many times, after so many seconds, doubled.
+# How often a busy server or a failed connection is tried again, after so many seconds, doubled each time.
 RETRIES = 2
 PAUSE_SECONDS = 1.0
 BUSY = re.compile(r" answers (408|429|5\d\d) ")
 
 
 def picture_place(picture: dict) -> str | None:
-    """Where a picture in one of the forms of `records.Item` is, for a record: its path, or its address without keys."""
+    """Return where a picture in one of the forms of `store.Item` is: its path, or its address without keys."""
     return address(picture["url"]) if picture.get("url") else picture.get("path")
 
 
 def picture_name(picture: dict, default: str) -> str:
-    """The file name that a picture goes by: the path in its source, or the last part of its address."""
+    """Return the file name of a picture: the path in its source, or the last part of its address."""
     if "url" in picture:
         return urlsplit(picture["url"]).path.rpartition("/")[2] or default
     return picture.get("path") or default
 
 
 def read_content(picture: dict, folder: Path | None, fetched: dict[str, bytes | ValueError] | None) -> bytes:
-    """The bytes of a picture in one of the forms of `records.Item`.
+    """Return the bytes of a picture in one of the forms of `store.Item`.
 
     Args:
         folder: in which files lie; nothing outside of it is read.
         fetched: what `fetch_all` found at the addresses; None if none may be fetched.
 
     Raises:
-        ValueError: they cannot be had; the message says why.
+        ValueError: they are not available; the message says why.
     """
     if picture.get("bytes") is not None:
         return picture["bytes"]
@@ -169,7 +171,7 @@ def read_content(picture: dict, folder: Path | None, fetched: dict[str, bytes | 
 
 
 def fetch_all(urls: Iterable[str], connections: int) -> dict[str, bytes | ValueError]:
-    """What is at public addresses, or why it cannot be had; at most `connections` are fetched at the same time."""
+    """Fetch public addresses, at most `connections` at the same time; return bytes, or why there are none."""
     urls = list(dict.fromkeys(urls))
     if not urls:
         return {}

@@ -1,4 +1,4 @@
-"""Search logs: what each row says about one query and one item.
+"""Reads search logs: what each row says about one query and one product.
 
 ESCI's labels are read (E is positive, I negative, S and C are neither), other labels and grades, and counts of
 purchases, clicks and exposures: bought is positive, shown and not bought is negative (MOON2.0, section 6), clicked and
@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 from tqdm import tqdm
 
-from mbe2_dataset.catalogue.columns import find_columns
+from mbe2_dataset.catalogue.columns import as_pictures, as_text, find_columns
 from mbe2_dataset.catalogue.pictures import (
     PICTURES_SCHEMA,
     Picture,
@@ -27,11 +27,9 @@ from mbe2_dataset.catalogue.pictures import (
     picture_place,
     read_content,
 )
-from mbe2_dataset.catalogue.products import SPLIT_NAMES, selected_rows
-from mbe2_dataset.catalogue.records import Problem
-from mbe2_dataset.catalogue.store import CatalogueError
-from mbe2_dataset.catalogue.tables import Tables
-from mbe2_dataset.catalogue.values import as_pictures, as_text
+from mbe2_dataset.catalogue.store import Problem
+from mbe2_dataset.catalogue.tables import SPLIT_NAMES, Tables, selected_rows
+from mbe2_dataset.errors import CatalogueError
 
 # What is said about an item: from POSITIVE on, its grade is `state - NEITHER`. Of several rows the highest counts.
 NEGATIVE, NEITHER, POSITIVE = 0, 1, 2
@@ -58,7 +56,7 @@ LABELS = {
 class Event:
     """A query, an item, and what is said about the two (NEGATIVE, NEITHER, or POSITIVE and above).
 
-    `image` is a picture in one of the forms of `records.Item`. `exposures`: how often a NEGATIVE item was shown.
+    `image` is a picture in one of the forms of `store.Item`. `exposures`: how often a NEGATIVE item was shown.
     """
 
     where: str
@@ -72,7 +70,7 @@ class Event:
 
 
 def query_key(text: str | None, image: dict | None) -> str:
-    """An id for a query that has none.
+    """Return an id for a query that has none.
 
     Raises:
         ValueError: it has neither text nor picture.
@@ -86,7 +84,7 @@ def query_key(text: str | None, image: dict | None) -> str:
 def log_events(
     tables: Tables, columns: Mapping[str, tuple[str, ...]] | None = None, only: Mapping[str, str] | None = None
 ) -> Iterator[Event | Problem]:
-    """The events of a search log.
+    """Yield the events of a search log.
 
     Args:
         columns: which columns of theirs hold query_id, query, query_image, item, label, purchases, clicks, exposures
@@ -214,7 +212,7 @@ def join_log(
     allow_urls: bool = False,
     min_exposures: int = 1,
 ) -> SearchLog:
-    """The queries of a log whose items are in the catalogue.
+    """Return the queries of a log whose items are in the catalogue.
 
     Of several rows about a query and an item the best counts: bought before seen. Rows that cannot be used are written
     to `<folder>/log_quarantine.jsonl` with the reason, pictures of queries to `<folder>/query_pictures.arrow`.
@@ -224,7 +222,7 @@ def join_log(
         folder: of work; made if it is not there.
         pictures: the folder in which paths of pictures of queries begin.
         allow_urls: pictures of queries may be fetched, one at a time.
-        min_exposures: an item that was shown fewer times is not taken for a negative (our choice).
+        min_exposures: an item that was shown fewer times is no negative (our choice).
     """
     folder = Path(folder).absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -269,7 +267,7 @@ def join_log(
 
 
 def _refused(event: Event, items: Container[str], queries: dict[str, _Query]) -> tuple[str, Problem | None]:
-    """Why a row cannot be used, as a short kind and as a problem; no problem if it can."""
+    """Return why a row cannot be used, as a short kind and as a problem; no problem if it can."""
     if event.item not in items:
         return "item_unknown", Problem(event.where, event.query, f"its item {event.item!r} is not in the catalogue")
     known = queries.get(event.query)

@@ -1,18 +1,17 @@
-"""A product catalogue: its rows, and the folder in which `ingest.ingest` stores one that was checked."""
+"""A product catalogue: what a source of one gives, its rows, and the folder in which `ingest` stores them checked."""
 
-import atexit
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import pyarrow as pa
 from datasets import Features, Value
 
 from mbe2_dataset.catalogue.pictures import Picture, StoredPicture
+from mbe2_dataset.errors import CatalogueError
 from mbe2_dataset.schema import CATALOGUE, OPTIONAL
 
 SPLITS = ("train", "validation", "test")
@@ -45,13 +44,48 @@ PART_ROWS_SCHEMA = Features(
 ASSIGNED_SCHEMA = pa.schema({"split": pa.string(), "group_id": pa.string()})
 
 
-class CatalogueError(ValueError):
-    """The catalogue cannot be used; the message says which file, row or column, and what to do."""
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One product as its source has it.
+
+    `record` has the columns of schema.CATALOGUE and OPTIONAL that the source knows. A picture is `{"bytes", "path"}`,
+    `{"path"}` (a file below the source's folder) or `{"url"}`.
+    """
+
+    where: str
+    record: dict
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why something of a source cannot be used: one row, or only its picture `picture`."""
+
+    where: str
+    id: str | None
+    reason: str
+    picture: str | None = None
+
+
+class Source(Protocol):
+    """Products, in an order that is always the same.
+
+    Attributes:
+        name: for the card and for messages; no path of this machine.
+        folder: where the files of pictures lie; None if the source has no such files.
+    """
+
+    name: str
+    folder: Path | None
+
+    def __iter__(self) -> Iterator[Item | Problem]: ...
+
+    def fingerprint(self) -> str:
+        """Return what changes with the files or the options of the source."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One listing. Rows of the same `group_id` are listings of the same product; `parent_id` is what they vary."""
+    """One row of a catalogue. Rows of the same `group_id` sell the same product; `parent_id` is what they vary."""
 
     id: str
     title: str
@@ -68,7 +102,7 @@ class Row:
     parent_id: str | None = None
 
     def values(self) -> list[str]:
-        """Brand, attribute values and category leaf in the words of the title's language, each once, in this order."""
+        """Return brand, attribute values and category leaf, once each, in the words of the title's language."""
         labels = [self.brand, *(value for _, value in self.attributes), *self.category[-1:]]
         return list(dict.fromkeys(self.translations.get(label, label) for label in labels if label))
 
@@ -96,7 +130,7 @@ class Catalogue:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """All rows in the order of the source. They hold texts only; pictures are read when they are asked for."""
+        """Return all rows in the order of the source. They hold texts; pictures are read when they are asked for."""
         assigned = read_stream(self.folder / ASSIGNED)
         # Brands, categories and attributes occur again and again; one object of each is enough.
         known: dict = {}
@@ -111,20 +145,20 @@ class Catalogue:
         ]
 
     def quarantine(self) -> Iterator[dict]:
-        """What was set aside: {"where", "id", "picture", "reason"}; `picture` is None where it is a whole row."""
+        """Yield what was set aside: {"where", "id", "picture", "reason"}; `picture` is None for a whole row."""
         with open(self.folder / QUARANTINE, encoding="utf-8") as file:
             yield from map(json.loads, file)
 
 
 def part_records(folder: Path) -> Iterator[tuple[dict, Path]]:
-    """The records of PART_ROWS_SCHEMA of all parts below `folder`, each with the file of its pictures."""
+    """Yield the records of PART_ROWS_SCHEMA of all parts below `folder`, each with the file of its pictures."""
     for part in sorted((folder / PARTS).glob("[0-9]*")):
         for batch in read_stream(part / "rows.arrow").to_batches():
             yield from ((record, part / "pictures.arrow") for record in batch.to_pylist())
 
 
 def read_stream(path: Path) -> pa.Table:
-    """An Arrow stream file, mapped into memory."""
+    """Map an Arrow stream file into memory."""
     with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
         return stream.read_all()
 
@@ -159,27 +193,3 @@ def _row(record: dict, split: str, group_id: str, file: Path, known: dict) -> Ro
         translations={pair["label"]: pair["text"] for pair in record["translations"]},
         parent_id=record["parent_id"],
     )
-
-
-def read_catalogue(folder: str | Path) -> list[Row]:
-    """All rows of the tables in a folder, all of which must be in order; they are stored until this process ends.
-
-    Raises:
-        CatalogueError: something is wrong with one of them, or there are none for training or for testing.
-    """
-    from mbe2_dataset.catalogue import LocalTables, ProductSource
-    from mbe2_dataset.catalogue.ingest import ingest  # it imports this module
-
-    stored = tempfile.mkdtemp(prefix="mbe2-catalogue-")
-    atexit.register(shutil.rmtree, stored, ignore_errors=True)
-    catalogue = ingest(ProductSource(LocalTables(folder)), Path(stored) / "catalogue")
-    for problem in catalogue.quarantine():
-        picture = f" ({problem['picture']})" if problem["picture"] else ""
-        raise CatalogueError(f"{problem['where']}, id {problem['id']!r}{picture}: {problem['reason']}.")
-    for split in ("train", "test"):
-        if not catalogue.summary["rows"][split]:
-            raise CatalogueError(
-                f"The catalogue {folder} has no row whose column 'split' is '{split}': triplets need train rows, "
-                f"the benchmark needs test rows."
-            )
-    return catalogue.rows

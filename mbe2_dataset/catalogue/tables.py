@@ -5,7 +5,7 @@ import gzip
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TextIO
@@ -15,14 +15,19 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mbe2_dataset.catalogue.records import Problem
-from mbe2_dataset.catalogue.store import CatalogueError
+from mbe2_dataset.catalogue.columns import Columns, as_text
+from mbe2_dataset.catalogue.store import Problem
+from mbe2_dataset.errors import CatalogueError
 
 # A description of this length is read, which the csv module would otherwise refuse.
 LONGEST_CELL = 2**27
 DELIMITERS = ",;\t|"
 PARQUET_ROWS = 64
 PARQUET_BUFFER = 2**20
+
+# What people call the splits that we know.
+SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation", "valid": "validation",
+               "val": "validation", "dev": "validation", "test": "test", "testing": "test"}  # fmt: skip
 
 # A row, or why it cannot be read, after where it is.
 Located = tuple[str, dict | Problem]
@@ -43,15 +48,33 @@ class Table:
     split: str | None = None
 
 
+def selected_rows(table: Table, columns: Columns, only: Mapping[str, str]) -> Iterator[tuple[str, dict | Problem]]:
+    """Yield the rows whose columns `only` have the given values, with the columns that are needed.
+
+    Raises:
+        CatalogueError: a column of `only` is not there.
+    """
+    for name in only:
+        if name not in table.columns:
+            raise CatalogueError(
+                f"{table.name} has no column {name!r} to select by; it has: {', '.join(table.columns)}."
+            )
+    wanted = list(dict.fromkeys([*(name for theirs in columns.values() for name in theirs), *only]))
+    for where, row in table.read(wanted):
+        if isinstance(row, Problem) or all(as_text(row.get(name)) == value for name, value in only.items()):
+            yield where, row
+
+
 class Tables(Protocol):
-    """Tables that belong together. `folder` is where the paths in their cells begin, if they are on disk."""
+    """Tables that belong together. The paths in their cells begin in `folder`, if they are on disk."""
 
     name: str
     folder: Path | None
 
     def __iter__(self) -> Iterator[Table]: ...
 
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """Return what changes with the files."""
 
 
 class LocalTables:
@@ -92,12 +115,12 @@ class LocalTables:
             yield _OPENERS[_kind(path)](path, path.relative_to(self.folder).as_posix(), self.encoding)
 
     def fingerprint(self) -> str:
-        """Of the names, sizes and times of the folder's files, pictures too, or of the one file."""
+        """Hash the names, sizes and times of the folder's files, pictures too, or of the one file."""
         return files_fingerprint(self.path, self.encoding)
 
 
 def files_fingerprint(path: Path, *more: object) -> str:
-    """A hash of the names, sizes and times of a file, or of all files below a folder, and of `more`."""
+    """Hash the names, sizes and times of a file, or of all files below a folder, and `more`."""
     digest = hashlib.blake2b(repr(more).encode(), digest_size=16)
     if path.is_file():
         found = [(path.name, path.stat())]
@@ -149,7 +172,7 @@ def _open_text(path: Path, encoding: str) -> TextIO:
 
 
 def _reading(path: Path, encoding: str, rows: Iterator[Located]) -> Iterator[Located]:
-    """`rows`, with what goes wrong in the whole file said in a sentence."""
+    """Yield `rows`; a fault of the whole file becomes a sentence."""
     try:
         yield from rows
     except UnicodeError as error:
@@ -216,14 +239,14 @@ def _json_lines(path: Path, name: str, encoding: str) -> Table:
 
 
 def _json(path: Path, name: str, encoding: str) -> Table:
-    """A list of objects, or an object of objects by id, which gets a column 'id'. It is read as a whole."""
+    """Read a list of objects, or an object of objects by id, which get a column 'id'. It is read as a whole."""
 
     def objects() -> Iterator[Located]:
         with _open_text(path, encoding) as file:
             try:
                 loaded = json.load(file)
             except json.JSONDecodeError as error:
-                raise CatalogueError(f"{path} is not JSON: {error}. JSON lines go by the name *.jsonl.") from error
+                raise CatalogueError(f"{path} is not JSON: {error}. Files of JSON lines are named *.jsonl.") from error
         if isinstance(loaded, dict):
             loaded = [{"id": key, **value} if isinstance(value, dict) else value for key, value in loaded.items()]
         if not isinstance(loaded, list) or not all(isinstance(record, dict) for record in loaded):
@@ -280,12 +303,12 @@ class HubTables:
         for split, dataset in self._splits.items():
             dataset = dataset.decode(False)
             name = f"split {split or self.split} of {self.name}"
-            # Streams of CSV and JSON do not know their columns beforehand; pictures are no matter there.
+            # Streams of CSV and JSON do not know their columns beforehand; they hold no pictures.
             kinds = dict(dataset.features or dict.fromkeys(next(iter(dataset), {})))
             yield Table(name, list(kinds), lambda wanted, d=dataset, n=name, k=kinds: _rows(d, n, k, wanted), split)
 
     def fingerprint(self) -> str:
-        """Of the files of a folder; of the commit (as `datasets` does) otherwise."""
+        """Hash the files of a folder; otherwise name the commit, as `datasets` does."""
         options = (self.path, self.config, self.split, self.revision, self._hash)
         return files_fingerprint(self.folder, *options[1:]) if self.folder else repr(options)
 
@@ -300,7 +323,7 @@ def _rows(dataset: datasets.IterableDataset, name: str, kinds: dict, wanted: lis
 
 
 def _with_bytes(value: object, kind: object) -> object:
-    """The value with the bytes of its pictures, which streams leave in their files."""
+    """Return the value with the bytes of its pictures, which streams leave in their files."""
     if value is None:
         return None
     if isinstance(kind, datasets.Image) and value.get("bytes") is None:

@@ -12,11 +12,11 @@ from mbe2_dataset.triplets.queries import MODALITIES, logged_query, make_query
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A query of the benchmark before any picture is made: one from the log, or one to be made from a listing.
+    """A query of the benchmark before any picture is made: one from the log, or one to be made from a row.
 
     Attributes:
-        right: (corpus id, grade of relevance) of all listings that answer it.
-        held_out: the listing that is kept out of the corpus because its photo is the query, or None.
+        right: (corpus id, grade of relevance) of all rows that answer it.
+        held_out: the row that is kept out of the corpus because its photo is the query, or None.
         taken: sha256 of those of their pictures that the corpus shows, which the query must not.
     """
 
@@ -31,25 +31,25 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """The listings of the corpus, and what is asked."""
+    """The rows of the corpus, and the queries."""
 
     corpus: list[Row]
     questions: list[Question]
 
     def qrels(self) -> Iterator[dict]:
-        """Records of schema.QRELS."""
+        """Yield records of schema.QRELS."""
         for question in self.questions:
             for name, grade in question.right:
                 yield {"query-id": question.id, "corpus-id": name, "score": grade}
 
 
 def plan_benchmark(rows: Sequence[Row], seed: int, logged: Sequence[LoggedQuery] = (), made: bool = True) -> Benchmark:
-    """The corpus of the test rows and its queries.
+    """Return the corpus of the test rows and its queries.
 
     Args:
-        logged: queries of a log; those without a right listing among the rows are passed over.
-        made: a text, an image and a mixed query are made for each group; all its listings are right. Where no listing
-            of a group has a second photo, one listing is kept out of the corpus and its photo is the query.
+        logged: queries of a log; those without a right row are skipped.
+        made: make a text, an image and a mixed query for each group; all its rows are right. Where no row of a group
+            has a second photo, one row is kept out of the corpus and its photo is the query.
     """
     ids = {row.id for row in rows}
     questions = []
@@ -78,7 +78,7 @@ def plan_benchmark(rows: Sequence[Row], seed: int, logged: Sequence[LoggedQuery]
 
 
 def _source(listings: list[Row], shown: Counter, wanted: set[str]) -> tuple[Row, Row | None]:
-    """The listing to make queries from, and the one that is kept out of the corpus for its photo, if any."""
+    """Return the row to make queries from, and the one that is kept out of the corpus for its photo, if any."""
     for row in listings:
         if any(picture.sha256 not in shown for picture in row.images[1:]):
             return row, None
@@ -90,7 +90,7 @@ def _source(listings: list[Row], shown: Counter, wanted: set[str]) -> tuple[Row,
 
 
 def question_record(question: Question, seed: int) -> tuple[dict[str, object], str | None]:
-    """A record of schema.QUERIES, and how its picture came about (None: it has none)."""
+    """Return a record of schema.QUERIES, and how its picture was made (None: it has none)."""
     if question.logged is not None:
         query = logged_query(question.logged)
     else:
@@ -102,7 +102,7 @@ def question_record(question: Question, seed: int) -> tuple[dict[str, object], s
 
 
 def document(row: Row) -> dict[str, object]:
-    """A record of schema.CORPUS."""
+    """Return a record of schema.CORPUS."""
     return {
         "id": row.id,
         "text": row.title,

@@ -1,4 +1,4 @@
-"""The published rows, shard by shard: each is written by itself, in any process or on any machine, and only once."""
+"""Writes the published rows, shard by shard: each by itself, in any process or on any machine, and only once."""
 
 import json
 from collections import Counter
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Features
 from tqdm import tqdm
 
+from common_moon2.files import staged, write_json
 from mbe2_dataset.catalogue.store import Row
 from mbe2_dataset.coaugmentation.augment import Made
 from mbe2_dataset.output.benchmark import Benchmark, Question, document, question_record
@@ -28,24 +28,8 @@ ROW_GROUP_BYTES = 32 * 1024 * 1024
 PARQUET = {"compression": "zstd", "use_content_defined_chunking": True, "write_page_index": True}
 
 
-def write_shard(path: Path, features: Features, records: Iterable[dict]) -> int:
-    """Write one Parquet file; the same records give the same bytes.
-
-    Returns:
-        The number of rows.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    schema = features.arrow_schema
-    rows = 0
-    with pq.ParquetWriter(path, schema, **PARQUET) as writer:
-        for group in _row_groups(records):
-            writer.write_table(pa.Table.from_pylist(group, schema=schema))
-            rows += len(group)
-    return rows
-
-
 def _row_groups(records: Iterable[dict]) -> Iterator[list[dict]]:
-    """The records in lists of at most ROW_GROUP, and of at most ROW_GROUP_BYTES unless one alone has more."""
+    """Yield the records in lists of at most ROW_GROUP, and of at most ROW_GROUP_BYTES unless one alone has more."""
     group, size = [], 0
     for record in records:
         own = _picture_bytes(record)
@@ -59,7 +43,7 @@ def _row_groups(records: Iterable[dict]) -> Iterator[list[dict]]:
 
 
 def _picture_bytes(value: object) -> int:
-    """How many bytes of pictures a record, or part of one, holds."""
+    """Count the bytes of pictures in a record, or part of one."""
     if isinstance(value, bytes):
         return len(value)
     if isinstance(value, dict):
@@ -89,13 +73,14 @@ class Shard:
 
     @property
     def counted(self) -> Path:
+        """Return the file with what was counted."""
         return self.path.with_suffix(".json")
 
 
 def plan_shards(
     folder: Path, triplets: dict[str, list[Plan]], benchmark: Benchmark, made: Made, rows_per_shard: int
 ) -> list[Shard]:
-    """All shards of the data set, in order; a split without rows has none, but the benchmark's always exist."""
+    """Return all shards of the data set, in order; a split of triplets without rows has none."""
     shards = []
     parts = {("triplets", split): plans for split, plans in triplets.items() if plans}
     parts |= {("corpus", "test"): benchmark.corpus, ("queries", "test"): benchmark.questions}
@@ -115,7 +100,7 @@ def plan_shards(
 
 
 def write_shards(shards: Sequence[Shard], seed: int, engine: Engine) -> Counter:
-    """Writes those shards that are not there yet.
+    """Write those shards that are not there yet.
 
     Returns:
         How often (what is counted, kind) occurs, over all shards; ("rows", config/split) are the rows.
@@ -134,17 +119,21 @@ def write_shards(shards: Sequence[Shard], seed: int, engine: Engine) -> Counter:
 
 def _write(shard: Shard, seed: int) -> int:
     counts = Counter()
-    records = _counted(shard, _records(shard, seed, counts), counts)
-    staged = shard.path.with_suffix(".staged")
-    rows = write_shard(staged, CONFIGS[shard.config], records)
-    content = [(name, kind, count) for (name, kind), count in sorted(counts.items())]
-    shard.counted.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    staged.rename(shard.path)  # what bears this name has its counts beside it
+    schema, rows = CONFIGS[shard.config].arrow_schema, 0
+    with staged(shard.path) as temporary:
+        with pq.ParquetWriter(temporary, schema, **PARQUET) as writer:
+            for group in _row_groups(_records(shard, seed, counts)):
+                writer.write_table(pa.Table.from_pylist(group, schema=schema))
+                rows += len(group)
+        content = [(name, kind, count) for (name, kind), count in sorted(counts.items())]
+        write_json(shard.counted, content, indent=None)  # before the shard has its name
     return rows
 
 
 def _records(shard: Shard, seed: int, counts: Counter) -> Iterator[dict]:
+    split = shard.path.name.partition("-")[0]
     for item in shard.items:
+        counts["rows", f"{shard.config}/{split}"] += 1
         if shard.config == "triplets":
             record = triplet_record(item, shard.made, seed)
             counts[MODALITY, record["query_modality"]] += 1
@@ -164,16 +153,9 @@ def _records(shard: Shard, seed: int, counts: Counter) -> Iterator[dict]:
 
 
 def _fates(records: Iterable[dict]) -> Iterator[tuple[str, str]]:
-    """What became of each augmented field: kept, or why not (without the figures of this one)."""
+    """Yield what became of each augmented field: kept, or why not (without the figures of this one)."""
     for made in records:
         name = made["field"].removeprefix("positive_")
         if name.startswith(("enriched_title", "augmented_images")):
             reason = "kept" if made["kept"] else made["reason"].split(":")[0].split(" is below")[0].split(" 0.")[0]
             yield FIELDS, f"{name.partition('[')[0]}: {reason}"
-
-
-def _counted(shard: Shard, records: Iterator[dict], counts: Counter) -> Iterator[dict]:
-    split = shard.path.name.partition("-")[0]
-    for record in records:
-        counts["rows", f"{shard.config}/{split}"] += 1
-        yield record

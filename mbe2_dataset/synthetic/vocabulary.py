@@ -1,6 +1,6 @@
 """The words of the synthetic catalogue, in English and Chinese, and what may go with what.
 
-The English word is the label in every listing; the Chinese one stands in titles and descriptions of Chinese listings.
+The English word is the label in every row; the Chinese one stands in titles and descriptions of Chinese rows.
 """
 
 from dataclasses import dataclass

@@ -15,7 +15,7 @@ from mbe2_dataset.schema import provenance
 from mbe2_dataset.triplets.negatives import CategoryNegatives, Negative
 from mbe2_dataset.triplets.queries import draw_modality, logged_query, make_query, modality_of
 
-# How often the query of a listing is made from another listing of its group, if there is one.
+# How often the query of a row is made from another row of its group, if there is one.
 OTHER_LISTING_SHARE = 0.5
 
 
@@ -27,12 +27,12 @@ class Negatives(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which rows make a triplet, before any picture is made.
+    """Which rows make a triplet, before any image is made.
 
     Attributes:
-        key: names the triplet: the id of the listing that it was planned for, or of the logged query and its positive.
-        source: the listing from which the query is made; other: another listing of its group, or None.
-        logged: the shopper's own query, in the place of one that is made.
+        key: names the triplet: the id of the row that it was planned for, or of the logged query and its positive.
+        source: the row from which the query is made; other: another row of its group, or None.
+        logged: the shopper's own query, instead of one that is made.
     """
 
     key: str
@@ -45,6 +45,7 @@ class Plan:
     logged: LoggedQuery | None = None
 
     def products(self) -> tuple[Row, Row]:
+        """Return what is to be found, and what is not."""
         return self.positive, self.negative.row
 
 
@@ -55,7 +56,7 @@ def plan_triplets(
     seed: int,
     negatives: Negatives | None = None,
 ) -> list[Plan]:
-    """One plan for each row of a split, in the order of the rows, with queries made from listings.
+    """Plan one triplet for each row of a split, in the order of the rows, with queries made from rows.
 
     Args:
         negatives: by default the nearest category's.
@@ -64,13 +65,13 @@ def plan_triplets(
         CatalogueError: the split has one group only, so that nothing could be a negative.
     """
     by_category = CategoryNegatives(rows)
-    listings: dict[str, list[Row]] = defaultdict(list)
+    members: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        listings[row.group_id].append(row)
+        members[row.group_id].append(row)
     plans = []
     for row in rows:
         rng = rng_for(seed, "triplet", row.id)
-        others = [listing for listing in listings[row.group_id] if listing.id != row.id]
+        others = [member for member in members[row.group_id] if member.id != row.id]
         other = others[rng.integers(len(others))] if others else None
         source = other if other is not None and rng.random() < OTHER_LISTING_SHARE else row
         stranger = None
@@ -86,10 +87,10 @@ def plan_triplets(
 def plan_logged_triplets(
     rows: Sequence[Row], queries: Iterable[LoggedQuery], seed: int, negatives: Negatives | None = None
 ) -> Iterator[Plan]:
-    """A plan for each query of a search log and each of its positives among the rows of a split.
+    """Plan a triplet for each query of a search log and each of its positives among the rows of a split.
 
     The negative is one of those that the log has for the query (shown, with low relevance), else one that is found.
-    Listings of the positives' groups are no negatives, whatever the log says of them.
+    Rows of the positives' groups are no negatives, whatever the log says of them.
     """
     by_id = {row.id: row for row in rows}
     find = negatives or CategoryNegatives(rows)
@@ -108,7 +109,7 @@ def plan_logged_triplets(
 
 
 def triplet_record(plan: Plan, augmented: Callable[[Row], Augmented], seed: int) -> dict[str, object]:
-    """The published row (schema.TRIPLETS) of a plan; `augmented` gives the co-augmented fields of a product."""
+    """Return the published row (schema.TRIPLETS) of a plan; `augmented` gives the co-augmented fields of a product."""
     if plan.logged is None:
         query = make_query(plan.source, plan.other, {plan.positive.images[0].sha256}, plan.modality, plan.key, seed)
     else:

@@ -3,16 +3,13 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from mbe2_dataset.catalogue.pictures import decode
-from mbe2_dataset.catalogue.store import CatalogueError, Row
-from mbe2_dataset.journal import Result
-from mbe2_dataset.schema import ModelError, identity_of
+from mbe2_dataset.catalogue.store import Row
+from mbe2_dataset.errors import CatalogueError
 
 # Anchors whose neighbours are held at a time.
 ANCHORS = 512
@@ -31,10 +28,10 @@ class Negative(NamedTuple):
 
 
 class CategoryNegatives:
-    """Draws from the listings of one split by category and group.
+    """Draws from the rows of one split by category and group.
 
     Args:
-        nearest: from the nearest category that has another group; otherwise from all listings.
+        nearest: from the nearest category that has another group; otherwise from all rows.
     """
 
     def __init__(self, rows: Sequence[Row], nearest: bool = True):
@@ -46,7 +43,7 @@ class CategoryNegatives:
         self._by_path = {path: (list(groups), groups) for path, groups in by_path.items()}
 
     def draw(self, path: tuple[str, ...], excluded: set[str], rng: np.random.Generator) -> Row | None:
-        """A listing below `path` of a group that is not excluded; None if there is none."""
+        """Draw a row below `path` of a group that is not excluded; None if there is none."""
         names, groups = self._by_path[path]
         if len(names) == sum(name in groups for name in excluded):
             return None
@@ -57,7 +54,7 @@ class CategoryNegatives:
                 return groups[name][rng.integers(len(groups[name]))]
 
     def __call__(self, row: Row, excluded: set[str], rng: np.random.Generator) -> Negative:
-        """A negative for the listing `row` from none of the excluded groups.
+        """Draw a negative for `row` from none of the excluded groups.
 
         Raises:
             CatalogueError: there is none.
@@ -75,11 +72,11 @@ class CategoryNegatives:
 
 @dataclass(frozen=True, slots=True)
 class Hardness:
-    """Which neighbours of a listing may be its negatives.
+    """Which neighbours of a row may be its negatives.
 
     Args:
-        nearest, farthest: ranks, counted from 1 among the listings of other groups that are not near-duplicates.
-        most_alike: a listing whose cosine similarity is above this counts as a near-duplicate: it may well be the same
+        nearest, farthest: ranks, counted from 1 among the rows of other groups that are not near-duplicates.
+        most_alike: a row whose cosine similarity is above this counts as a near-duplicate, because it may be the same
             thing under another name.
     """
 
@@ -95,11 +92,11 @@ class Hardness:
 
 
 class MinedNegatives:
-    """Draws among the nearest neighbours of a listing in a model's space; where it has none, by category.
+    """Draws among the nearest neighbours of a row in a model's space; where it has none, by category.
 
     Args:
-        rows: the listings of one split; vectors: theirs, (N, D) float32, L2-normalised.
-        fallback: for listings without any neighbour in the window.
+        rows: those of one split; vectors: theirs, (N, D) float32, L2-normalised.
+        fallback: for rows without any neighbour in the window.
     """
 
     def __init__(
@@ -115,7 +112,7 @@ class MinedNegatives:
         self._nearest = hardness.nearest
 
     def __call__(self, row: Row, excluded: set[str], rng: np.random.Generator) -> Negative:
-        """As in `CategoryNegatives`."""
+        """Draw a negative, as in `CategoryNegatives`."""
         places, similarities = self._candidates[self._place[row.id]]
         allowed = [n for n, place in enumerate(places) if self._rows[place].group_id not in excluded]
         if not allowed:
@@ -126,7 +123,7 @@ class MinedNegatives:
 
 
 def _neighbours(rows: Sequence[Row], vectors: np.ndarray, hardness: Hardness) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each listing the places and similarities of those in its window, nearest first; of equals by place."""
+    """Return for each row the places and similarities of those in its window, nearest first; of equals by place."""
     # Imported here, because processes that write shards need neither and would wait seconds for them.
     import torch
     from sentence_transformers.util import dot_score, semantic_search
@@ -152,68 +149,5 @@ def _neighbours(rows: Sequence[Row], vectors: np.ndarray, hardness: Hardness) ->
 
 
 def _same_picture(one: Row, other: Row) -> bool:
-    """Whether their first pictures are near-identical, by perceptual hash."""
+    """Tell whether the first images are near-identical, by perceptual hash."""
     return (one.images[0].perceptual_hash ^ other.images[0].perceptual_hash).bit_count() <= NEAR_IDENTICAL_BITS
-
-
-class Embedder(Protocol):
-    """Embeds products.
-
-    Attributes:
-        model, revision: what it is.
-    """
-
-    model: str
-    revision: str
-
-    def embed(self, rows: Sequence[Row]) -> np.ndarray:
-        """(N, D) float32, L2-normalised: title and first picture of each listing."""
-
-
-class SentenceTransformerEmbedder:
-    """A model that takes title and picture together. The code inside it is run: use models that you trust.
-
-    Args:
-        model: folder or Hub id; revision: branch, tag or commit.
-    """
-
-    def __init__(self, model: str, revision: str = ""):
-        self.model, self.revision = model, revision
-
-    @cached_property
-    def _encoder(self):
-        from sentence_transformers import SentenceTransformer
-
-        try:
-            encoder = SentenceTransformer(self.model, revision=self.revision or None, trust_remote_code=True)
-        except (OSError, ValueError, ImportError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ModelError(f"{self.model} cannot be loaded as a sentence-transformers model: {reason}") from error
-        if not {"text", "image"} <= set(encoder.modalities):
-            raise ModelError(f"The model {self.model} does not embed text and pictures: choose a multimodal one.")
-        return encoder
-
-    def embed(self, rows: Sequence[Row]) -> np.ndarray:
-        products = [{"text": row.title, "image": decode(row.images[0])} for row in rows]
-        return self._encoder.encode(products, normalize_embeddings=True, convert_to_numpy=True).astype(np.float32)
-
-
-class EmbedProducts:
-    """The operation of `Embedder`s."""
-
-    name = "embed products"
-    place = "here"
-    batch = 32
-    threads = 1
-
-    def __init__(self, embedder: Embedder):
-        self.embedder = embedder
-
-    def identity(self) -> dict:
-        return identity_of(self.embedder)
-
-    def inputs(self, row: Row) -> list:
-        return [row.title, row.images[0].sha256]
-
-    def __call__(self, rows: Sequence[Row]) -> list[Result]:
-        return [Result({}, (vector.tobytes(),)) for vector in self.embedder.embed(rows)]

@@ -24,10 +24,12 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageEnhance
 from psutil import NoSuchProcess, Process
 
-from mbe2_dataset.catalogue import LocalTables, ProductSource
 from mbe2_dataset.catalogue.ingest import IngestOptions, ingest
+from mbe2_dataset.catalogue.products import ProductSource
 from mbe2_dataset.catalogue.store import Row
-from mbe2_dataset.coaugmentation.pictures import ClassicalExtractor, expand
+from mbe2_dataset.catalogue.tables import LocalTables
+from mbe2_dataset.coaugmentation.pictures.classical import ClassicalExtractor
+from mbe2_dataset.coaugmentation.pictures.expand import expand
 from research.benchmarks.measure import machine, print_table, ratios, spread, time_paired
 
 STAGES = ("read", "plan", "titles", "pictures", "write", "check")
@@ -125,7 +127,7 @@ def anonymous_memory(pid: int) -> float:
 
 def compare_pictures(told: argparse.Namespace, folder: Path):
     if told.catalogue is None:
-        from mbe2_dataset.synthetic import synthetic_rows
+        from mbe2_dataset.synthetic.catalogue import synthetic_rows
 
         rows = synthetic_rows(num_products=told.pictures, num_validation=0, num_test=0)[: told.pictures]
     else:

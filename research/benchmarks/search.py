@@ -1,4 +1,4 @@
-"""How fast exact search is: `evaluation.search.exact` against faiss's flat index and a plain NumPy loop.
+"""How fast exact search is: `evaluation.vectors.nearest` against faiss's flat index and a plain NumPy loop.
 
     python -m research.benchmarks.search [--sizes 100000 636241] [--dimension 256] [--queries 4096] [--repeats 3]
 
@@ -20,8 +20,7 @@ import numpy as np
 import torch
 
 from common_moon2.cli import whole
-from evaluation.search.exact import ExactSearch
-from evaluation.search.faiss_index import FaissSearch
+from evaluation.vectors.nearest import ExactSearch, FaissSearch
 from evaluation.vectors.store import Vectors, open_vectors
 from research.benchmarks.measure import machine, print_table, ratios, spread
 

@@ -13,9 +13,8 @@ from evaluation.measure.evaluate import Options, embed_benchmark, evaluate
 from evaluation.measure.retrieval import DIRECTIONS, Embedded, QueryValues, evaluate_retrieval
 from evaluation.models.checkpoint import Checkpoint
 from evaluation.models.encoders import Moon2Encoder
-from evaluation.tables.benchmark import Benchmark, load_benchmark
-from evaluation.tables.gallery import HARD, with_gallery
-from evaluation.vectors.cache import VectorCache
+from evaluation.tables.benchmark import HARD, Benchmark, load_benchmark, with_gallery
+from evaluation.vectors.catalogue import VectorCache
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
 from research.benchmarks.measure import machine

@@ -119,7 +119,7 @@ def test_words_of_an_instruction_never_become_markers():
         ([{"role": "user", "content": [{"type": "image", "url": "https://example.org/p.jpg"}]}], "not fetched"),
         ([{"role": "user", "content": [{"type": "image", "image": "no_such.jpg"}]}], "no_such.jpg"),
         ([{"role": "user", "content": None}], "neither text nor image"),
-        ([{"role": "user", "content": ""}], "non-empty"),
+        ([{"role": "user", "content": ""}], "neither text nor image"),
     ],
 )
 def test_a_conversation_that_tells_of_no_product_is_named(messages, words):

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel
 
 from backbones_moon2 import BACKBONES
 from configuration_moon2 import IMAGE, Moon2Config
-from conftest import FAMILIES, mixed_products, picture, tiny_model, tiny_processor, vlm_config
+from conftest import FAMILIES, OLD_TRANSFORMERS, mixed_products, picture, tiny_model, tiny_processor, vlm_config
 from modeling_moon2 import Moon2Model, Moon2SparseMoeBlock
 
 TOLERANCE = dict(atol=1e-5, rtol=0)
@@ -93,6 +93,7 @@ def test_composition_router_starts_as_the_token_router_does():
         torch.testing.assert_close(composition(**inputs).embeddings, token(**inputs).embeddings, **TOLERANCE)
 
 
+@pytest.mark.skipif(OLD_TRANSFORMERS, reason="before transformers 5.18 every pass sees the pictures")
 @pytest.mark.parametrize("family", ["qwen3_vl", "llava", "smolvlm", "paligemma"])
 def test_the_vision_tower_sees_each_picture_once(family):
     model, processor = tiny_model(family, router="composition"), tiny_processor(family)
@@ -114,7 +115,7 @@ def test_activation_checkpointing_changes_no_gradient(family, router):
     batches = [processor(mixed_products()[:3]), processor(mixed_products()[3:]), processor([{"text": "红色"}])]
     gradients = []
     for checkpointing in (False, True):
-        model.activation_checkpointing_enable() if checkpointing else None
+        model.gradient_checkpointing_enable() if checkpointing else None
         model.zero_grad()
         outputs = [model(**inputs) for inputs in batches]
         total = sum((output.embeddings[:, 0] * 3 + output.expert_usage[:, 0]).sum() for output in outputs)
@@ -139,7 +140,7 @@ def test_image_positions_without_pictures_are_refused():
 
 def test_reentrant_checkpointing_is_refused():
     with pytest.raises(ValueError, match="use_reentrant=True would cut"):
-        tiny_model().activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": True})
+        tiny_model().gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
 
 
 @pytest.mark.parametrize("padding_side", ["right", "left"])

@@ -165,6 +165,11 @@ def test_the_first_frame_of_an_animation(kind):
     file = io.BytesIO(encoded(frames[0], kind, save_all=True, append_images=frames[1:], lossless=True))
     assert Image.open(file).n_frames == 3
     assert load_picture(file).getpixel((4, 4)) == (255, 0, 0)
+    assert load_picture(file.getvalue()).getpixel((4, 4)) == (255, 0, 0)
+    seeked = Image.open(file)
+    seeked.seek(2)
+    assert load_picture(seeked).getpixel((4, 4)) == (255, 0, 0)
+    assert seeked.tell() == 2 and seeked.convert("RGB").getpixel((4, 4)) == (0, 128, 0), "it stays as it was"
 
 
 @pytest.mark.parametrize("width, height", [(100, 80), (1, 1), (1, 5000), (5000, 1), (333, 777), (2, 4999)])
@@ -334,7 +339,7 @@ def test_other_formats_are_refused_whatever_their_name(tmp_path, name, data):
         (".", "Is a directory"),
         ("bad\0name.jpg", "null byte"),
         (io.StringIO("text"), "Binary data"),
-        (b"\xff\xd8", "cannot be a bytes; give a PIL image, a path"),
+        (b"\xff\xd8", "not a JPEG, PNG"),
         (3.5, "cannot be a float"),
         ({"bytes": None, "path": None}, "cannot be a NoneType"),
         ({"bytes": "text", "path": "p.jpg"}, "bytes-like"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from transformers import PreTrainedTokenizerFast
 
 from configuration_moon2 import IMAGE, NOT_POOLED, TEXT
 from conftest import mixed_products, picture, tiny_model, tiny_processor, vlm_config
@@ -67,9 +68,9 @@ def test_usual_form_equals_products():
     "product, words",
     [
         ({}, "neither text nor image"),
-        ({"text": "  "}, "non-empty"),
-        ({"text": 7}, "non-empty"),
-        ({"text": ["mug", None]}, "non-empty"),
+        ({"text": "  "}, "neither text nor image"),
+        ({"text": 7}, "the text is 7; give a string"),
+        ({"text": ["mug", None]}, "give a string"),
         ({"text": "half an emoji \ud83d"}, "valid Unicode"),
         ({"text": "mug", "instruction": "half an emoji \ud83d"}, "the instruction .* valid Unicode"),
         ({"titel": "mug", 7: 8}, "'7', 'titel'"),
@@ -278,7 +279,7 @@ def test_pixels_do_not_depend_on_torchvision(tmp_path, family, monkeypatch):
 
     monkeypatch.setattr(module, "is_torchvision_available", lambda: True)
     monkeypatch.setattr(module, "_resolve_backend", resolve)
-    transformers.AutoImageProcessor.from_pretrained(backbone)
+    module.AutoImageProcessor.from_pretrained(backbone)
     assert chosen == ["torchvision"] or family in ("smolvlm", "idefics3"), "the test sees the choice"
     chosen.clear()
     for loaded in (
@@ -307,11 +308,38 @@ def test_a_call_that_fits_no_form_is_refused():
 def test_save_and_load_give_the_same_tensors(tmp_path, family):
     processor = tiny_processor(family)
     processor.save_pretrained(tmp_path)
-    assert {path.name for path in tmp_path.glob("*.py")} >= {
-        "processing_moon2.py",
-        "pictures_moon2.py",
-        "common_moon2/fetch.py",
-    }
+    assert {path.name for path in tmp_path.glob("*.py")} >= {"processing_moon2.py", "pictures_moon2.py"}
     loaded = Moon2Processor.from_pretrained(tmp_path)
     before, after = processor(mixed_products()), loaded(mixed_products())
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_blank_text_beside_a_picture_is_as_absent():
+    processor, photo = tiny_processor(), picture(30, 30)
+    expected = processor([{"image": photo}])
+    for text in ("", "  ", [], ["", " "]):
+        found = processor([{"text": text, "image": photo}])
+        assert all(torch.equal(found[name], expected[name]) for name in expected), text
+
+
+def test_a_sequence_that_is_too_long_is_refused_by_name(tmp_path):
+    processor = tiny_processor()
+    processor.max_positions = 40
+    many = {"image": [picture(48, 48)] * 12}
+    with pytest.raises(ProductError, match="Item 1: its sequence has .* the model takes 40. Give fewer pictures"):
+        processor([{"text": "mug"}, many])
+    with pytest.raises(ProductError, match="Item 0: .* shorter instruction"):
+        processor([{"text": "mug", "instruction": "find it " * 40}])
+    batch = processor([many, {"text": "mug"}], on_error="skip")
+    assert len(batch["input_ids"]) == 1 and [error.index for error in batch.skipped] == [0]
+    processor.save_pretrained(tmp_path)
+    assert Moon2Processor.from_pretrained(tmp_path).max_positions == 40
+
+
+def test_an_image_token_that_is_not_special_cannot_come_from_a_title():
+    processor = tiny_processor()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=processor.tokenizer.backend_tokenizer, pad_token="<|pad|>")
+    tokenizer.add_tokens(["<image>"])
+    processor = Moon2Processor(processor.image_processor, tokenizer, "<image>", "", "")
+    assert processor.image_token_id not in processor([{"text": "red <image> mug"}])["input_ids"]
+    assert processor.image_token_id in processor([{"text": "red mug", "image": picture(20, 20)}])["input_ids"]

@@ -302,7 +302,7 @@ def test_without_trust_in_the_code_the_error_says_what_to_do(folder):
         ({"image": "no_such_picture.jpg"}, "no_such_picture.jpg cannot be read"),
         ({"text": "mug", "video": np.zeros((2, 3, 4, 4))}, "video"),
         ({"text": "mug", "instruction": "find"}, "instruction"),
-        ("  ", "non-empty"),
+        ("  ", "neither text nor image"),
     ],
 )
 def test_what_is_no_product_is_refused(encoder, bad, words):

@@ -23,7 +23,7 @@ def requests() -> list[list[dict]]:
     """Batches of every mixture and size, and titles that look like the template's own marks."""
     products = mixed_products()
     marks = {"text": "red <|image_pad|> mug " * 3}
-    long = {"text": "blue cotton shirt for women " * 30, "instruction": "find the product that is meant " * 30}
+    long = {"text": "blue cotton shirt for women " * 9, "instruction": "find the product " * 9}
     rows = [[product] for product in products] + [products, products[::-1], products[1:4], [marks], [long, marks]]
     return rows + [[{"text": "mug", "image": picture(30 + 8 * step, 40, seed=step)}] for step in range(4)]
 

@@ -13,36 +13,35 @@ import pytest
 import train_moon2
 import upcycle_moon2
 from common_moon2.cli import CommandParser, UsageError, answer, command_of, exit_codes, underscored, whole
-from common_moon2.fields import FieldParser
+from common_moon2.fields import Command, FieldParser
+from demo_moon2 import __main__ as demo
 from evaluation import __main__ as evaluation
 from mbe2_dataset import __main__ as mbe2
-from mbe2_dataset import commands, options
 from research.study import __main__ as study
 from training_moon2 import recipe
 
 ROOT = Path(__file__).parents[2]
 
 
-def _of_evaluation(name: str) -> argparse.ArgumentParser:
-    (group,) = [
-        action for action in evaluation.parser_of(name)._actions if action.choices and not action.option_strings
-    ]
-    return group.choices[name]
+def of_table(module, prog: str, table: dict) -> dict:
+    """The commands of a room, as in `COMMANDS`."""
+
+    def parser(name: str) -> argparse.ArgumentParser:
+        if isinstance(table[name], Command):
+            return table[name].parser(f"{prog} {name}")
+        known = module.parser_of(name)
+        groups = [action for action in known._actions if action.choices and not action.option_strings]
+        return groups[0].choices[name] if prog == "python -m evaluation" else known
+
+    return {f"{prog} {name}": (module.main, [name], lambda name=name: parser(name)) for name in table}
 
 
 # what a user types -> (what runs it, the words that name the command, its parser)
 COMMANDS = {
-    **{
-        f"python -m evaluation {name}": (evaluation.main, [name], lambda name=name: _of_evaluation(name))
-        for name in evaluation.COMMANDS
-    },
-    "python -m mbe2_dataset build": (mbe2.main, ["build"], options.build_parser),
-    "python -m mbe2_dataset check": (mbe2.main, ["check"], commands.check_parser),
-    "python -m mbe2_dataset push": (mbe2.main, ["push"], commands.push_parser),
-    **{
-        f"python -m research.study {name}": (study.main, [name], lambda name=name: study.parser_of(name))
-        for name in study.COMMANDS
-    },
+    **of_table(evaluation, "python -m evaluation", {**evaluation.COMMANDS, **getattr(evaluation, "PUSHES", {})}),
+    **of_table(demo, "python -m demo_moon2", demo.COMMANDS),
+    **of_table(mbe2, mbe2.PROG, mbe2.COMMANDS),
+    **of_table(study, "python -m research.study", study.COMMANDS),
     "python -m train_moon2": (train_moon2.main, [], recipe.build_parser),
     "python -m upcycle_moon2": (upcycle_moon2.main, [], upcycle_moon2.build_parser),
 }
@@ -89,8 +88,9 @@ def test_the_examples_in_help_can_be_typed(command, monkeypatch):
     for line in lines:
         typed = re.split(r"\s{3,}|>", line)[0].replace("torchrun --nproc_per_node 2", "python")
         typed = next((typed.replace(short, known, 1) for short, known in SCRIPTS.items() if short in typed), typed)
-        if command == "python -m evaluation run":
-            typed = typed.replace("evaluation --", "evaluation run --")
+        for prog, default in (("python -m evaluation", "run"), ("python -m demo_moon2", "serve")):
+            if command == f"{prog} {default}" and not typed.startswith(command):
+                typed = f"{command} {typed.removeprefix(prog)}"
         assert typed.startswith(command), line
         words = shlex.split(typed.removeprefix(command))
         if isinstance(parser, FieldParser) and command != "python -m train_moon2":
@@ -120,10 +120,16 @@ def test_an_unknown_option_is_answered_in_a_sentence(command, spelt, capsys):
 
 
 @pytest.mark.parametrize(
-    "main, name", [(evaluation.main, "evaluation"), (mbe2.main, "mbe2_dataset"), (study.main, "study")]
+    "main, name",
+    [
+        (evaluation.main, "evaluation"),
+        (mbe2.main, "mbe2_dataset"),
+        (study.main, "research.study"),
+        (demo.main, "demo_moon2"),
+    ],
 )
 def test_a_mistyped_command_is_guessed(main, name, capsys):
-    assert main(["pusj" if name != "study" else "tabel"]) == 2
+    assert main(["pusj" if name != "research.study" else "tabel"]) == 2
     assert f"python -m {name} --help" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
         main(["--help"])

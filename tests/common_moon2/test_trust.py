@@ -14,14 +14,15 @@ from hub_server import TOKEN, run_python
 from hub_server import hub as hub
 from transformers import AutoModel, AutoProcessor
 
+from common_moon2.cli import UserError
 from common_moon2.hub import without_secrets
-from common_moon2.shipped_code import SHIPPED_CODE, check_code, classes_asked_for
 from conftest import picture, tiny_model, tiny_processor
-from evaluation.errors import EvaluationError
 from mbe2_dataset.__main__ import main as mbe2_main
-from mbe2_dataset.coaugmentation.pictures import EditorUnavailable, EndpointEditor
+from mbe2_dataset.coaugmentation.endpoint import Endpoint
+from mbe2_dataset.coaugmentation.pictures.editors import EndpointEditor
+from mbe2_dataset.errors import ModelError
 from pictures_moon2 import address
-from publishing_moon2.push import check_folder
+from publishing_moon2.files import SHIPPED_CODE, check_code, check_folder, classes_asked_for
 from train_moon2 import main as train
 from upcycle_moon2 import main as upcycle
 
@@ -107,13 +108,13 @@ def test_shipped_code_imports_itself_the_standard_library_and_few_libraries(name
 def test_settings_that_name_other_code_are_refused(copy, file, change, sentence):
     found = settings(copy, file)
     (copy / file).write_text(json.dumps(change if isinstance(change, list) else found | change))
-    with pytest.raises(EvaluationError, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         check_folder(copy)
 
 
 def test_a_checkpoint_without_its_code_is_refused(copy):
     (copy / "modeling_moon2.py").unlink()
-    with pytest.raises(EvaluationError, match="has no modeling_moon2.py, which its config.json names"):
+    with pytest.raises(UserError, match="has no modeling_moon2.py, which its config.json names"):
         check_folder(copy)
 
 
@@ -127,7 +128,7 @@ def test_a_pickle_is_never_run(copy, tmp_path):
     with pytest.raises(Exception, match="(?i)weights_only|safetensors"):
         AutoModel.from_pretrained(copy, trust_remote_code=True)
     assert not mark.exists()
-    with pytest.raises(EvaluationError, match="only weights in safetensors can be pushed"):
+    with pytest.raises(UserError, match="only weights in safetensors can be pushed"):
         check_folder(copy)
     torch.load(copy / "pytorch_model.bin", weights_only=False)
     assert mark.exists(), "the test's pickle does nothing"
@@ -240,11 +241,13 @@ def test_addresses_with_keys_come_into_no_record(after_demo):
     assert "secret" not in str(refused.value) and "pass@" not in str(refused.value)
 
 
-def test_an_editor_is_refused_without_its_key():
+def test_an_editor_is_refused_without_its_key(monkeypatch):
     """Its client quotes the header that no HTTP request can have."""
     pytest.importorskip("openai")
-    editor = EndpointEditor("m", "http://me:pass@127.0.0.1:9/v1?key=very-secret", api_key="sk-odd\nkey", retries=0)
-    with pytest.raises(EditorUnavailable) as refused:
+    monkeypatch.setenv("ODD", "sk-odd\nkey")
+    server = Endpoint("http://me:pass@127.0.0.1:9/v1?key=very-secret", "m", api_key_env="ODD", max_retries=0)
+    editor = EndpointEditor(server)
+    with pytest.raises(ModelError) as refused:
         editor(picture(80, 80), "on a table", 0)
     said = str(refused.value)
     assert "127.0.0.1:9/v1" in said and "very-secret" not in said and "pass@" not in said and "sk-odd" not in said

@@ -12,8 +12,9 @@ pytestmark = pytest.mark.slow
 pytest.importorskip("gradio", reason="the extra `demo` is not installed")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
+from demo_moon2.app import serve  # noqa: E402
+from demo_moon2.arguments import ServeArguments  # noqa: E402
 from demo_moon2.query import Reader  # noqa: E402
-from demo_moon2.serve import Settings, serve  # noqa: E402
 
 expect = playwright.expect
 
@@ -23,7 +24,7 @@ def address(mbe2, tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     tiny_model().save_pretrained(folder / "moon2")
     tiny_processor().save_pretrained(folder / "moon2")
-    served = serve(Settings(str(folder / "moon2"), mbe2, cache=folder / "cache"), block=False)
+    served = serve(ServeArguments(model=str(folder / "moon2"), dataset=mbe2, cache=folder / "cache"))
     yield served.local_url
     served.close()
 

@@ -11,23 +11,23 @@ from hub_server import TOKEN, run_python
 from hub_server import hub as hub
 from huggingface_hub import SpaceCard
 
+from common_moon2.cli import UserError
 from conftest import tiny_model, tiny_processor
-from demo_moon2.__main__ import EPILOG, _parser, main
-from demo_moon2.app import read_settings
+from demo_moon2.__main__ import EXAMPLES, main
+from demo_moon2.app import read_settings, serve
+from demo_moon2.arguments import COMMANDS, ServeArguments, SpaceArguments
 from demo_moon2.push import write_space
-from demo_moon2.serve import Settings, serve
-from evaluation.errors import EvaluationError
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "demo_moon2"
-SETTINGS = Settings("user/moon2", "user/mbe2", "v1")
+SPACE = {"model": "user/moon2", "model_revision": "v1", "dataset": "user/mbe2"}
 OPTIONS = ["--model", "user/moon2", "--model_revision", "v1", "--dataset", "user/mbe2"]
 # The pushed app, in a process that knows nothing of the repository but what is in its folder.
 APP = """
 import json, sys, urllib.request
 sys.path.insert(0, "")
 import app
-page = app.serve(app.read_settings(), block=False)
+page = app.serve(app.read_settings())
 text = urllib.request.urlopen(page.local_url).read().decode()
 ours = ("app", "demo_moon2", "evaluation")
 own = [module for name, module in sorted(sys.modules.items()) if name.split(".")[0] in ours
@@ -76,15 +76,16 @@ def test_a_space_needs_what_the_project_needs():
 
 def test_variables_take_the_place_of_what_was_pushed(tmp_path, monkeypatch):
     monkeypatch.setattr("demo_moon2.app.CONFIG", tmp_path / "space.json")
-    assert read_settings() == Settings()
-    write_space(tmp_path / "space", SETTINGS._replace(dataset_revision="v2"))
+    assert read_settings() == ServeArguments(host=None), "gradio knows where a Space listens"
+    write_space(tmp_path / "space", SpaceArguments(repo="user/space", **SPACE, dataset_revision="v2"))
     monkeypatch.setattr("demo_moon2.app.CONFIG", tmp_path / "space" / "space.json")
-    assert read_settings() == SETTINGS._replace(dataset_revision="v2")
+    assert read_settings() == ServeArguments(host=None, **SPACE, dataset_revision="v2")
     monkeypatch.setenv("MOON2_DATASET", "user/other")
     monkeypatch.setenv("MOON2_MODEL", "")
-    assert read_settings() == Settings("user/moon2", "user/other", "v1"), "v2 is a revision of another data set"
+    kept = ServeArguments(host=None, **SPACE | {"dataset": "user/other"})
+    assert read_settings() == kept, "v2 is a revision of another data set"
     (tmp_path / "space" / "space.json").write_text("{")
-    with pytest.raises(EvaluationError, match="is not valid JSON"):
+    with pytest.raises(UserError, match="is not valid JSON"):
         read_settings()
 
 
@@ -96,14 +97,13 @@ def test_a_pushed_space_runs_from_its_own_files(filled, tmp_path):
     files = filled.files("user/space", kind="space")
     front = SpaceCard(files["README.md"].decode()).data
     assert (front.models, front.datasets, front.sdk) == (["user/moon2"], ["user/mbe2"], "gradio")
-    assert json.loads(files["space.json"]) == {
-        "model": "user/moon2", "model_revision": "v1", "dataset": "user/mbe2"
-    }  # fmt: skip
+    assert json.loads(files["space.json"]) == SPACE
     assert not [path for path in files if "__pycache__" in path or path.endswith(".pyc")]
     assert TOKEN not in done.stdout + done.stderr and not [p for p, c in files.items() if TOKEN.encode() in c]
 
     again = push(filled)
     assert "nothing new, all was there" in again.stdout
+    assert len(filled.repositories["space", "user/space"].commits) == 2, "the Hub's first, and one of two pushes"
     filled.repositories["space", "user/space"].commit(
         "main",
         "old",
@@ -125,25 +125,26 @@ def test_a_pushed_space_runs_from_its_own_files(filled, tmp_path):
 
 def test_what_is_not_on_the_hub_is_not_pushed(filled):
     calls = {
-        "A Space needs a model of the Hub": Settings("moon2", "user/mbe2"),
-        "The Hub has no model user/none": Settings("user/none", "user/mbe2"),
-        "The Hub has no data set user/none": Settings("user/moon2", "user/none"),
-        "has no revision 'v9'": Settings("user/moon2", "user/mbe2", "v9"),
+        "A Space needs a model of the Hub": SPACE | {"model": "moon2"},
+        "The Hub has no model user/none": SPACE | {"model": "user/none"},
+        "The Hub has no data set user/none": SPACE | {"dataset": "user/none"},
+        "has no revision 'v9'": SPACE | {"model_revision": "v9"},
+        "as user/name": SPACE | {"repo": "other"},
     }
     code = f"""
+from common_moon2.cli import UserError
+from demo_moon2.arguments import SpaceArguments
 from demo_moon2.push import push_space
-from demo_moon2.serve import Settings
-from evaluation.errors import EvaluationError
-for repo, settings in {[("user/other", tuple(settings)) for settings in calls.values()]!r} + [("other", None)]:
+for options in {list(calls.values())!r}:
     try:
-        push_space(repo, Settings(*settings or ()))
-    except EvaluationError as error:
+        push_space(SpaceArguments(**dict(repo="user/other") | options))
+    except UserError as error:
         print(error)
 """
     ran = run_python(code, filled, cwd=ROOT)
     assert ran.returncode == 0, ran.stderr
     said = ran.stdout.splitlines()
-    assert all(sentence in line for sentence, line in zip([*calls, "as user/name"], said, strict=True)), said
+    assert all(sentence in line for sentence, line in zip(calls, said, strict=True)), said
     assert ("space", "user/other") not in filled.repositories
 
 
@@ -156,27 +157,28 @@ def test_the_command_line_says_what_is_missing(tmp_path, monkeypatch, capsys):
     assert main(["--port", "7999"]) == 2
     assert "There is no data set mbe2 here" in capsys.readouterr().err
     assert main(["--model", "elsewhere", "--dataset", "elsewhere"]) == 2
-    assert capsys.readouterr().err == "error: There is no model folder elsewhere.\n"
+    assert capsys.readouterr().err.startswith("error: There is no model folder elsewhere; ")
     assert main(["--results", "0"]) == 2
     assert "'0' is not a whole number of at least 1" in capsys.readouterr().err
 
 
 def test_the_commands_of_the_page_are_commands():
-    text = (DEMO / "README.md").read_text(encoding="utf-8") + EPILOG
+    text = "\n".join([(DEMO / "README.md").read_text(encoding="utf-8"), *EXAMPLES])
     commands = [
         shlex.split(line, comments=True)[3:] for line in re.findall(r"^ *(python -m demo_moon2.*?)(?:  |$)", text, re.M)
     ]
     assert len(commands) >= 5
     for argv in commands:
-        _parser().parse_args(argv if argv and argv[0] == "push" else ["serve", *argv])
+        name, words = ("push", argv[1:]) if argv and argv[0] == "push" else ("serve", argv)
+        COMMANDS[name].parser(name).read(words)
 
 
 def test_a_taken_port_is_said(after_demo, tmp_path):
     pytest.importorskip("gradio", reason="the extra `demo` is not installed")
-    page = serve(Settings(cache=tmp_path / "cache"), block=False)
+    page = serve(ServeArguments(cache=tmp_path / "cache"))
     try:
-        with pytest.raises(EvaluationError, match=f"The page cannot be served: .*{page.server_port}"):
-            serve(Settings(cache=tmp_path / "cache"), port=page.server_port, block=False)
+        with pytest.raises(UserError, match=f"The page cannot be served: .*{page.server_port}"):
+            serve(ServeArguments(cache=tmp_path / "cache", port=page.server_port))
     finally:
         page.close()
 

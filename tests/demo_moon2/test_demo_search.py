@@ -10,12 +10,12 @@ import pytest
 import torch
 from datasets import Dataset, Features, Image, Value
 
+from common_moon2.cli import UserError
 from conftest import picture, tiny_model, tiny_processor
-from demo_moon2 import page as html
+from demo_moon2 import parts as html
 from demo_moon2.catalogue import Catalogue, open_catalogue
-from demo_moon2.heat import heat_panel
+from demo_moon2.parts import heat_panel
 from demo_moon2.query import Reader, blend
-from evaluation.errors import EvaluationError
 from evaluation.models.checkpoint import Checkpoint
 from evaluation.models.encoders import Moon2Encoder, load_encoder
 from evaluation.tables.benchmark import Products
@@ -91,7 +91,7 @@ def test_a_catalogue_that_shows_nothing_is_refused(encoder, tmp_path, monkeypatc
     empty = small_catalogue(["a"]).products
     empty.texts[0] = None
     monkeypatch.setattr("demo_moon2.catalogue.load_corpus", lambda *_: empty)
-    with pytest.raises(EvaluationError, match="No product of mine has a title or a picture"):
+    with pytest.raises(UserError, match="No product of mine has a title or a picture"):
         open_catalogue("mine", encoder, cache=tmp_path)
 
 
@@ -125,17 +125,17 @@ def test_a_share_leads_from_the_text_to_the_picture():
     assert torch.allclose(path[[0, 10, 20]], torch.stack([text, both, image]))
     assert ((path[:11] @ text).diff() < 0).all() and ((path[10:] @ image).diff() > 0).all()
     for share in (-0.1, 1.1, float("nan")):
-        with pytest.raises(EvaluationError, match="give 0 to 1"):
+        with pytest.raises(UserError, match="give 0 to 1"):
             blend(text, both, image, share)
 
 
 def test_a_query_of_nothing_or_of_no_text_is_refused(reader):
     for text in (None, "", "  \n"):
-        with pytest.raises(EvaluationError, match="Type what you look for, or add a picture"):
+        with pytest.raises(UserError, match="Type what you look for, or add a picture"):
             reader.query(text, None)
-    with pytest.raises(EvaluationError, match="The query cannot be read: .*valid Unicode"):
+    with pytest.raises(UserError, match="The query cannot be read: .*valid Unicode"):
         reader.query("half an emoji \ud83d", None)
-    with pytest.raises(EvaluationError, match="one side is more than"):
+    with pytest.raises(UserError, match="one side is more than"):
         reader.query(None, picture(900, 2))
 
 
@@ -161,7 +161,7 @@ def test_a_heat_map_leaves_the_model_as_it_was(reader, catalogue):
 
 @pytest.mark.parametrize("row", [0, 1, 2, -1, 10_000])
 def test_only_products_with_title_and_picture_have_one(reader, catalogue, row):
-    with pytest.raises(EvaluationError, match="needs a product of the catalogue with title and picture"):
+    with pytest.raises(UserError, match="needs a product of the catalogue with title and picture"):
         heat_panel(catalogue, reader, row)
 
 

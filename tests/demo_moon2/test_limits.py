@@ -17,7 +17,8 @@ from conftest import picture, tiny_model, tiny_processor
 gr = pytest.importorskip("gradio", reason="the extra `demo` is not installed")
 
 from demo_moon2 import limits  # noqa: E402
-from demo_moon2.serve import Settings, serve  # noqa: E402
+from demo_moon2.app import serve  # noqa: E402
+from demo_moon2.arguments import ServeArguments  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +29,7 @@ def page(mbe2, tmp_path_factory) -> gr.Blocks:
     folder = tmp_path_factory.mktemp("served")
     tiny_model().save_pretrained(folder / "moon2")
     tiny_processor().save_pretrained(folder / "moon2")
-    page = serve(Settings(str(folder / "moon2"), mbe2, cache=folder / "cache", results=5), block=False)
+    page = serve(ServeArguments(model=str(folder / "moon2"), dataset=mbe2, cache=folder / "cache", results=5))
     yield page
     page.close()
 

@@ -9,9 +9,11 @@ from datasets import Dataset, Features, Image, List, Value
 from hub_server import hub as hub
 from hub_server import run_python
 
+from common_moon2.cli import UserError
 from conftest import picture
 from evaluation.errors import EvaluationError
-from evaluation.tables.benchmark import ProductView, load_benchmark
+from evaluation.tables.benchmark import load_benchmark
+from evaluation.tables.products import ProductView
 
 ATTRIBUTE = {"name": Value("string"), "value": Value("string")}
 FEATURES = {
@@ -225,7 +227,7 @@ def test_what_means_the_same_is_taken(tmp_path, monkeypatch):
     found = load_benchmark(str(write_benchmark(tmp_path / "other", rows)))
     assert found.relevant == plain.relevant
     assert {type(grade) for grades in found.relevant for grade in grades.values()} == {int}
-    assert (found.corpus.texts, found.corpus.pictures) == (plain.corpus.texts, plain.corpus.pictures)
+    assert (found.corpus.texts, found.corpus.images) == (plain.corpus.texts, plain.corpus.images)
     assert (found.categories, found.attributes) == ([[]] * 12, [{}] * 12)
 
 
@@ -264,20 +266,20 @@ def test_the_fingerprint_sees_a_picture_of_the_same_size(tmp_path):
     rows["corpus"][4]["image"]["bytes"] = bytes(content)
     second = load_benchmark(str(write_benchmark(folder, rows)))
     assert second.fingerprint != first.fingerprint
-    changed = [row for row in range(12) if first.corpus.pictures[row] != second.corpus.pictures[row]]
+    changed = [row for row in range(12) if first.corpus.images[row] != second.corpus.images[row]]
     assert changed == [4]
 
 
 def test_a_damaged_parquet_file_is_refused(tmp_path):
     folder = write_benchmark(tmp_path / "mbe2", benchmark_rows())
     (folder / "queries" / "test-00000.parquet").write_bytes(b"<html>not found</html>")
-    with pytest.raises(EvaluationError, match="configuration 'queries' of .* cannot be loaded"):
+    with pytest.raises(UserError, match="configuration 'queries' of .* cannot be loaded"):
         load_benchmark(str(folder))
 
 
 def test_a_missing_folder_and_a_revision_of_a_folder_are_refused(tmp_path):
-    with pytest.raises(EvaluationError, match="There is no dataset folder .*nowhere"):
+    with pytest.raises(UserError, match="There is no data set folder .*nowhere"):
         load_benchmark(str(tmp_path / "nowhere"))
     folder = write_benchmark(tmp_path / "mbe2", benchmark_rows())
-    with pytest.raises(EvaluationError, match="leave out --dataset_revision"):
+    with pytest.raises(UserError, match="leave out --dataset_revision"):
         load_benchmark(str(folder), "main")

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from conftest import picture, tiny_model, tiny_processor
+from evaluation.arguments import Embed
 from evaluation.errors import EvaluationError
 from evaluation.models import encoders
 from evaluation.models.encoders import load_encoder
-from evaluation.tables.products import Columns, Shown, open_items
+from evaluation.tables.products import Columns, ProductView, open_products
 from evaluation.vectors import catalogue as bulk
-from evaluation.vectors.catalogue import Work, embed_catalogue
+from evaluation.vectors.catalogue import embed_catalogue
 from evaluation.vectors.store import open_vectors
 
 COUNT = 11
@@ -54,12 +55,9 @@ def table(path: Path, change=None, count: int = COUNT) -> str:
 
 
 def run(source: str, model: str, output: Path, num_proc: int = 1, **options) -> dict:
-    items = open_items(source, columns=Columns("sku", "title", "photo"))
-    settings = dict(
-        model=model, revision=None, view="mm", role="document", dtype="float32", on_error="raise", shard_size=4,
-        batch_size=3, workers=0, output=str(output),
-    )  # fmt: skip
-    return embed_catalogue(items, Work(**settings | options), num_proc)
+    columns = {"id_column": "sku", "text_column": "title", "image_column": "photo"}
+    settings = {"model": model, "dataset": source, "output": output, "view": "mm", "shard_size": 4, "batch_size": 3}
+    return embed_catalogue(Embed(**settings | columns | options, num_proc=num_proc))
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -88,7 +86,7 @@ def test_a_run_that_was_cut_short_ends_with_the_same_bytes(tmp_path, model, monk
 
     def dying(path, ids, vectors):
         if len(written) == 2:
-            path.with_name(f".{path.name}.part").write_bytes(b"half of a shard")
+            path.with_name(f".{path.name}.7-7.part").write_bytes(b"half of a shard")
             raise KeyboardInterrupt
         written.append(path.name)
         write(path, ids, vectors)
@@ -161,7 +159,7 @@ def test_nothing_to_embed_is_an_error(tmp_path, model):
     def empty(content):
         content["photo"] = [None] * COUNT
 
-    with pytest.raises(EvaluationError, match="None of the 11 items could be embedded"):
+    with pytest.raises(EvaluationError, match="None of the 11 products could be embedded"):
         run(table(tmp_path / "c.parquet", empty), model, tmp_path / "v", view="i", on_error="skip")
 
 
@@ -197,47 +195,47 @@ def test_tables_of_other_kinds(tmp_path, model):
 
 def csv(path: Path, *lines: str):
     path.write_text("\n".join(["id,text,image", *lines]), encoding="utf-8")
-    return open_items(str(path))
+    return open_products(str(path))
 
 
 def test_a_csv_file_is_read_as_it_stands(tmp_path):
     items = csv(tmp_path / "c.csv", "00123,NA,http://a.b/1.jpg", "123,None,0012", "1.0,007,", "x,,null")
     assert items.ids == ["00123", "123", "1.0", "x"]
-    shown = Shown(items, "own", range(4))
+    shown = ProductView(items, "own", range(4))
     assert [item["text"] for item in shown] == ["NA", "None", "007", None] and shown.text_lengths == [2, 4, 3, 0]
     pictures = ["http://a.b/1.jpg", str(tmp_path / "0012"), None, str(tmp_path / "null")]
     assert [item["image"] for item in shown] == pictures
     (tmp_path / "c.tsv").write_text("id\ttext\n007\tmug, red", encoding="utf-8")
-    items = open_items(str(tmp_path / "c.tsv"), columns=Columns(image=None))
-    assert items.ids == ["007"] and items[0] == {"text": "mug, red", "image": None}
+    items = open_products(str(tmp_path / "c.tsv"), columns=Columns(image=None))
+    assert items.ids == ["007"] and items.product(0) == {"text": "mug, red", "image": None}
     with pytest.raises(EvaluationError, match="Row 1 of .* has no id"):
         csv(tmp_path / "c.csv", "1,a,", ",b,")
     with pytest.raises(EvaluationError, match="first row has more fields than its header"):
         csv(tmp_path / "c.csv", "1,mug, red,", "2,cup,")
     (tmp_path / "b.csv").write_text("\nid,text,image\n\n1,mug,\n", encoding="utf-8")
-    assert open_items(str(tmp_path / "b.csv")).ids == ["1"], "blank lines say nothing"
-    assert len(csv(tmp_path / "c.csv", f"1,{'mug ' * 40_000},")[0]["text"]) == 160_000
+    assert open_products(str(tmp_path / "b.csv")).ids == ["1"], "blank lines say nothing"
+    assert len(csv(tmp_path / "c.csv", f"1,{'mug ' * 40_000},").texts[0]) == 160_000
 
 
 def test_tables_that_cannot_be_used_are_refused(tmp_path):
     source = table(tmp_path / "c.parquet")
     with pytest.raises(EvaluationError, match="no column 'id'; it has: sku, title, photo. Name .* --id_column.$"):
-        open_items(source)
+        open_products(source)
     with pytest.raises(EvaluationError, match="no column 'image'; .* or --image_column \"\" if it has no images"):
-        open_items(source, columns=Columns("sku", "title"))
+        open_products(source, columns=Columns("sku", "title"))
     with pytest.raises(EvaluationError, match="column 'sku' of .* holds .*int64.*, not texts"):
-        open_items(source, columns=Columns("title", "sku", "photo"))
+        open_products(source, columns=Columns("title", "sku", "photo"))
     with pytest.raises(EvaluationError, match="no file"):
-        open_items(str(tmp_path / "none.parquet"))
+        open_products(str(tmp_path / "none.parquet"))
 
     def twice(content):
         content["sku"][4] = content["sku"][1]
 
     with pytest.raises(EvaluationError, match="Rows 1 and 4 .* same id '101'"):
-        open_items(table(tmp_path / "c.parquet", twice), columns=Columns("sku", "title", "photo"))
+        open_products(table(tmp_path / "c.parquet", twice), columns=Columns("sku", "title", "photo"))
     (tmp_path / "bad.parquet").write_text("<html>")
     with pytest.raises(EvaluationError, match="cannot be read as a table"):
-        open_items(str(tmp_path / "bad.parquet"))
+        open_products(str(tmp_path / "bad.parquet"))
 
 
 @pytest.mark.slow

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from evaluation.errors import EvaluationError
-from evaluation.measure.evaluate import LabelTexts
-from evaluation.vectors.cache import VectorCache
+from evaluation.measure.evaluate import label_products
+from evaluation.vectors.catalogue import VectorCache
+from evaluation.vectors.store import write_shard
 
 TEXTS = [chr(97 + index) * (index % 4 + 1) for index in range(10)]
 EXPECTED = torch.tensor([[len(text), ord(text[0]), 1, 2] for text in TEXTS]).float()
@@ -37,7 +38,7 @@ class Counting:
 
 
 def embed(folder: Path, encoder, texts=TEXTS, **options) -> torch.Tensor:
-    return VectorCache(folder, shard=3).embed(encoder, LabelTexts(texts), "t", **options)
+    return VectorCache(folder, shard=3).embed(encoder, label_products(texts), "t", **options)
 
 
 def test_nothing_is_embedded_twice(tmp_path):
@@ -45,8 +46,8 @@ def test_nothing_is_embedded_twice(tmp_path):
     for _ in range(2):
         torch.testing.assert_close(embed(tmp_path, encoder), EXPECTED, atol=0, rtol=0)
     assert sorted(encoder.seen) == sorted(TEXTS)
-    names = [file.name for file in tmp_path.glob("*/*")]
-    assert sorted(names) == [*(f"0000{shard}.npy" for shard in range(4)), "about.json"]
+    names = [file.name for file in tmp_path.rglob("*") if file.is_file()]
+    assert sorted(names) == [*(f"0000{shard}.parquet" for shard in range(4)), "run.json"]
 
 
 @pytest.mark.parametrize("what", ["fingerprint", "contents", "order"])
@@ -82,9 +83,9 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, calls):
 def test_half_a_file_is_no_shard(tmp_path):
     """What a run leaves that is killed while it writes."""
     embed(tmp_path, Counting())
-    (shard,) = tmp_path.glob("*/00001.npy")
+    (shard,) = tmp_path.glob("*/shards/00001.parquet")
     content = shard.read_bytes()
-    shard.rename(shard.with_name("00001.npy.77.part")).write_bytes(content[:-5])
+    shard.rename(shard.with_name(".00001.parquet.77-7.part")).write_bytes(content[:-5])
     encoder = Counting()
     torch.testing.assert_close(embed(tmp_path, encoder), EXPECTED, atol=0, rtol=0)
     assert len(encoder.seen) == 3
@@ -92,11 +93,11 @@ def test_half_a_file_is_no_shard(tmp_path):
 
 def test_a_damaged_shard_is_refused_and_named(tmp_path):
     embed(tmp_path, Counting())
-    (shard,) = tmp_path.glob("*/00001.npy")
+    (shard,) = tmp_path.glob("*/shards/00001.parquet")
     shard.write_bytes(shard.read_bytes()[:-5])
-    with pytest.raises(EvaluationError, match="00001.npy cannot be read: delete the folder"):
+    with pytest.raises(EvaluationError, match="00001.parquet cannot be read: delete the folder"):
         embed(tmp_path, Counting())
-    np.save(shard, np.zeros((2, 4), np.float32))
+    write_shard(shard, ["0", "1"], np.zeros((2, 4), np.float32))
     with pytest.raises(EvaluationError, match="are not .3, 4. float32"):
         embed(tmp_path, Counting())
 

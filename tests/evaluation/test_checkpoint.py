@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from common_moon2.cli import UserError
 from conftest import tiny_model, tiny_processor
 from evaluation.errors import EvaluationError
 from evaluation.models.checkpoint import fingerprint, load_checkpoint
@@ -69,9 +70,9 @@ def test_damaged_weights_are_refused(copy):
 
 
 def test_what_is_nowhere_is_refused(saved, tmp_path):
-    with pytest.raises(EvaluationError, match="There is no model folder .*nowhere"):
+    with pytest.raises(UserError, match="There is no model folder .*nowhere"):
         load_checkpoint(str(tmp_path / "nowhere"))
-    with pytest.raises(EvaluationError, match="neither a folder nor to be had from the Hub"):
+    with pytest.raises(UserError, match="neither a folder nor available on the Hub"):
         load_checkpoint("no-one/nothing")
-    with pytest.raises(EvaluationError, match="leave out --model_revision"):
+    with pytest.raises(UserError, match="leave out --model_revision"):
         load_checkpoint(str(saved), "main")

@@ -7,9 +7,8 @@ import pytest
 import torch
 from sentence_transformers import quantize_embeddings
 
-from evaluation.errors import EvaluationError
+from evaluation.measure.evaluate import compress, evaluate_compression
 from evaluation.measure.retrieval import Embedded, similarity
-from evaluation.vectors.compression import check_dims, check_precisions, compress, evaluate_compression
 
 
 def vectors(count: int, dimension: int, seed: int = 0) -> torch.Tensor:
@@ -61,10 +60,3 @@ def test_every_pair_is_a_row_and_the_full_one_is_the_plain_search():
     assert abs(quality[1] - quality[0]) < 0.02
     assert quality[0] > quality[2] > quality[5]
     assert quality[0] > quality[3]
-
-
-def test_options_that_cannot_be_met_are_refused():
-    with pytest.raises(EvaluationError, match="--dims has 64, but the vectors of m have 32"):
-        check_dims([16, 64], 32, "m")
-    with pytest.raises(EvaluationError, match="--precisions has 'int4'; there are float32, int8, binary"):
-        check_precisions(["int4"])

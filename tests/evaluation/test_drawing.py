@@ -13,9 +13,9 @@ from PIL import Image
 
 from conftest import picture
 from evaluation.errors import EvaluationError
-from evaluation.show import drawing
-from evaluation.show.drawing import draw, draw_sheet, heat_of, render
-from evaluation.show.heatmap import WORD, AttentionMap
+from evaluation.measure.attention import WORD, AttentionMap, heat_of
+from evaluation.show import heatmap as drawing
+from evaluation.show.heatmap import draw, draw_sheet, render
 
 
 def attention(title: str, patches: np.ndarray, word_weights=None) -> AttentionMap:

@@ -242,12 +242,12 @@ def test_prompts_of_a_peer_reach_the_model(folders):
 @pytest.mark.parametrize("kind", ["clip", "moon2"])
 def test_an_unreadable_picture_is_named(folders, kind):
     products = [{"image": picture(30, 30)}, {"image": {"bytes": b"<html>", "path": "a.jpg"}}]
-    with pytest.raises(EvaluationError, match="item 1 cannot be prepared"):
+    with pytest.raises(EvaluationError, match="product 1 cannot be prepared"):
         load_encoder(folders[kind]).encode(products)
 
 
 def test_an_instruction_is_refused_and_not_lost(folders):
-    with pytest.raises(EvaluationError, match="item 0 cannot be prepared: .*as a prompt"):
+    with pytest.raises(EvaluationError, match="product 0 cannot be prepared: .*as a prompt"):
         load_encoder(folders["clip"]).encode([{"text": "mug", "instruction": "find"}])
 
 

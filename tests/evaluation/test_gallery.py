@@ -7,9 +7,8 @@ import pytest
 from datasets import Dataset, Features, Image, List, Value
 from test_benchmark import benchmark_rows, encoded, write_benchmark
 
-from evaluation.errors import EvaluationError
-from evaluation.tables.benchmark import load_benchmark
-from evaluation.tables.gallery import train_products, with_gallery
+from common_moon2.cli import UserError
+from evaluation.tables.benchmark import load_benchmark, train_products, with_gallery
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +79,7 @@ def test_another_set_lends_its_corpus(folder, tmp_path):
     assert benchmark.distractors.ids == ["other-p0"]  # the others are of groups that the corpus has
     rows["corpus"][0]["group_id"] = "g0"
     write_benchmark(other, {"corpus": rows["corpus"]})
-    with pytest.raises(EvaluationError, match="has no product that is not in the corpus"):
+    with pytest.raises(UserError, match="has no product that is not in the corpus"):
         with_gallery(load_benchmark(folder), str(other), folder)
 
 
@@ -92,13 +91,13 @@ def test_train_products_are_the_positives_and_their_categories(folder):
 
 def test_what_the_triplets_lack_is_named(tmp_path):
     bare = write_benchmark(tmp_path / "bare", benchmark_rows())
-    with pytest.raises(EvaluationError, match="configuration 'triplets'"):
+    with pytest.raises(UserError, match="configuration 'triplets'"):
         with_gallery(load_benchmark(str(bare)), "hard", str(bare))
     rows = triplet_rows()
     for row in rows:
         del row["negative_title"], row["positive_category"]
     folder = add_triplets(bare, rows)
-    with pytest.raises(EvaluationError, match="no column 'negative_title'"):
+    with pytest.raises(UserError, match="no column 'negative_title'"):
         with_gallery(load_benchmark(folder), "hard", folder)
-    with pytest.raises(EvaluationError, match="'positive_category'"):
+    with pytest.raises(UserError, match="'positive_category'"):
         train_products(folder)

@@ -9,8 +9,8 @@ from PIL import Image
 
 from conftest import picture, tiny_model, tiny_processor, vlm_config
 from evaluation.errors import EvaluationError
-from evaluation.show import heatmap
-from evaluation.show.heatmap import WORD, attention_map, patch_attention, read_photo, text_attention
+from evaluation.measure import attention as heatmap
+from evaluation.measure.attention import WORD, attention_map, patch_attention, read_photo, text_attention
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from conftest import picture, tiny_model, tiny_processor
-from evaluation.__main__ import parser_of
+from evaluation.__main__ import COMMANDS
+from evaluation.show import heatmap
 from evaluation.tables import benchmark
 
 
@@ -30,16 +31,17 @@ def corpus(monkeypatch):
     table = datasets.Dataset.from_dict(content, features=datasets.Features(features))
     products = benchmark.Products("corpus", table)
     loaded = argparse.Namespace(corpus=products)
-    monkeypatch.setattr(benchmark, "load_benchmark", lambda path, revision: loaded)
+    monkeypatch.setattr(heatmap, "load_benchmark", lambda path, revision: loaded)
 
 
 def run(*words: str) -> None:
-    options = parser_of("heatmap").parse_args(["heatmap", *words])
-    options.command(options)
+    arguments, _ = COMMANDS["heatmap"].parser("heatmap").read(list(words))
+    arguments.check()
+    heatmap.draw_heatmap(arguments)
 
 
 def test_a_contact_sheet(model, corpus, tmp_path):
-    words = ["--model", model, "--dataset", "mbe2", "--output", str(tmp_path / "sheet.png")]
+    words = ["--model", model, "--dataset", "user/mbe2", "--output", str(tmp_path / "sheet.png")]
     run(*words, "--products", "c,a")
     chosen = np.asarray(Image.open(tmp_path / "sheet.png"))
     run(*words, "--count", "2")
@@ -62,7 +64,7 @@ def test_a_model_with_damaged_weights_draws_nothing(corpus, tmp_path):
     damaged.save_pretrained(tmp_path / "model")
     tiny_processor().save_pretrained(tmp_path / "model")
     with pytest.raises(ValueError, match="not finite"):
-        run("--model", str(tmp_path / "model"), "--dataset", "mbe2", "--output", str(tmp_path / "x.png"))
+        run("--model", str(tmp_path / "model"), "--dataset", "user/mbe2", "--output", str(tmp_path / "x.png"))
     assert not (tmp_path / "x.png").exists()
 
 
@@ -78,10 +80,10 @@ def test_options_that_do_not_go_together_are_refused(model, corpus, tmp_path):
     for extra, message in [
         (["--sanity", "--text", "mug"], "leave out --text"),
         (["--count", "2"], "only mean something with --dataset"),
-        (["--dataset", "mbe2", "--count", "2", "--product", "a"], "Give one of --product"),
-        (["--dataset", "mbe2", "--products", "a,b"], "has no product 'b' with title and picture"),
-        (["--dataset", "mbe2", "--output", "x.jpg"], "must end in .png"),
-        (["--dataset", "mbe2", "--count", "0"], "--count: '0' is not a whole number of at least 1"),
+        (["--dataset", "user/mbe2", "--count", "2", "--product", "a"], "Give one of --product"),
+        (["--dataset", "user/mbe2", "--products", "a,b"], "has no product 'b' with title and picture"),
+        (["--dataset", "user/mbe2", "--output", "x.jpg"], "must end in .png"),
+        (["--dataset", "user/mbe2", "--count", "0"], "--count: '0' is not a whole number of at least 1"),
     ]:
         with pytest.raises(ValueError, match=message):
             run(*words, *extra)

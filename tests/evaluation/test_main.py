@@ -20,16 +20,14 @@ from test_gallery import add_triplets, triplet_rows
 from conftest import picture, tiny_model, tiny_processor
 from evaluation.__main__ import main
 from evaluation.measure.evaluate import TITLE_NOTE
-from evaluation.measure.metrics import METRICS
-from evaluation.measure.retrieval import DIRECTIONS
+from evaluation.measure.metrics import DIRECTIONS, METRICS
 from evaluation.models.encoders import MEAN_NOTE
-from evaluation.vectors import cache
 
 
 @pytest.fixture(autouse=True)
 def fresh_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
-    monkeypatch.setattr(cache, "DEFAULT_FOLDER", tmp_path / "vectors")
+    monkeypatch.setattr("evaluation.score.DEFAULT_CACHE", tmp_path / "vectors")
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +218,7 @@ def test_user_errors_of_heatmap(model, tmp_path, capsys):
 
 def test_a_package_of_the_extra_that_is_missing_is_named(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "evaluation.show.drawing", raising=False)
+    monkeypatch.delitem(sys.modules, "evaluation.show.heatmap", raising=False)
     picture(60, 40).save(tmp_path / "mug.jpg")
     command = ["heatmap", "--model", model, "--text", "mug", "--image", str(tmp_path / "mug.jpg")]
     command += ["--output", str(tmp_path / "x.png")]
@@ -240,7 +238,10 @@ def test_as_a_module_the_exit_code_reaches_the_shell(tmp_path, monkeypatch, caps
     with pytest.raises(SystemExit) as stop:
         runpy.run_module("evaluation", run_name="__main__")
     assert stop.value.code == 2
-    assert capsys.readouterr() == ("", f"error: There is no model folder {nowhere}.\n")
+    assert capsys.readouterr() == (
+        "",
+        f"error: There is no model folder {nowhere}; give a folder, or user/name for one on the Hub.\n",
+    )
 
 
 def test_help_names_both_commands_and_shows_examples(capsys):
@@ -380,7 +381,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_embedded(model, dataset,
     def embed(*arguments):
         raise AssertionError("it began to embed")
 
-    monkeypatch.setattr("evaluation.measure.evaluate.evaluate", embed)
+    monkeypatch.setattr("evaluation.score.evaluate", embed)
     rest = ["--dataset", dataset, "--output", str(tmp_path / "results")]
     assert "there are float32, int8, binary" in refused(capsys, "--model", model, *rest, "--precisions", "foo")
     assert "'0' is not a whole number of at least 1" in refused(capsys, "--model", model, *rest, "--dims", "0")

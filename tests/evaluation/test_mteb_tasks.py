@@ -10,7 +10,7 @@ from evaluation.measure.evaluate import Options, evaluate
 from evaluation.measure.retrieval import DIRECTIONS
 from evaluation.models.encoders import load_encoder
 from evaluation.tables.benchmark import load_benchmark
-from evaluation.vectors.cache import VectorCache
+from evaluation.vectors.catalogue import VectorCache
 
 mteb = pytest.importorskip("mteb")
 mteb_tasks = pytest.importorskip("evaluation.mteb_tasks")

@@ -7,7 +7,6 @@ from test_page import evaluated
 
 from conftest import tiny_model, tiny_processor
 from evaluation.__main__ import main
-from evaluation.vectors import cache
 
 pytestmark = pytest.mark.slow
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -20,7 +19,8 @@ def page(tmp_path_factory):
     tiny_model().save_pretrained(folder / "moon2")
     tiny_processor().save_pretrained(folder / "moon2")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache, "DEFAULT_FOLDER", folder / "vectors")
+        for module in ("score", "show.page"):
+            patch.setattr(f"evaluation.{module}.DEFAULT_CACHE", folder / "vectors")
         options = ["--dims", "16,8", "--precisions", "float32,binary"]
         run = evaluated(str(folder / "moon2"), benchmark_rows(), folder, *options)
         assert main(["report", str(run)]) == 0

@@ -1,7 +1,7 @@
 """The Markdown: layout, per cent, and what it says where there is no figure."""
 
 from evaluation.measure.evaluate import Evaluation
-from evaluation.show.report import attribute_interval_rows, label_interval_rows, side_by_side, summary
+from evaluation.show.report import sections, side_by_side, summary
 
 METRICS = {"recall@1": 0.25, "recall@5": 0.5, "recall@10": 0.98765, "mrr": 0.4, "ndcg@10": 0.45}
 CHANCE = {"recall@1": 0.01, "recall@5": 0.05, "recall@10": 0.1, "mrr": 0.03, "ndcg@10": 0.02}
@@ -57,7 +57,8 @@ def test_a_missing_figure_is_a_dash_and_a_count():
 
 
 def test_label_figures_have_intervals():
-    header, rows = label_interval_rows(results())
+    found = sections(results())
+    header, rows = found["intervals of the labels"][2:]
     all_four = ["80.00 [70.00, 90.00]", "70.00 [60.00, 80.00]", "60.00 [50.00, 70.00]", "65.00 [55.00, 75.00]"]
     assert header == ["", "accuracy", "macro P", "macro R", "macro F1"]
     assert rows == [
@@ -65,8 +66,8 @@ def test_label_figures_have_intervals():
         ["attributes, mean over predictions", "50.00 [40.00, 60.00]", "-", "-", "-"],
         ["attributes, mean over attributes", *all_four],
     ]
-    assert attribute_interval_rows(results()["attributes"]) == (header, [["colour", *all_four]])
-    assert label_interval_rows(results() | {"classification": None, "attributes": None}) == (header, [])
+    assert found["intervals of the attributes"][2:] == (header, [["colour", *all_four]])
+    assert list(sections(results() | {"classification": None, "attributes": None})) == ["intervals"]
 
 
 def test_several_models_have_their_label_figures_side_by_side():

@@ -5,6 +5,7 @@ import pytest
 
 from conftest import tiny_model, tiny_processor
 from evaluation.measure.attention import OnProduct, attention_on_products, share_on, summary
+from evaluation.show.heatmap import synthetic_products
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
@@ -40,6 +41,6 @@ def test_the_summary_is_of_ratios():
 def test_a_real_model_on_the_built_in_catalogue():
     model = tiny_model()
     model.set_attn_implementation("eager")
-    found = attention_on_products(model, tiny_processor(), 3)
+    found = attention_on_products(model, tiny_processor(), synthetic_products(3))
     assert [one.id.split("-")[0] for one in found] == ["p000000", "p000001", "p000002"]
     assert all(0.05 < one.area < 0.9 and 0 < one.attention < 1 for one in found)

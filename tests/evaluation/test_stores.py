@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from evaluation.errors import EvaluationError
-from evaluation.search.exact import ExactSearch
-from evaluation.search.stores import to_lancedb, to_qdrant
+from evaluation.vectors.export import to_lancedb, to_qdrant
+from evaluation.vectors.nearest import ExactSearch
 from evaluation.vectors.store import Vectors
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from common_moon2.files import staged, write_json
 from evaluation.errors import EvaluationError
 from evaluation.vectors.store import (
     MANIFEST,
@@ -16,8 +17,6 @@ from evaluation.vectors.store import (
     join_shards,
     open_vectors,
     read_shard,
-    staged,
-    write_json,
     write_shard,
 )
 

@@ -19,12 +19,11 @@ import mbe2_dataset.build
 from mbe2_dataset import BuildOptions, Origin, Picture, Row, build_dataset, synthetic_rows
 from mbe2_dataset.__main__ import main
 from mbe2_dataset.catalogue.pictures import decode, encode
-from mbe2_dataset.coaugmentation.pictures import ClassicalExtractor
-from mbe2_dataset.coaugmentation.pictures import apply_view as apply_expansion
+from mbe2_dataset.coaugmentation.pictures.classical import ClassicalExtractor
+from mbe2_dataset.coaugmentation.pictures.expand import apply_view as apply_expansion
 from mbe2_dataset.parallel import Engine, seed_for
-from mbe2_dataset.text_units import title_units
 from mbe2_dataset.triplets.make import plan_triplets
-from mbe2_dataset.triplets.queries import apply_view, changed_view, query_text
+from mbe2_dataset.triplets.queries import apply_view, changed_view, query_text, title_units
 
 ROOT = Path(__file__).parents[2]
 SIZES = {"num_products": 96, "num_validation": 8, "num_test": 32, "picture_size": 32}

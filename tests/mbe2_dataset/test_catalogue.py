@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 from mbe2_dataset.__main__ import main
+from mbe2_dataset.catalogue.ingest import read_catalogue
 from mbe2_dataset.catalogue.pictures import Picture, decode, perceptual_hash
-from mbe2_dataset.catalogue.store import CatalogueError, read_catalogue
+from mbe2_dataset.errors import CatalogueError
 from mbe2_dataset.schema import CATALOGUE
-from mbe2_dataset.synthetic import synthetic_rows
-from mbe2_dataset.text_units import join_units, mentions, title_units
+from mbe2_dataset.synthetic.catalogue import synthetic_rows
+from mbe2_dataset.triplets.queries import join_units, occurrences, title_units
 
 FASHION = Path(__file__).parents[2] / "shared" / "data" / "fashion"
 
@@ -256,13 +257,10 @@ def test_units_are_joined_without_spaces_only_between_unspaced_scripts():
     assert join_units(["红色", "条纹", "Nike", "mug", "杯"]) == "红色条纹 Nike mug 杯"
 
 
-def test_mentions_are_whole_words():
-    assert (
-        mentions("Women's RED shirt", "red")
-        and mentions("亮红色T恤", "红色")
-        and mentions("100% cotton", "100% Cotton")
-    )
-    assert not mentions("Incredible mug", "red") and not mentions("menswear", "men")
+def test_occurrences_are_whole_words():
+    assert [*occurrences("Women's RED shirt", "red")] == [(8, 11)]
+    assert [*occurrences("亮红色T恤", "红色")] == [(1, 3)] and [*occurrences("100% cotton", "100% Cotton")] == [(0, 11)]
+    assert not [*occurrences("Incredible mug", "red")] and not [*occurrences("menswear", "men")]
 
 
 @pytest.mark.skipif(not FASHION.is_dir(), reason="the fashion catalogue is not beside this repository")

@@ -17,9 +17,11 @@ import yaml
 from huggingface_hub import DatasetCard
 from PIL import Image
 
+from common_moon2.cli import UserError
 from conftest import change, cut_picture
-from mbe2_dataset.checks import CheckError, CheckReport, check_dataset, write_report
-from mbe2_dataset.checks.check import spread
+from mbe2_dataset.checks.check import CheckReport, check_dataset, spread
+from mbe2_dataset.checks.page import write_report
+from mbe2_dataset.errors import ModelError
 from mbe2_dataset.output.card import Origin, Terms, card
 
 ORIGIN = Origin("shop", False, "python -m mbe2_dataset build", 0)
@@ -230,7 +232,7 @@ def test_other_columns_and_damaged_files_are_errors(mbe2, tmp_path):
 @pytest.mark.parametrize("dataset", ["nowhere", "user/none"])
 def test_a_data_set_that_is_not_there_is_a_sentence(dataset, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckError, match=dataset):
+    with pytest.raises(UserError, match=dataset):
         check_dataset(dataset)
 
 
@@ -240,7 +242,7 @@ def test_a_model_finds_neighbours_across_splits(mbe2, tmp_path, after_demo):
                            model=str(after_demo / "moon2"))  # fmt: skip
     (near,) = [finding for finding in report.findings if "says" in finding.message]
     assert near.where == "corpus" and near.level == "warning" and "(1.000)" in near.examples[0]
-    with pytest.raises(CheckError, match="The model .* cannot be loaded"):
+    with pytest.raises(ModelError, match="The model .* cannot be loaded"):
         check_dataset(mbe2, model=str(tmp_path / "no_model"))
 
 

@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import logging
-import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,19 +14,16 @@ from PIL import Image
 
 from mbe2_dataset.catalogue.pictures import Picture, encode
 from mbe2_dataset.catalogue.store import Row
-from mbe2_dataset.coaugmentation.titles import (
-    Budget,
-    BudgetExceeded,
-    EndpointWriter,
-    Enrichment,
-    Refusal,
-    WriterError,
-    enrich,
-    estimate,
-    extract_entities,
-    learn_gazetteer,
-)
+from mbe2_dataset.coaugmentation.endpoint import Budget, BudgetExceeded, Endpoint, Refusal
+from mbe2_dataset.coaugmentation.operations import EnrichTitles, carry_out
+from mbe2_dataset.coaugmentation.titles.enrich import Enrichment, enrich
+from mbe2_dataset.coaugmentation.titles.entities import extract_entities
+from mbe2_dataset.coaugmentation.titles.gazetteer import learn_gazetteer
 from mbe2_dataset.coaugmentation.titles.prompt import TitlePrompt
+from mbe2_dataset.coaugmentation.titles.writers import EndpointWriter, estimate
+from mbe2_dataset.errors import ModelError
+from mbe2_dataset.journal import Journal
+from mbe2_dataset.parallel import Engine
 
 pytest.importorskip("openai", reason="the endpoint client needs openai: pip install 'moon2[augment]'")
 
@@ -63,9 +59,9 @@ def good(asked: dict, number: int) -> Reply:
     return Reply(answer())
 
 
-def writer(server, **options) -> EndpointWriter:
-    defaults = {"picture": False, "max_retries": 3, "timeout": 5.0}
-    return EndpointWriter(server.url, "test-model", **defaults | options)
+def writer(server, picture=False, extract=False, concurrency=4, attempts=2, max_side=512, **options) -> EndpointWriter:
+    served = Endpoint(server.url, "test-model", **{"max_retries": 3, "timeout": 5.0} | options)
+    return EndpointWriter(served, concurrency, picture=picture, extract=extract, attempts=attempts, max_side=max_side)
 
 
 def first(*replies: Reply):
@@ -195,12 +191,13 @@ def test_a_product_that_the_server_refuses_is_refused_alone():
     assert "response_format" in server.requests[-1], "one refusal does not mean that schemas are unknown"
 
 
-def test_no_more_calls_at_a_time_than_allowed():
+def test_no_more_calls_at_a_time_than_allowed(tmp_path):
+    rows = [replace(ROW, description=f"A shirt of soft cotton, number {number}.") for number in range(12)]
     with chat_server(lambda asked, number: Reply(answer(), delay=0.15)) as server:
-        asking = writer(server, concurrency=3)
-        with ThreadPoolExecutor(12) as pool:
-            titles = list(pool.map(lambda _: asking.write(ROW, ENTITIES).title, range(12)))
-        assert titles == [BETTER] * 12
+        operation = EnrichTitles(writer(server, concurrency=3), GAZETTEER, "threads")
+        journal = Journal(tmp_path / "journal.sqlite")
+        keys = carry_out(operation, rows, journal, Engine())
+        assert [journal.facts(key)["title"] for key in keys] == [BETTER] * 12
         assert server.most_at_once == 3
 
 
@@ -235,7 +232,7 @@ def test_threads_together_stay_within_the_budget():
 
         with ThreadPoolExecutor(8) as pool:
             titles = list(pool.map(attempt, range(20)))
-    assert titles.count(BETTER) == len(server.requests) == asking.account.spent.requests == 6
+    assert titles.count(BETTER) == len(server.requests) == asking.server.account.spent.requests == 6
 
 
 def test_retries_count_as_requests_too():
@@ -260,18 +257,18 @@ def test_what_concerns_every_product_stops_with_a_sentence(name, caplog):
     reply, words = ALL[name]
     with chat_server(lambda asked, number: reply) as server:
         asking = writer(server, max_retries=1)
-        with pytest.raises(WriterError, match=words) as error:
+        with pytest.raises(ModelError, match=words) as error:
             enrich(ROW, GAZETTEER, asking)
     assert KEY not in str(error.value) and error.value.__suppress_context__
     assert caplog.records and KEY not in caplog.text
-    assert KEY.encode() not in pickle.dumps(asking) and KEY not in repr(vars(asking))
+    assert KEY not in repr(vars(asking)) + repr(vars(asking.server))
 
 
 def test_a_server_that_is_not_there_or_dies():
     with chat_server(good) as server:
         asking = writer(server, max_retries=1)
         assert asking.write(ROW, ENTITIES).title == BETTER
-    with pytest.raises(WriterError, match="cannot be reached"):
+    with pytest.raises(ModelError, match="cannot be reached"):
         asking.write(ROW, ENTITIES)
 
 
@@ -282,7 +279,7 @@ def test_failures_in_a_row_are_the_servers_and_single_ones_may_be_asked_again():
     with chat_server(reply) as server:
         asking = writer(server, max_retries=0)
         results = [enrich(ROW, GAZETTEER, asking) for _ in range(7)]
-        with pytest.raises(WriterError, match="5 products in a row"):
+        with pytest.raises(ModelError, match="5 products in a row"):
             enrich(ROW, GAZETTEER, asking)
     assert [result.kept for result in results] == [False, False, True, False, False, False, False]
     assert results[0].retry and "status 500" in results[0].reason and results[0].title == ROW.title
@@ -341,14 +338,9 @@ def test_the_version_of_the_prompt_is_that_of_its_file_and_options():
     assert TitlePrompt(True).version == TitlePrompt(True).version
 
 
-def test_a_copy_in_another_process_works():
-    with chat_server(good) as server:
-        asking = pickle.loads(pickle.dumps(writer(server)))
-        assert asking.write(ROW, ENTITIES).title == BETTER
-
-
 def test_estimate():
-    asking = EndpointWriter("http://127.0.0.1:9/v1", "m", picture=False, input_price=1.0, output_price=2.0)
+    server = Endpoint("http://127.0.0.1:9/v1", "m", input_price=1.0, output_price=2.0)
+    asking = EndpointWriter(server, picture=False)
     one, many = (estimate([ROW], total, GAZETTEER, asking) for total in (1, 1000))
     assert many.calls == 1000 and many.input_tokens == pytest.approx(1000 * one.input_tokens, rel=1e-2)
     assert many.cost == pytest.approx((many.input_tokens + 2 * many.output_tokens) / 1e6)

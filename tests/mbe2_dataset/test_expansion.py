@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from mbe2_dataset.catalogue.pictures import Picture, decode, encode
 from mbe2_dataset.catalogue.store import Row
-from mbe2_dataset.coaugmentation.pictures import KINDS, ClassicalExtractor, apply_view, expand, make_view
-from mbe2_dataset.coaugmentation.pictures.expand import kinds_for, source_image
-from mbe2_dataset.coaugmentation.pictures.viewpoint import apply as apply_viewpoint
+from mbe2_dataset.coaugmentation.pictures.classical import ClassicalExtractor
+from mbe2_dataset.coaugmentation.pictures.expand import KINDS, apply_view, expand, kinds_for, make_view, source_image
+from mbe2_dataset.coaugmentation.pictures.framing import apply_viewpoint
 from mbe2_dataset.synthetic.catalogue import _is_cluttered, synthetic_photo
 
 EXTRACTOR = ClassicalExtractor()
@@ -63,6 +63,15 @@ def test_subjects_of_synthetic_photos_are_found_and_clutter_is_mostly_refused():
     assert len(found) >= 0.95 * len(plain)
     assert np.mean(found) > 0.97 and min(found) > 0.85
     assert cluttered.count(None) >= 0.6 * len(cluttered)
+
+
+@pytest.mark.parametrize("side", [16, 20, 24, 25])
+def test_the_subject_of_an_icon_is_found(side):
+    image = canvas(size=(side, side))
+    box = (side // 4, side // 4, 3 * side // 4, 3 * side // 4)
+    ImageDraw.Draw(image).rectangle(box, fill=(30, 30, 160))
+    truth = np.asarray(image)[..., 0] == 30
+    assert iou(EXTRACTOR(image).mask, truth) > 0.8
 
 
 def test_a_thumbnail_and_a_grey_picture_are_enough():
@@ -273,7 +282,7 @@ def test_expand_makes_kept_views_that_their_record_makes_again():
     mask = EXTRACTOR(image).mask
     for view in expansion.views:
         assert view.kept and view.reason == "" and (view.model, view.revision) == ("classical", EXTRACTOR.revision)
-        assert encode(apply_view(image, mask, json.loads(view.parameters)), view.picture.path) == view.picture
+        assert encode(apply_view(image, mask, view.parameters), view.picture.path) == view.picture
 
 
 def test_expand_without_a_subject_uses_what_needs_no_mask():

@@ -14,11 +14,13 @@ import pytest
 from PIL import Image
 
 import mbe2_dataset.catalogue.ingest as ingest_module
-from mbe2_dataset.catalogue import Item, LocalTables, Problem, ProductSource
 from mbe2_dataset.catalogue import pictures as contents
 from mbe2_dataset.catalogue.ingest import IngestOptions, ingest
 from mbe2_dataset.catalogue.pictures import decode
-from mbe2_dataset.catalogue.store import Catalogue, CatalogueError
+from mbe2_dataset.catalogue.products import ProductSource
+from mbe2_dataset.catalogue.store import Catalogue, Item, Problem
+from mbe2_dataset.catalogue.tables import LocalTables
+from mbe2_dataset.errors import CatalogueError
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
@@ -199,7 +201,7 @@ def test_processes_read_only_so_far_ahead():
     """What waits to be checked holds the bytes of pictures."""
     pulled = []
     results = ingest_module._in_order(len, (pulled.append(number) or number for number in range(1000)), 2)
-    assert next(results) == 8 and len(pulled) <= 64
+    assert next(results) == 8 and len(pulled) <= 8 * ingest_module.AHEAD * 2
     assert sum(results) == 1000 - 8
 
 
@@ -224,7 +226,8 @@ KILLED = """
 import sys, time
 sys.path[:0] = {paths!r}
 import mbe2_dataset.catalogue.ingest as module
-from mbe2_dataset.catalogue import LocalTables, ProductSource
+from mbe2_dataset.catalogue.tables import LocalTables
+from mbe2_dataset.catalogue.products import ProductSource
 
 class Slow(ProductSource):
     def __iter__(self):

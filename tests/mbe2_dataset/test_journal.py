@@ -59,7 +59,7 @@ def test_a_result_comes_back_as_it_was(tmp_path):
     journal.close()
     again = Journal(tmp_path / "journal.sqlite", read_only=True)
     assert again.result("a") == result and again.result("b") == Result({}) and again.facts("a") == result.facts
-    assert again.known(["a", "c"]) == {"a"} and list(again.counts()) == [("op", 2)]
+    assert again.known(["a", "c"]) == {"a"}
     with pytest.raises(KeyError):
         again.result("c")
 

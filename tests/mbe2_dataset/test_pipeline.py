@@ -17,10 +17,10 @@ from chat_server import Reply, chat_server
 from PIL import Image
 
 from conftest import tiny_model, tiny_processor
-from mbe2_dataset.__main__ import main
+from mbe2_dataset.__main__ import COMMANDS, main
 from mbe2_dataset.catalogue.pictures import Picture
 from mbe2_dataset.catalogue.store import Row
-from mbe2_dataset.options import read_options
+from mbe2_dataset.pipeline import build_options
 from mbe2_dataset.triplets.negatives import CategoryNegatives, Hardness, MinedNegatives
 
 ROOT = Path(__file__).parents[2]
@@ -96,8 +96,8 @@ def test_an_unknown_layout_lists_what_was_found(shop, tmp_path, capsys):
 
 def test_a_yaml_file_holds_options_and_the_command_line_wins(shop, tmp_path):
     (tmp_path / "build.yaml").write_text(f"catalogue: {shop}\noutput: here\nseed: 3\nquery_mix: 1,0,0\n")
-    options = read_options([str(tmp_path / "build.yaml"), "--seed", "4"])
-    assert options.output.seed == 4 and options.build_options().query_mix == (1.0, 0.0, 0.0)
+    told, _ = COMMANDS["build"].read([str(tmp_path / "build.yaml"), "--seed", "4"], "build")
+    assert told.seed == 4 and build_options(told).query_mix == (1.0, 0.0, 0.0)
     (tmp_path / "build.yaml").write_text("catalog: x\n")
     assert main(["build", str(tmp_path / "build.yaml")]) == 2
 
@@ -115,8 +115,11 @@ def test_a_yaml_file_holds_options_and_the_command_line_wins(shop, tmp_path):
         (["--consistency_model", "nowhere"], "nowhere"),
         (["--negatives", "mined", "--negative_model", "nowhere"], "nowhere"),
         (["--hardness", "9,3"], "--hardness"),
+        (["--most_alike", "2"], "--most_alike"),
+        (["--revisions", "editor_model=v1"], "--revisions"),
         (["--search_log", "nowhere.csv"], "nowhere.csv"),
         (["--languages", "en"], "--licence"),
+        (["--licence", "mit", "--licence_name", "mine"], "--licence_name"),
         (["--split_shares", "1,2"], "--split_shares"),
         (["--limit", "0"], "--limit"),
         (["--titels", "template"], "--titels"),

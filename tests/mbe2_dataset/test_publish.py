@@ -16,13 +16,13 @@ from hub_server import hub as hub
 from conftest import change, cut_picture
 
 PUSH = """
-import json, sys
-from mbe2_dataset.checks import CheckError
-from mbe2_dataset.output.publish import PublishError, push_dataset
+import dataclasses, json, sys
+from common_moon2.cli import UserError
+from mbe2_dataset.output.publish import push_dataset
 if __name__ == "__main__":
     try:
-        print(json.dumps(push_dataset(**json.loads(sys.argv[1]))._asdict()))
-    except (CheckError, PublishError) as error:
+        print(json.dumps(dataclasses.asdict(push_dataset(**json.loads(sys.argv[1])))))
+    except UserError as error:
         sys.exit(f"error: {error}")
 """
 

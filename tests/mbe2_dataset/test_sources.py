@@ -11,19 +11,18 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mbe2_dataset.catalogue import (
-    Fashion200K,
-    HubTables,
-    Item,
-    LocalTables,
-    M5Product,
-    Problem,
-    ProductSource,
+from mbe2_dataset.catalogue.columns import (
+    as_attributes,
+    as_category,
+    as_pictures,
+    as_price,
+    as_text,
     parse_columns,
-    read_columns,
 )
-from mbe2_dataset.catalogue.store import CatalogueError
-from mbe2_dataset.catalogue.values import as_attributes, as_category, as_pictures, as_price, as_text
+from mbe2_dataset.catalogue.products import Fashion200K, M5Product, ProductSource
+from mbe2_dataset.catalogue.store import Item, Problem
+from mbe2_dataset.catalogue.tables import HubTables, LocalTables
+from mbe2_dataset.errors import CatalogueError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -127,13 +126,6 @@ def test_columns_by_mapping(tmp_path):
         "images": [{"path": "f.jpg"}, {"path": "b.jpg"}],
         "attributes": [{"name": "hue", "value": "red"}, {"name": "stuff", "value": "clay"}],
     }
-    mapping = tmp_path / "mapping.yaml"
-    mapping.write_text("id: nr\ntitle: label\nimages: [front, back]\nattributes: [hue, stuff]\nprice:\n")
-    assert read_columns(mapping) == parse_columns(pairs)
-    for text in ("- a\n", "id: {a: b}\n", "id: [\n"):
-        mapping.write_text(text)
-        with pytest.raises(CatalogueError, match=r"mapping\.yaml"):
-            read_columns(mapping)
     with pytest.raises(CatalogueError, match="'title' is not of the form ours=theirs"):
         parse_columns(["title"])
 

@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mbe2_dataset.catalogue import LocalTables, Problem, SearchLog, TripletSource, join_log, log_events, parse_columns
+from mbe2_dataset.catalogue.columns import parse_columns
 from mbe2_dataset.catalogue.ingest import ingest
-from mbe2_dataset.catalogue.store import CatalogueError
+from mbe2_dataset.catalogue.products import TripletSource
+from mbe2_dataset.catalogue.search_log import SearchLog, join_log, log_events
+from mbe2_dataset.catalogue.store import Problem
+from mbe2_dataset.catalogue.tables import LocalTables
+from mbe2_dataset.errors import CatalogueError
 
 ITEMS = {"a", "b", "c", "d"}
 

@@ -20,7 +20,7 @@ from mbe2_dataset.synthetic.catalogue import (
 from mbe2_dataset.synthetic.render import MARKS, PATTERNS, Look, Scene, Viewpoint, render_photo
 from mbe2_dataset.synthetic.shapes import SHAPES
 from mbe2_dataset.synthetic.vocabulary import AUDIENCES, BRAND_MARKS, CATEGORIES, CHINESE, COLOURS
-from mbe2_dataset.text_units import mentions
+from mbe2_dataset.triplets.queries import occurrences
 
 SIZES = {"num_products": 300, "num_validation": 16, "num_test": 32}
 STRAIGHT = Viewpoint(scale=0.85, shift=(0.0, 0.0), rotation=0.0, mirror=False, perspective=(0.0, 0.0))
@@ -31,6 +31,10 @@ STUDIO = Scene("plain", (1.0, 1.0), 0)
 def rows():
     # 24 pixels: the words do not depend on the size of the pictures.
     return synthetic_rows(seed=0, **SIZES, picture_size=24)
+
+
+def mentions(text, value):
+    return next(occurrences(text, value), None) is not None
 
 
 def truth(row):

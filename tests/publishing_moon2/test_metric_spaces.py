@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import sys
 from types import ModuleType
 
@@ -12,9 +13,9 @@ import yaml
 from hub_server import hub as hub
 from hub_server import run_python
 
-from evaluation.errors import EvaluationError
+from common_moon2.cli import UserError
 from evaluation.measure.metrics import retrieval_metrics
-from publishing_moon2.metric import METRICS, metric_folder
+from publishing_moon2.metric import METRICS, metric_files, metric_folder
 
 
 def load(name: str) -> evaluate.Metric:
@@ -63,8 +64,11 @@ def test_what_has_no_answer_is_an_error(name):
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_a_folder_is_a_space(name, monkeypatch):
-    folder = metric_folder(name)
+def test_a_metric_is_a_space(name, monkeypatch, tmp_path):
+    folder = tmp_path / name
+    folder.mkdir()
+    for path, file in metric_files(name).items():
+        shutil.copy(file, folder / path)
     front = yaml.safe_load((folder / "README.md").read_text(encoding="utf-8").split("---\n")[1])
     assert (front["sdk"], front["tags"]) == ("gradio", ["evaluate", "metric"])
     assert (folder / front["app_file"]).is_file() and (folder / "requirements.txt").is_file()
@@ -101,14 +105,15 @@ sys.exit(main(["push_metric", "recall_at_k", "--owner", "stranger"]))
 """
     done = run_python(code, hub)
     assert done.returncode == 2, done.stderr
-    assert "error: The metric recall_at_k cannot be put on the Hub: " in done.stderr
+    assert "error: The token may not write to stranger/recall_at_k: " in done.stderr
     assert f"The metric is at {hub.url}/spaces/user/recall_at_k" in done.stdout
     assert json.loads(done.stdout.splitlines()[-1]) == {"recall_at_k": 0.0}
+    assert len(hub.repositories["space", "user/recall_at_k"].commits) == 2, "the Hub's first, and one of two pushes"
     files = hub.files("user/recall_at_k", kind="space")
-    own = {path.name: path.read_bytes() for path in metric_folder("recall_at_k").iterdir() if path.is_file()}
+    own = {path: file.read_bytes() for path, file in metric_files("recall_at_k").items()}
     assert {path: content for path, content in files.items() if path != ".gitattributes"} == own
 
 
 def test_an_unknown_metric_is_named():
-    with pytest.raises(EvaluationError, match="There is no metric 'recall'; there are recall_at_k"):
+    with pytest.raises(UserError, match="There is no metric 'recall'; there are recall_at_k"):
         metric_folder("recall")

@@ -13,10 +13,11 @@ from hub_server import hub as hub
 from hub_server import run_python
 from huggingface_hub import ModelCard
 
+from common_moon2.cli import UserError
 from conftest import picture, tiny_model, tiny_processor
 from evaluation.__main__ import main
-from evaluation.errors import EvaluationError
-from publishing_moon2.model_card import Publication, is_untouched, model_card
+from publishing_moon2.arguments import PushArguments
+from publishing_moon2.model_card import is_untouched, model_card
 
 REVISION = "0123456789" * 4
 STATE = {
@@ -55,6 +56,12 @@ def results(folder, mbe2) -> dict:
     return json.loads((output / "results.json").read_text(encoding="utf-8"))
 
 
+def card_of(folder: Path, results: dict | None = None, revision: str | None = REVISION, **options) -> str:
+    """The card of user/moon2; `options` are those of the command, or what the Hub knows of the model's origin."""
+    origin = {name: options.pop(name) for name in ("base_model", "dataset") if name in options}
+    return model_card(PushArguments(model=folder, repo="user/moon2", **options), results, revision, **origin)
+
+
 def headings(card: str) -> list[str]:
     return re.findall(r"^## (.*)$", card, re.MULTILINE)
 
@@ -64,7 +71,7 @@ def facts(card: str) -> dict:
 
 
 def test_without_a_run_and_an_evaluation_nothing_is_claimed_of_them(folder):
-    card = model_card(folder, Publication("user/moon2", REVISION))
+    card = card_of(folder)
     assert headings(card) == ["Use", "Model", "Limits and risks", "Licence", "Citation"]
     assert "No evaluation is published with these weights." in card
     assert "has not been stated" in card and "trained as in" not in card
@@ -82,7 +89,7 @@ def test_the_run_is_quoted(folder, tmp_path):
     (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     (run / "trainer_state.json").write_text(json.dumps(STATE))
     (run / "run.json").write_text(json.dumps(RUN))
-    card = model_card(run, Publication("user/moon2", REVISION))
+    card = card_of(run)
     assert "| steps | 320 |" in card and "| epochs | 2.50 |" in card and "| `learning_rate` | 0.0005 |" in card
     assert "| data | mbe2, 3,780 triplets, fingerprint `0123456789abcdef` |" in card and "| took | 3 s |" in card
     assert "| start | from nothing |" in card and "| on | A CPU, 2 cores, 4 processes |" in card
@@ -92,13 +99,13 @@ def test_the_run_is_quoted(folder, tmp_path):
     assert yaml.safe_load(whole) == {"dataset": "mbe2", "learning_rate": 5e-4, "seed": 7}
     assert "at training step 320" in card and "| text | 40.0 | 30.0 | 20.0 | 10.0 |" in card
     assert "pictures alone" not in card, "that step had none"
-    linked = model_card(run, Publication("user/moon2", REVISION, dataset="user/mbe2", base_model="user/base"))
+    linked = card_of(run, dataset="user/mbe2", base_model="user/base")
     assert "[user/mbe2](https://huggingface.co/datasets/user/mbe2)" in linked
     assert facts(linked)["datasets"] == ["user/mbe2"] and facts(linked)["base_model"] == "user/base"
 
 
 def test_every_figure_is_one_of_the_results(folder, results):
-    card = model_card(folder, Publication("user/moon2", REVISION), results)
+    card = card_of(folder, results)
     assert headings(card)[2:5] == ["Results", "Fewer dimensions and bits", "Speed"]
     row = results["retrieval"]["i2mm"]
     low, high = row["intervals"]["recall@10"]
@@ -116,8 +123,8 @@ def test_every_figure_is_one_of_the_results(folder, results):
 
 def test_the_hub_reads_the_same_figures(folder, results):
     """By the validation of huggingface_hub's own card classes, back and forth."""
-    publication = Publication("user/moon2", REVISION, dataset="user/mbe2", license="apache-2.0")
-    card = ModelCard(model_card(folder, publication, results), ignore_metadata_errors=False)
+    text = card_of(folder, results, dataset="user/mbe2", license="apache-2.0")
+    card = ModelCard(text, ignore_metadata_errors=False)
     assert card.data.library_name == "transformers" and card.data.license == "apache-2.0"
     found = {result.metric_name: result for result in card.data.eval_results}
     assert len(found) == len(card.data.eval_results), "each has a name of its own"
@@ -132,16 +139,15 @@ def test_the_hub_reads_the_same_figures(folder, results):
 
 
 def test_figures_and_licence(folder):
-    publication = Publication(
-        "user/moon2", license="other", license_name="shop-only", license_link="https://example.org/l",
-        figures={"heatmap": "figures/heatmap.png"},
+    card = card_of(
+        folder, revision=None, license="other", license_name="shop-only", license_link="https://example.org/l",
+        heatmap=Path("any.png"),
     )  # fmt: skip
-    card = model_card(folder, publication)
     assert "![Attention](figures/heatmap.png)" in card and "[shop-only](https://example.org/l)" in card
     assert (facts(card)["license"], facts(card)["license_name"]) == ("other", "shop-only")
     for wrong in ({"license": "other"}, {"license_name": "x"}, {"license": "mit", "license_link": "https://x"}):
-        with pytest.raises(EvaluationError, match="--license"):
-            Publication("user/moon2", **wrong)
+        with pytest.raises(UserError, match="--license"):
+            PushArguments(model=folder, repo="user/moon2", **wrong)
 
 
 def test_what_a_card_has_not_is_said_beforehand(folder, results, tmp_path, capsys):
@@ -164,7 +170,7 @@ def test_what_a_card_has_not_is_said_beforehand(folder, results, tmp_path, capsy
 
 
 def test_a_change_by_hand_shows(folder):
-    card = model_card(folder, Publication("user/moon2", REVISION))
+    card = card_of(folder)
     assert is_untouched(card)
     assert not is_untouched(card.replace("mug", "jug")) and not is_untouched("# By hand\n") and not is_untouched("")
 
@@ -172,8 +178,8 @@ def test_a_change_by_hand_shows(folder):
 def test_a_broken_recipe_is_named(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "moon2")
     (tmp_path / "moon2" / "recipe.yaml").write_text("a: [")
-    with pytest.raises(EvaluationError, match="recipe.yaml cannot be read"):
-        model_card(tmp_path / "moon2", Publication("user/moon2"))
+    with pytest.raises(UserError, match="recipe.yaml cannot be read"):
+        card_of(tmp_path / "moon2")
 
 
 def test_the_snippets_run(hub, folder, results, tmp_path):
@@ -185,7 +191,7 @@ def test_the_snippets_run(hub, folder, results, tmp_path):
     pq.write_table(pa.table(rows), tmp_path / "products.parquet")
     hub.add_folder("user/moon2", folder, kind="model")
     (revision,) = hub.repositories["model", "user/moon2"].commits
-    card = model_card(folder, Publication("user/moon2", revision), results)
+    card = card_of(folder, results, revision)
     (tmp_path / "README.md").write_text(card, encoding="utf-8")
     snippets = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert len(snippets) == 2 and card.count(revision) == 3, "each of the three ways names the commit"

@@ -14,12 +14,11 @@ from hub_server import hub as hub
 from safetensors.torch import load_file
 from test_faults import recipe as recipe
 
-from common_moon2.shipped_code import SHIPPED_CODE
+from common_moon2.cli import UserError
 from conftest import picture, tiny_model, tiny_processor
 from evaluation.__main__ import main
-from evaluation.errors import EvaluationError
 from evaluation.models.checkpoint import fingerprint
-from publishing_moon2.push import MODEL_FILES, included, model_files, read_results
+from publishing_moon2.files import MODEL_FILES, SHIPPED_CODE, included, model_files, read_results
 
 ROOT = Path(__file__).parents[2]
 INDEX = "model.safetensors.index.json"
@@ -30,22 +29,25 @@ EDITED = {"LICENSE": "mine", "README.md": BY_HAND, "old_moon2.py": "print()", "r
 EDITED |= {"model-00001-of-00002.safetensors": "of an earlier model"}
 PUSHES = """
 import json, sys
+from dataclasses import asdict
 from pathlib import Path
-from evaluation.errors import EvaluationError
+from common_moon2.cli import UserError
+from publishing_moon2.arguments import PushArguments
 from publishing_moon2.push import push_model
 for arguments in json.loads(sys.argv[1]):
-    for name in ("folder", "results"):
+    for name in ("model", "results"):
         if name in arguments:
             arguments[name] = Path(arguments[name])
+    token = arguments.pop("token", None)
     try:
-        print("done:", json.dumps(push_model(**arguments)._asdict()))
-    except EvaluationError as error:
+        print("done:", json.dumps(asdict(push_model(PushArguments(**arguments), token))))
+    except UserError as error:
         print("done:", json.dumps(f"error: {error}"))
 """
 
 
 def arguments(folder: Path, repo_id: str, **options) -> dict:
-    return {"folder": str(folder), "repo_id": repo_id, **options}
+    return {"model": str(folder), "repo": repo_id, **options}
 
 
 def pushes(hub: HubServer, *calls: dict, token: str | None = TOKEN, **environment) -> list[dict | str]:
@@ -328,13 +330,13 @@ def test_the_command_line_pushes(hub, folders):
 
 
 def test_folders_that_are_no_checkpoint_are_refused(folders, tmp_path):
-    with pytest.raises(EvaluationError, match="fits no file"):
+    with pytest.raises(UserError, match="fits no file"):
         included(folders.first, ["*.bin"])  # only training_args.bin is there
-    with pytest.raises(EvaluationError, match="give a path below it"):
+    with pytest.raises(UserError, match="give a path below it"):
         included(folders.first, ["../other/config.json"])
-    with pytest.raises(EvaluationError, match="holds no results"):
+    with pytest.raises(UserError, match="holds no results"):
         read_results(folders.first, folders.first)
-    assert "training_args.bin" not in model_files(folders.first, None, tmp_path)
+    assert "training_args.bin" not in model_files(folders.first)
 
 
 def train(hub: HubServer, recipe: str, output: Path, *options: str) -> tuple[int, str, str]:

@@ -99,6 +99,11 @@ def test_gradient_accumulation_and_gather_give_the_weights_of_one_process(two, m
             assert one[name] == pytest.approx(other[name], abs=1e-4), name
 
 
+def test_weight_decay_leaves_parameters_without_a_task_alone(two):
+    before, after = torch.load(two / "decay.pt")
+    assert before.any() and torch.equal(before, after)
+
+
 def test_a_step_that_is_refused_is_refused_by_both_processes(two, mbe2, tmp_path):
     """In the last batch of a step, where the gradients of the processes would meet: its backward pass never comes."""
     trainer = train_with_a_broken_step(mbe2, tmp_path, 6)

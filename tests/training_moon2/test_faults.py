@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pyarrow.parquet as pq
@@ -20,7 +21,16 @@ import yaml
 
 import train_moon2
 from conftest import same_bytes
-from training_moon2.checkpoints import MANIFEST, STAGING, checkpoints, damage, newest_complete
+from training_moon2.callbacks import RefusedSteps
+from training_moon2.checkpoints import (
+    MANIFEST,
+    STAGING,
+    CheckpointError,
+    checkpoints,
+    damage,
+    newest_complete,
+    writing,
+)
 from training_moon2.trainer import Moon2Trainer
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "tiny.yaml"
@@ -91,6 +101,8 @@ def stopped_after(finished: Run, step: int, folder: Path) -> Path:
     shutil.copytree(finished.folder / f"checkpoint-{step}", folder / f"checkpoint-{step}")
     log = (finished.folder / "filter.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (folder / "filter.jsonl").write_text("".join(log[: step + 1]) + '{"step": 99, "ph', encoding="utf-8")
+    logged = [entry for entry in lines(finished.folder / "log.jsonl") if "loss" in entry]
+    (folder / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in logged), encoding="utf-8")
     return folder
 
 
@@ -134,6 +146,11 @@ def test_a_resumed_run_ends_like_one_that_was_never_stopped(recipe, finished, tm
     assert resumed.batches == finished.batches[step:]
     assert_same(folder, finished.folder)
     assert [entry["step"] for entry in lines(folder / "filter.jsonl")] == list(range(1, STEPS + 1))
+    means = [
+        [entry["train_loss"] for entry in lines(run / "log.jsonl") if "train_loss" in entry]
+        for run in (folder, finished.folder)
+    ]
+    assert means[0] and means[0] == means[1], "the mean loss is that of all steps"
 
 
 def test_the_comparison_notices_other_random_numbers(recipe, finished, tmp_path, monkeypatch):
@@ -456,6 +473,34 @@ def test_a_step_that_is_not_finite_is_refused_with_its_rows(recipe, finished, tm
     assert [same(one, other) for one, other in zip(taken, taken[1:], strict=False)] == [False, False, False, True]
     log = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     assert [entry.get("refused_steps") for entry in log if "loss" in entry][-1] == 1
+
+
+def test_fp16_lets_its_gradient_scaler_refuse_a_step_without_a_loss():
+    """Whole runs in fp16 need a GPU; the scaler itself also works on a CPU, and wants gradients to refuse."""
+    model = torch.nn.Linear(3, 2)
+    before = model.weight.detach().clone()
+    optimizer, scaler = torch.optim.AdamW(model.parameters()), torch.amp.GradScaler("cpu")
+    scaler.scale(torch.ones(()))
+    refused = RefusedSteps(3)
+    refused.refuse("the loss is nan")
+    refused.spoil(model)
+    scaler.unscale_(optimizer)
+    told = SimpleNamespace(fp16=True, world_size=1, output_dir=".")
+    refused.on_pre_optimizer_step(told, SimpleNamespace(global_step=0, is_world_process_zero=False), None, model)
+    scaler.step(optimizer)
+    scaler.update()
+    assert torch.equal(model.weight, before) and refused.total == 1
+
+
+def test_a_full_disk_is_called_that(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    usage = shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    with (
+        pytest.raises(CheckpointError, match=r"cannot be written to .*: the disk is full \(0 MiB left\)"),
+        writing(tmp_path / "run" / ".unfinished" / "checkpoint-1", remove=False),
+    ):
+        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
 
 
 @pytest.mark.parametrize("batch", [0, 1])

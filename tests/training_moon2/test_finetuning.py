@@ -211,7 +211,7 @@ def test_activation_checkpointing_keeps_less_and_changes_no_gradient(backbone, i
     for checkpointing in (False, True):
         model = with_adapter(tiny_model(backbone, router=router)).train()
         if checkpointing:
-            model.activation_checkpointing_enable()
+            model.gradient_checkpointing_enable()
         kept.append(backward(model, inputs))
         gradients.append(gradients_of(model))
     assert kept[1] < kept[0] / 2
@@ -264,7 +264,7 @@ def test_autocast_reaches_the_experts(backbone, inputs, adapter, checkpointing):
     """Forward, backward, and what checkpointing computes again; the gradients stay float32, as those of Linear do."""
     model = with_adapter(tiny_model(backbone)) if adapter else tiny_model(backbone)
     if checkpointing:
-        model.get_base_model().activation_checkpointing_enable() if adapter else model.activation_checkpointing_enable()
+        model.get_base_model().gradient_checkpointing_enable() if adapter else model.gradient_checkpointing_enable()
     gradients = []
     for enabled in (False, True):
         model.train().zero_grad()
@@ -314,7 +314,7 @@ def test_trainer_trains_saves_and_restores_an_adapter(mbe2, tmp_path):
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     adapter = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     options = dict(max_steps=2, per_device_train_batch_size=4, learning_rate=1e-2, logging_steps=1, report_to="none")
-    options |= dict(use_cpu=True, remove_unused_columns=False, label_names=[], activation_checkpointing=True)
+    options |= dict(use_cpu=True, remove_unused_columns=False, label_names=[], gradient_checkpointing=True)
     trainer = Moon2Trainer(
         model,
         TrainingArguments(str(tmp_path), **options),

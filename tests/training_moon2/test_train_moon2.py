@@ -14,11 +14,12 @@ from datasets import Image, load_dataset
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import TrainingArguments
 
 from conftest import change, cut_picture, picture, tiny_model, tiny_processor
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
-from train_moon2 import build_trainer, main
+from train_moon2 import build_trainer, main, sentence
 from training_moon2.dry_run import grouped_mm_flops
 from training_moon2.recipe import read_recipe
 from training_moon2.trainer import Moon2Trainer
@@ -132,6 +133,12 @@ def make_trainer(recipe: str, **changes) -> Moon2Trainer:
             "nothing is ever added: give at least one",
         ),
         (["{recipe}", "--enriched_title_probability", "2"], "enriched_title_probability is 2"),
+        (["{recipe}", "--data_seed", "3"], "the order of triplets follows seed: leave it out"),
+        (["{recipe}", "--train_sampling_strategy", "sequential"], "train_sampling_strategy: sequential does nothing"),
+        (
+            ["{recipe}", "--dataloader_persistent_workers", "true", "--dataloader_num_workers", "1"],
+            "workers that never hear of a new epoch",
+        ),
         (["{recipe}", "--num_experts", "1"], "num_experts_per_tok is 2"),
         (["{recipe}", "--model", "also"], "not both"),
         (["{recipe}", "--architecture", "{{model_type: llava}}"], "model_type is 'llava'"),
@@ -365,3 +372,21 @@ def test_going_on_from_a_checkpoint_asks_nobody_for_trust(tmp_path):
     child = fresh.run(["-c", load, str(tmp_path)], cwd=ROOT)
     assert child.returncode == 0, child.stderr
     assert "custom code" not in child.stdout + child.stderr
+
+
+def test_several_gpus_want_several_processes(tiny_recipe, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))
+    with pytest.raises(ValueError, match="2 GPUs and one process: start one for each with torchrun --nproc_per_node 2"):
+        read_recipe([tiny_recipe])
+
+
+def test_an_error_is_told_whole_and_one_of_a_worker_without_its_traceback():
+    assert sentence(OSError("There is no such file.\n\nCheck the name:\n  a.txt")) == (
+        "There is no such file. Check the name: a.txt"
+    )
+    worker = (
+        "Caught TripletError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+        '  File "a.py", line 3, in f\n    raise TripletError(text)\n'
+        "training_moon2.triplets.TripletError: Triplet q1: the picture cannot be read.\nLook at it.\n"
+    )
+    assert sentence(RuntimeError(worker)) == "Triplet q1: the picture cannot be read. Look at it."

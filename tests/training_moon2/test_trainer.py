@@ -76,10 +76,10 @@ def test_grad_cache_gives_the_gradients_of_the_plain_step(mbe2, tmp_path, how, c
             targets = dict(target_modules=r".*self_attn\.[qv]_proj", modules_to_save=["mlp.gate", "dual_alignment"])
             model = get_peft_model(model, LoraConfig(r=4, lora_dropout=0.2, init_lora_weights=False, **targets))
         trainer = make_trainer(
-            model, mbe2, tmp_path, grad_cache, chunk, unit, activation_checkpointing=how == "activation_checkpointing"
+            model, mbe2, tmp_path, grad_cache, chunk, unit, gradient_checkpointing=how == "activation_checkpointing"
         )
         if how == "activation_checkpointing":
-            model.activation_checkpointing_enable()
+            model.gradient_checkpointing_enable()
         triplets = [trainer.train_dataset[index] for index in range(8)]
         triplets[2]["positive"]["image"] = [picture(40, 30, 1), picture(24, 48, 2)]
         triplets[3]["query"] = {"text": "red mug", "image": None}

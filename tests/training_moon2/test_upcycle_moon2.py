@@ -108,7 +108,7 @@ def test_a_shared_expert_adds_nothing_at_first_and_learns(tmp_path):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--model", "nowhere"], "The model nowhere is neither a folder nor to be had from the Hub"),
+        (["--model", "nowhere"], "The model nowhere is neither a folder nor available on the Hub"),
         (["--moe_intermediate_size", "97"], "moe_intermediate_size is 97, but a dense layer has only 96 neurons"),
         (["--num_experts", "1"], "num_experts_per_tok is 2"),
         (["--moe_layers", "3"], "moe_layers is [3]"),

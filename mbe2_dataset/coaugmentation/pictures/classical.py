@@ -5,6 +5,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage.color import lab2rgb, rgb2lab
 from skimage.filters import sobel
+from skimage.morphology import isotropic_closing
 from skimage.segmentation import watershed
 
 from mbe2_dataset.coaugmentation.pictures.subject import Subject, checked_subject, no_subject
@@ -14,18 +15,18 @@ LEAST_DIFFERENCE = 40.0
 
 
 def rim_width(size: tuple[int, int]) -> int:
-    """Pixels on each side of an outline that may show a mixture of product and background."""
+    """Return how many pixels on each side of an outline may show a mixture of product and background."""
     return max(1, round(max(size) / 130))
 
 
 def nearest_core_colours(pixels: np.ndarray, core: np.ndarray) -> np.ndarray:
-    """`pixels` (H, W, 3), outside of `core` (H, W) with the colour of the nearest pixel in it."""
+    """Return `pixels` (H, W, 3), outside of `core` (H, W) with the colour of the nearest pixel in it."""
     rows, columns = ndimage.distance_transform_edt(~core, return_distances=False, return_indices=True)
     return pixels[rows, columns]
 
 
 def core_of(inside: np.ndarray) -> np.ndarray:
-    """`inside` (H, W) without its rim; all of it where it is too thin to have anything else."""
+    """Return `inside` (H, W) without its rim; all of it where it is too thin to have anything else."""
     # One pixel more than the rim, because an outline is rather drawn too wide than too narrow.
     core = ndimage.binary_erosion(inside, iterations=rim_width(inside.shape) + 1, border_value=1)
     # A strap of two pixels has no core, yet its own colour is better than that of the bag it hangs on.
@@ -34,7 +35,7 @@ def core_of(inside: np.ndarray) -> np.ndarray:
 
 
 def soft_alpha(pixels: np.ndarray, inside: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """Shares of product (H, W), 0 to 1, that mix `background` and the product's colours near by into `pixels`.
+    """Return the shares of product (H, W), 0 to 1, that mix `background` and the product's colours into `pixels`.
 
     Args:
         pixels: (H, W, 3) RGB, 0 to 255.
@@ -53,7 +54,7 @@ def soft_alpha(pixels: np.ndarray, inside: np.ndarray, background: np.ndarray) -
     return np.where(alpha < 0.04, 0.0, alpha)
 
 
-# Pictures are looked at in at most this size (longest side, pixels); the mask is scaled back.
+# Images are looked at in at most this size (longest side, pixels); the mask is scaled back.
 WORKING_SIZE = 224
 # Lightness-chroma distances (CIELAB, about 1 where an eye sees a difference).
 NEAR, FAR = 3.0, 11.0
@@ -61,7 +62,7 @@ NEAR, FAR = 3.0, 11.0
 SHADOW_CHROMA, SHADOW_DEPTH = 5.0, 30.0
 # A step per pixel (CIELAB) above the first is an edge of the background, above the second one an edge of a shadow.
 EDGE, SHADOW_EDGE = 1.4, 1.2
-# At least this share of the frame must be background, or the picture has no background to model.
+# At least this share of the frame must be background, or the image has no background to model.
 LEAST_BORDER = 0.35
 LEAST_SCORE = 0.3
 # An edge (step per pixel) this faint still counts on a clean background.
@@ -70,16 +71,16 @@ FAINT_EDGE = 0.6
 MOST_FAINT = 0.15
 # Gaps of an outline up to twice this share of the longest side are closed.
 CLOSING = 0.02
-# An opening that takes a smaller share of the picture is taken for a light spot of the goods.
+# An opening that takes a smaller share of the image is taken for a light spot of the goods.
 LEAST_OPENING = 0.004
 # Most of an opening differs from the background by at most this much more than the background's own noise.
 MOST_UNEVEN = 0.35
-# Things cut by an edge of the picture, beside the largest thing: how many, and with what share of what was found.
+# Things cut by an edge of the image, beside the largest thing: how many, and with what share of what was found.
 MOST_STRANGERS, STRANGER_SHARE = 2, 0.08
 
 
 class ClassicalExtractor:
-    """Models the background as a smooth surface fitted to the frame of the picture, and keeps what differs from it.
+    """Models the background as a smooth surface fitted to the frame of the image, and keeps what differs from it.
 
     For catalogue photos: one colour or a smooth gradient behind the goods, also white goods on white and soft shadows.
     A person who wears the goods belongs to the subject. Deterministic; needs no weights.
@@ -110,7 +111,7 @@ class ClassicalExtractor:
 
 
 def _mask(image: Image.Image, inside: np.ndarray, background: np.ndarray) -> Image.Image:
-    """The subject in the size of `image`, with a soft outline; `inside` (h, w) and `background` may be smaller."""
+    """Return the mask in the size of `image`, with a soft outline; `inside` (h, w) and `background` may be smaller."""
     shade = Image.fromarray((np.clip(lab2rgb(background), 0, 1) * 255).round().astype(np.uint8))
     shade = np.asarray(shade.resize(image.size, Image.Resampling.BICUBIC), dtype=np.float32)
     rough = Image.fromarray(inside.astype(np.uint8) * 255).resize(image.size, Image.Resampling.BICUBIC)
@@ -119,7 +120,7 @@ def _mask(image: Image.Image, inside: np.ndarray, background: np.ndarray) -> Ima
 
 
 def _is_clutter(inside: np.ndarray) -> bool:
-    """Whether other things than the largest one reach out of the picture, or it does so in many places."""
+    """Tell whether other things than the largest reach out of the image, or the largest does so in many places."""
     labels, _ = ndimage.label(inside)
     areas = np.bincount(labels.ravel())
     areas[0] = 0
@@ -135,10 +136,10 @@ def _is_clutter(inside: np.ndarray) -> bool:
 
 
 def _background(lab: np.ndarray) -> tuple[np.ndarray, float]:
-    """A quadratic surface for each channel of `lab` (H, W, 3), fitted to the frame, and the share of it that agrees.
+    """Fit a quadratic surface for each channel of `lab` (H, W, 3) to the frame; return it and the share that agrees.
 
     The fit starts from the most common colour of the frame and drops what is far off, because goods may be cut by an
-    edge of the picture.
+    edge of the image.
     """
     height, width = lab.shape[:2]
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
@@ -167,7 +168,7 @@ def _least_squares(terms: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _mode(colours: np.ndarray) -> np.ndarray:
-    """Which of (N, 3) colours are within a wide distance of the most common one."""
+    """Tell which of (N, 3) colours are within a wide distance of the most common one."""
     cells = (colours // 8).astype(np.int32) + 16  # CIELAB is within -128 and 128
     cells = (cells[:, 0] * 32 + cells[:, 1]) * 32 + cells[:, 2]
     centre = colours[cells == np.bincount(cells).argmax()].mean(axis=0)
@@ -175,7 +176,7 @@ def _mode(colours: np.ndarray) -> np.ndarray:
 
 
 def _segment(difference: np.ndarray) -> tuple[np.ndarray, float]:
-    """The subject as bool (H, W), and the share of its outline that shows contrast, 0 to 1."""
+    """Return the subject as bool (H, W), and the share of its outline that shows contrast, 0 to 1."""
     smooth = np.stack([ndimage.gaussian_filter(channel, 0.7) for channel in np.moveaxis(difference, -1, 0)])
     distance = np.linalg.norm(smooth, axis=0)
     chroma = np.linalg.norm(smooth[1:], axis=0)
@@ -215,14 +216,14 @@ def _segment(difference: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _from_frame(free: np.ndarray) -> np.ndarray:
-    """The part of `free` (H, W) that is connected with the picture's edge."""
+    """Return the part of `free` (H, W) that is connected with the image's edge."""
     labels, _ = ndimage.label(free)
     touching = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
     return np.isin(labels, touching[touching > 0])
 
 
 def _tidied(inside: np.ndarray, distance: np.ndarray, near: float, noise: float) -> np.ndarray:
-    """Without specks, and with what the outline encloses, unless that shows the background.
+    """Remove specks, and add what the outline encloses, unless that shows the background.
 
     Args:
         inside: (H, W), the subject so far.
@@ -245,7 +246,7 @@ def _tidied(inside: np.ndarray, distance: np.ndarray, near: float, noise: float)
 
 
 def _even_parts(region: np.ndarray, distance: np.ndarray, noise: float, least: float) -> np.ndarray:
-    """The connected parts of `region` (H, W), of more than `least` pixels, that are as even as the background."""
+    """Return the connected parts of `region` (H, W), of more than `least` pixels, that are even like the background."""
     labels, count = ndimage.label(region)
     pixels = np.bincount(labels.ravel(), minlength=count + 1)
     even = np.bincount(labels.ravel(), weights=(distance < noise + MOST_UNEVEN).ravel(), minlength=count + 1)
@@ -256,7 +257,7 @@ def _even_parts(region: np.ndarray, distance: np.ndarray, noise: float, least: f
 
 
 def _closed(inside: np.ndarray, radius: int) -> np.ndarray:
-    """`inside` (H, W) with its bays and gaps of less than twice `radius` filled."""
-    padded = np.pad(inside, radius, mode="edge")
-    near = ndimage.distance_transform_edt(~padded) <= radius
-    return (ndimage.distance_transform_edt(near) > radius)[radius:-radius, radius:-radius]
+    """Fill the bays and gaps of `inside` (H, W) that are narrower than twice `radius`."""
+    height, width = inside.shape
+    closed = isotropic_closing(np.pad(inside, radius, mode="edge"), radius)
+    return closed[radius : radius + height, radius : radius + width]

@@ -1,6 +1,6 @@
-"""Entity extraction: what a listing says about its product, and where (MOON2.0, section 5; the tool is our choice)."""
+"""Entity extraction: what a row says about its product, and where (MOON2.0, section 5; the tool is our choice)."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 
 import regex
@@ -8,8 +8,16 @@ import regex
 from common_moon2.text import is_unspaced
 from mbe2_dataset.catalogue.store import Row
 from mbe2_dataset.coaugmentation.titles.gazetteer import Gazetteer, split_values
-from mbe2_dataset.coaugmentation.titles.measures import measures
-from mbe2_dataset.coaugmentation.titles.words import BUILT_IN, VAGUE, attribute_type, contains, phrase, tokens
+from mbe2_dataset.coaugmentation.titles.words import (
+    BUILT_IN,
+    VAGUE,
+    attribute_type,
+    contains,
+    measures,
+    overlap,
+    phrase,
+    tokens,
+)
 
 # What stands further on in a description is hardly ever about the product.
 MAX_DESCRIPTION = 4000
@@ -48,15 +56,12 @@ class Entity:
     field: str = ""
     span: tuple[int, int] | None = None
 
-    def to_dict(self) -> dict[str, object]:
-        return asdict(self)
-
 
 def extract_entities(row: Row, gazetteer: Gazetteer) -> tuple[Entity, ...]:
-    """The facts in a listing, each once, in the words of the title's language where the catalogue has them.
+    """Return the facts in a row, each once, in the words of the title's language where the catalogue has them.
 
-    Title, brand, category and attributes are all believed. A description is believed on what none of these say, and of
-    things that a product has one of only the first. Of materials it is believed on what the product is made of.
+    Title, brand, category and attributes are all believed. A description is believed only on what none of these say. Of
+    things that a product has one of, its first counts; of materials, only what the product is made of.
     """
     found = _in_title(row, gazetteer)
     found += _in_fields(row)
@@ -75,7 +80,7 @@ def extract_entities(row: Row, gazetteer: Gazetteer) -> tuple[Entity, ...]:
 
 @lru_cache(maxsize=100)
 def about_the_product(description: str) -> str:
-    """The description with spaces in the place of markup and of what is not about the product; places stay the same."""
+    """Replace markup, and what is not about the product, with spaces; so places in the description stay the same."""
     text = description[:MAX_DESCRIPTION]
     for pattern in (_MARKUP, _NOT_THE_PRODUCT):
         text = pattern.sub(lambda match: " " * len(match[0]), text)
@@ -89,18 +94,15 @@ def _in_title(row: Row, gazetteer: Gazetteer) -> list[Entity]:
         title = title[:start] + " " * (end - start) + title[end:]
     found = _in_text(title, "title", gazetteer)
     if not row.brand:
-        brands = [
-            Entity("brand", match.value, "title", span=(match.start, match.end))
-            for match in gazetteer.find_brands(row.title)
-        ]
+        brands = [("title", match) for match in gazetteer.find_brands(row.title)]
         text = about_the_product(row.description or "")
         brands += [
-            Entity("brand", match.value, "description", span=(match.start, match.end))
+            ("description", match)
             for match in gazetteer.find_brands(text)
             if _WORD_BY.search(text, max(match.start - 8, 0), match.start)
             or (match.start == 0 and is_unspaced(match.value))
         ]
-        found += brands[:1]
+        found += [Entity("brand", match.value, source, span=(match.start, match.end)) for source, match in brands[:1]]
     return found
 
 
@@ -108,7 +110,7 @@ def _in_text(text: str, source: str, gazetteer: Gazetteer) -> list[Entity]:
     measured = measures(text)
     entities = [Entity(measure.kind, measure.value, source, span=(measure.start, measure.end)) for measure in measured]
     for match in gazetteer.find(text):
-        if all(match.end <= measure.start or measure.end <= match.start for measure in measured):
+        if not overlap(measured, match.start, match.end):
             entities.append(Entity(match.type, match.value, source, span=(match.start, match.end)))
     return sorted((entity for entity in entities if entity.type != "share"), key=lambda entity: entity.span)
 
@@ -132,7 +134,7 @@ def _in_fields(row: Row) -> list[Entity]:
 
 
 def _audience(value: str) -> str | None:
-    """The last word for an audience in a value such as "Adults-Men"; None where there is none."""
+    """Return the last word for an audience in a value such as "Adults-Men"; None where there is none."""
     words = phrase(value)
     known = [words] if words in BUILT_IN else [(word,) for word in reversed(words) if (word,) in BUILT_IN]
     if not known:
@@ -148,7 +150,7 @@ def _once(entities: list[Entity]) -> list[Entity]:
 
 
 def stated_entities(row: Row, proposed: tuple[tuple[str, str], ...], known: tuple[Entity, ...]) -> tuple[Entity, ...]:
-    """Those (type, value) of a model's that the listing says in so many words, and that are not `known` yet."""
+    """Return those (type, value) of a model's that the row says in so many words, and that are not `known` yet."""
     taken = {(entity.type, phrase(entity.value)) for entity in known}
     found = []
     for kind, value in proposed:

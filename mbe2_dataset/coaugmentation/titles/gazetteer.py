@@ -18,6 +18,7 @@ from mbe2_dataset.coaugmentation.titles.words import (
     VAGUE,
     Token,
     attribute_type,
+    joined_pairs,
     phrase,
     tokens,
 )
@@ -61,17 +62,17 @@ class Gazetteer:
 
     @cached_property
     def digest(self) -> str:
-        """16 hexadecimal digits; two gazetteers that are not equal have different ones."""
+        """Return 16 hexadecimal digits; two gazetteers that are not equal have different ones."""
         content = [sorted(self.phrases.items()), sorted(self.brands.items()), sorted(self.vocabulary)]
         return hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
 
     def find(self, text: str) -> Iterator[Match]:
-        """Phrases in `text`, from left to right, the longest at each place; no two overlap."""
+        """Find phrases in `text`, from left to right, the longest at each place; no two overlap."""
         for words, start, end in _find(self._trie, text, tokens(text)):
             yield Match(*self.phrases[words], words, start, end)
 
     def find_brands(self, text: str, any_case: bool = False) -> Iterator[Match]:
-        """Known brands in `text`, written with a capital or in a script that has none, or else in `any_case`."""
+        """Find known brands in `text`, written with a capital or in a script that has none, or in `any_case`."""
         for words, start, end in _find(self._brand_trie, text, tokens(text)):
             if any_case or not text[start].islower():
                 yield Match("brand", self.brands[words], words, start, end)
@@ -117,7 +118,7 @@ def _find(trie: dict, text: str, found: tuple[Token, ...]) -> Iterator[tuple[tup
 
 @lru_cache(maxsize=100_000)
 def split_values(value: str) -> tuple[str, ...]:
-    """The single values of an attribute that lists several; nothing of one that says nothing about the product."""
+    """Split the values of an attribute that lists several; one that says nothing about the product gives none."""
     values = (part.strip() for part in _SEVERAL.split(value))
     return tuple(
         part for part in values if _LETTER.search(part) and not _CUT_OFF.search(part) and phrase(part) not in VAGUE
@@ -130,7 +131,7 @@ def learn_gazetteer(rows: Iterable[Row], min_count: int = 2) -> Gazetteer:
     Args:
         min_count: an attribute value or word that fewer rows have is left out; brands and categories are kept.
 
-    A phrase that occurs with several types gets the one it has most often, and the built-in lists go before.
+    A phrase that occurs with several types gets the one it has most often, and the built-in lists come first.
     """
     kinds: dict[tuple[str, ...], Counter] = defaultdict(Counter)
     spellings: dict[tuple[str, ...], Counter] = defaultdict(Counter)
@@ -164,7 +165,7 @@ def learn_gazetteer(rows: Iterable[Row], min_count: int = 2) -> Gazetteer:
 
 @lru_cache(maxsize=200_000)
 def _can_be_found(words: tuple[str, ...], kind: str | None) -> bool:
-    """Whether a text with these words means the thing: a character, or a word of an unheard-of kind, may mean any."""
+    """Tell whether a text with these words means the thing: one character, or a word of an unknown kind, may not."""
     if kind is None or not words or words in VAGUE:
         return False
     if is_unspaced("".join(words)):
@@ -182,9 +183,5 @@ def _plain_words(description: str) -> set[str]:
     found = tokens(description)
     plain = {token.word for token in found if description[token.start].islower()}
     if is_unspaced(description):
-        plain |= {pair for pair in map(_joined, found, found[1:]) if is_unspaced(pair)}
+        plain |= {pair for pair in joined_pairs(found) if is_unspaced(pair)}
     return plain
-
-
-def _joined(first: Token, second: Token) -> str:
-    return first.word + second.word if first.end == second.start else ""

@@ -1,4 +1,4 @@
-"""The guard: an enriched title may only gain what the listing or the picture supports, and loses nothing that names it.
+"""The guard: an enriched title gains only what row or image supports, and loses nothing that names the product.
 
 MOON2.0, section 5, wants semantics to stay; the rules are our choice.
 """
@@ -14,8 +14,21 @@ from common_moon2.text import is_unspaced
 from mbe2_dataset.catalogue.store import Row
 from mbe2_dataset.coaugmentation.titles.entities import Entity, about_the_product
 from mbe2_dataset.coaugmentation.titles.gazetteer import Gazetteer
-from mbe2_dataset.coaugmentation.titles.measures import NUMBER_WORDS, Measure, measures, number_key
-from mbe2_dataset.coaugmentation.titles.words import BUILT_IN, Token, claims, contains, phrase, stem, tokens
+from mbe2_dataset.coaugmentation.titles.words import (
+    BUILT_IN,
+    NUMBER_WORDS,
+    Measure,
+    Token,
+    claims,
+    contains,
+    joined_pairs,
+    measures,
+    number_key,
+    overlap,
+    phrase,
+    stem,
+    tokens,
+)
 
 MAX_CHARACTERS = 250
 MAX_CHARACTERS_UNSPACED = 120
@@ -26,7 +39,7 @@ _CONNECTORS = frozenset(
     phrase("a an the and or with for in of by to from on at as its this is made featuring feature size colour style")
 )
 _CONNECTORS_UNSPACED = frozenset("的款和与及用带型式装色为质适合、")
-# What a picture may show; a small catalogue has too few descriptions to learn these from.
+# What an image may show; a small catalogue has too few descriptions to learn these from.
 _VISUAL = frozenset(
     phrase(
         "bright dark light pale deep glossy matte shiny smooth soft textured ribbed quilted pleated ruffled lace sheer "
@@ -88,11 +101,11 @@ def check_support(
     gazetteer: Gazetteer,
     picture_claims: Iterable[str] | None = None,
 ) -> Verdict:
-    """Whether `new_title` may stand beside the title of `row`.
+    """Check whether `new_title` may stand beside the title of `row`.
 
     Args:
-        picture_claims: the words that the writer says to have seen in the picture; None if it saw none. Only ordinary
-            words are taken from a picture: no names, numbers or identifiers, for a picture can hold injected text.
+        picture_claims: the words that the writer says it saw in the image; None if it saw none. Only ordinary words
+            are taken from an image: no names, numbers or identifiers, because an image can hold injected text.
     """
     entities = tuple(entities)
     new = " ".join(new_title.split()) if not _MARKUP.search(new_title) else new_title
@@ -134,23 +147,19 @@ def _facts(texts: list[str], entities: tuple[Entity, ...]) -> _Facts:
         | {("size", (entity.value.casefold(), "size")) for entity in entities if entity.type == "size"},
         numbers=frozenset(numbers) | {number_key(number) for number in numbers},
         codes=frozenset(code for text in texts for code, _ in _codes(text)),
-        pairs=frozenset(
-            a.word + b.word for text in found for a, b in zip(text, text[1:], strict=False) if a.end == b.start
-        ),
+        pairs=frozenset(pair for text in found for pair in joined_pairs(text)),
     )
 
 
 def _codes(text: str) -> list[tuple[str, str]]:
-    """Model numbers and the like: a run of letters and digits that is no measure; plain, and as it stands."""
+    """Find model numbers and the like: runs of letters and digits that are no measure; plain, and as they stand."""
     if not _DIGIT.search(text):
         return []
-    spans = [(measure.start, measure.end) for measure in measures(text)]
+    measured = measures(text)
     return [
         (_JOINTS.sub("", match[0]).casefold(), match[0])
         for match in _CODE.finditer(text)
-        if _DIGIT.search(match[0])
-        and _LETTER.search(match[0])
-        and not any(start < match.end() and match.start() < end for start, end in spans)
+        if _DIGIT.search(match[0]) and _LETTER.search(match[0]) and not overlap(measured, match.start(), match.end())
     ]
 
 
@@ -184,7 +193,7 @@ def _names_and_numbers(new: str, source: _Facts, gazetteer: Gazetteer) -> list[R
 
 
 def _outside(found: tuple[Token, ...], measured: tuple[Measure, ...]) -> list[Token]:
-    return [token for token in found if all(token.end <= m.start or m.end <= token.start for m in measured)]
+    return [token for token in found if not overlap(measured, token.start, token.end)]
 
 
 def _words(new: str, source: _Facts, gazetteer: Gazetteer, picture_claims: Iterable[str] | None) -> list[Rejection]:
@@ -219,7 +228,7 @@ def _is_ordinary(word: str, gazetteer: Gazetteer) -> bool:
 
 
 def _uncovered(words: list[Token], pairs: frozenset[str]) -> list[str]:
-    """Runs of unspaced characters of which no pair of neighbours is in the source."""
+    """Find runs of unspaced characters of which no pair of neighbours is in the source."""
     runs, run = [], ""
     for place, token in enumerate(words):
         covered = token.word in _CONNECTORS_UNSPACED or not is_unspaced(token.word)
@@ -237,7 +246,7 @@ def _uncovered(words: list[Token], pairs: frozenset[str]) -> list[str]:
 def _contradictions(
     row: Row, new: str, entities: tuple[Entity, ...], gazetteer: Gazetteer, picture_claims: Iterable[str] | None
 ) -> list[Rejection]:
-    """A gained colour or audience that is not the product's, though a description may mention it."""
+    """Find a gained colour or audience that is not the product's, though a description may mention it."""
     old, found = phrase(row.title), []
     known = {kind: [phrase(e.value) for e in entities if e.type == kind] for kind in ("colour", "audience")}
     groups = {_AUDIENCE.get("".join(words)) for words in known["audience"]}
@@ -256,7 +265,7 @@ def _contradictions(
 
 
 def _lost(row: Row, old: _Facts, new: str, gazetteer: Gazetteer) -> list[Rejection]:
-    """What names the product in the old title and is not in the new one."""
+    """Find what names the product in the old title and is not in the new one."""
     now = _facts([new], ())
     (before,), (after,) = old.phrases, now.phrases
     brands = [phrase(brand) for brand in (row.brand, row.translations.get(row.brand)) if brand]
@@ -274,7 +283,7 @@ def _lost(row: Row, old: _Facts, new: str, gazetteer: Gazetteer) -> list[Rejecti
 
 
 def _added(title: str, new: str) -> tuple[str, ...]:
-    """The stretches of `new` whose words are not in `title`, connectors left out."""
+    """Find the stretches of `new` whose words are not in `title`, connectors left out."""
     left = Counter(phrase(title))
     stretches: list[list[Token]] = []
     last = None

@@ -1,4 +1,4 @@
-"""The prompt for enriched titles, which lives in a file, and the reading of a model's answer."""
+"""The prompt for enriched titles, and the reading of a model's answer."""
 
 import hashlib
 import json
@@ -22,23 +22,25 @@ class AnswerError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
+    """What a model answered; `entities` are (type, value)."""
+
     title: str
     from_picture: tuple[str, ...]
     entities: tuple[tuple[str, str], ...]
 
 
 class TitlePrompt:
-    """What is said to the model, and what it may answer.
+    """What the model is told, and what it may answer.
 
     Args:
-        picture: whether it is shown a picture.
-        extract: whether it is asked for the entities, too.
+        picture: the model is shown an image.
+        extract: the model is asked for the entities, too.
 
     `version` is the name of the file and a hash of the file and both options.
     """
 
     def __init__(self, picture: bool, extract: bool = False):
-        text = files(__package__).joinpath("prompts", f"{NAME}.txt").read_text(encoding="utf-8")
+        text = files("mbe2_dataset.coaugmentation").joinpath(f"prompts/{NAME}.txt").read_text(encoding="utf-8")
         system, user = text.removeprefix("[system]\n").split("[user]\n")
         self.picture, self.extract = picture, extract
         self.version = f"{NAME}@{hashlib.sha256(f'{text}{picture}{extract}'.encode()).hexdigest()[:12]}"
@@ -57,7 +59,7 @@ class TitlePrompt:
 
     @property
     def schema(self) -> dict[str, object]:
-        """JSON schema of the answer."""
+        """Return the JSON schema of the answer."""
         text = {"type": "string"}
         properties: dict[str, object] = {"title": text | {"minLength": 1, "maxLength": MAX_CHARACTERS}}
         if self.picture:
@@ -74,7 +76,7 @@ class TitlePrompt:
         }
 
     def user(self, row: Row, entities: tuple[Entity, ...]) -> str:
-        """The listing as JSON. No text in it can look like its end, because "<" is written as an escape."""
+        """Return the row as JSON. No text in it can look like its end, because "<" is written as an escape."""
         listing = {
             "title": row.title,
             "description": " ".join(about_the_product(row.description or "").split())[:MAX_DESCRIPTION],
@@ -84,7 +86,7 @@ class TitlePrompt:
         return self._user.substitute(listing=text)
 
     def read(self, text: str) -> Answer:
-        """The first JSON object in `text`, which may have other text around it.
+        """Read the first JSON object in `text`, which may have other text around it.
 
         Raises:
             AnswerError: there is none, or it has other keys or values than `schema`.
@@ -127,5 +129,5 @@ def _objects(text: str) -> Iterator[dict]:
 
 
 def again(reason: str) -> str:
-    """What is said after an answer that cannot be used."""
+    """Return what is said after an answer that cannot be used."""
     return f"Your answer cannot be used: {reason}. Answer again, with the JSON object alone."

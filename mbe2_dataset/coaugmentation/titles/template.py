@@ -6,8 +6,7 @@ from common_moon2.text import is_unspaced
 from mbe2_dataset.catalogue.store import Row
 from mbe2_dataset.coaugmentation.titles.enrich import Draft
 from mbe2_dataset.coaugmentation.titles.entities import Entity
-from mbe2_dataset.coaugmentation.titles.measures import measures
-from mbe2_dataset.coaugmentation.titles.words import VAGUE, claims, contains, phrase, stem, tokens
+from mbe2_dataset.coaugmentation.titles.words import VAGUE, claims, contains, measures, phrase, stem, tokens
 
 # The most that is added to one title; titles with more read as lists.
 MAX_ADDED = 6
@@ -26,7 +25,7 @@ _LEGAL = regex.compile("[®™©]")
 
 
 class TemplateWriter:
-    """Adds entities to the title as it stands; the same listing always gives the same title.
+    """Adds entities to the title as it stands; the same row always gives the same title.
 
     It adds one value of each type, and nothing of a type on which the title says something already, because the two
     might disagree.
@@ -38,13 +37,14 @@ class TemplateWriter:
     concurrency = 1
 
     def write(self, row: Row, entities: tuple[Entity, ...]) -> Draft:
+        """Return a title for `row`; see `TitleWriter`."""
         chosen = _lacking(row.title, entities)
         compose = _unspaced if is_unspaced(row.title) else _spaced
         return Draft(compose(row.title, chosen, _head(row.title, entities)))
 
 
 def _head(title: str, entities: tuple[Entity, ...]) -> tuple[int, int] | None:
-    """Where the title names the product type; the last such place is the head of an English or Chinese noun phrase.
+    """Find where the title names the product type; the last such place is the head of a noun phrase in both languages.
 
     "Shoes" will do where the catalogue's type is "Casual Shoes".
     """
@@ -56,7 +56,7 @@ def _head(title: str, entities: tuple[Entity, ...]) -> tuple[int, int] | None:
 
 
 def _lacking(title: str, entities: tuple[Entity, ...]) -> dict[str, str]:
-    """By type, in the order of importance, what the title does not say in any form."""
+    """Return by type, in the order of importance, what the title does not say in any form."""
     said = phrase(title)
     stated = {entity.type for entity in entities if entity.source == "title"}
     found: dict[str, str] = {}
@@ -106,20 +106,14 @@ def _spaced(title: str, chosen: dict[str, str], head: tuple[int, int] | None) ->
     else:
         text = ", ".join([title, " ".join(before)]) if before else title
     if behind:
-        text += (" with " if " with " not in text else ", ") + " and ".join(
-            [", ".join(behind[:-1]), behind[-1]] if len(behind) > 1 else behind
-        )
-    if "audience" in said:
-        text += (
-            f" for {_plural(said['audience'])}" if said["audience"].casefold() != "unisex" else f", {said['audience']}"
-        )
+        listed = " and ".join(filter(None, [", ".join(behind[:-1]), behind[-1]]))
+        text += (", " if " with " in text else " with ") + listed
+    if audience := said.get("audience"):
+        text += f", {audience}" if audience.casefold() == "unisex" else f" for {_plural(audience)}"
     for kind in _LAST:
         if kind in said:
-            text += (
-                f", {_in_style('size', title)} {said[kind]}"
-                if kind == "size" and "size" not in said[kind].casefold()
-                else f", {said[kind]}"
-            )
+            is_bare = kind == "size" and "size" not in said[kind].casefold()
+            text += f", {_in_style('size', title)} {said[kind]}" if is_bare else f", {said[kind]}"
     return text
 
 
@@ -141,7 +135,7 @@ def _is_titled(title: str) -> bool:
 
 
 def _in_style(value: str, title: str) -> str:
-    """With capitals if the title has them, else without; abbreviations and units stay as they are."""
+    """Write `value` with capitals if the title has them, else without; abbreviations and units stay as they are."""
     if measures(value) and tokens(value)[0].word[0].isdecimal():
         return value
     change = str.capitalize if _is_titled(title) else str.lower
