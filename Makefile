@@ -52,13 +52,13 @@ licences: $(INSTALLED)
 
 # On an otherwise idle machine.
 bench: $(INSTALLED)
-	$(RUN) -m research.benchmarks.three_views
-	$(RUN) -m research.benchmarks.moe_block
-	$(RUN) -m research.benchmarks.embed_catalogue
-	$(RUN) -m research.benchmarks.training
-	$(RUN) -m research.benchmarks.build_dataset
-	$(RUN) -m research.benchmarks.search
-	$(RUN) -m research.benchmarks.metrics
+	$(RUN) -m research.benchmarks three_views
+	$(RUN) -m research.benchmarks moe_block
+	$(RUN) -m research.benchmarks embed_catalogue
+	$(RUN) -m research.benchmarks training
+	$(RUN) -m research.benchmarks build_dataset
+	$(RUN) -m research.benchmarks search
+	$(RUN) -m research.benchmarks metrics
 
 # Hours, on the products in ../shared/data; it may be stopped at any time and goes on. For four hours: MINUTES=240.
 study: $(INSTALLED)

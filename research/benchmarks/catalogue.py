@@ -1,37 +1,73 @@
-"""How fast a mixed catalogue becomes vectors: `evaluation.models.embed` against sentence-transformers, and one by one.
+"""What a catalogue costs: to build a data set of it, and to embed it."""
 
-    python -m research.benchmarks.embed_catalogue [--model moon2] [--products 2000] [--side 1000] [--workers 2]
-
-Of the products a fifth have a title only, a fifth a picture only, the others both, some two pictures. Pictures are JPEG
-files of side x side pixels, made for the occasion; 200 different ones, each used several times. All three have the same
-weights and the same batch size; each run is a process of its own, which starts with the model loaded and warm.
-"""
-
-import argparse
-import json
+import io
+import re
 import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.dataset
+import pyarrow.parquet as pq
 import torch
-from PIL import Image
+from PIL import Image, ImageEnhance
+from psutil import NoSuchProcess, Process
 
-from common_moon2.cli import whole
-from evaluation.errors import EvaluationError
 from evaluation.models.checkpoint import load_checkpoint
-from research.benchmarks.measure import machine, print_table, ratios, spread
-from research.benchmarks.three_views import build, title
+from mbe2_dataset.catalogue.ingest import IngestOptions, ingest
+from mbe2_dataset.catalogue.products import ProductSource
+from mbe2_dataset.catalogue.store import Row
+from mbe2_dataset.catalogue.tables import LocalTables
+from mbe2_dataset.coaugmentation.pictures.classical import ClassicalExtractor
+from mbe2_dataset.coaugmentation.pictures.expand import expand
+from research.benchmarks import arguments
+from research.benchmarks.measure import print_table, ratios, run_paired, spread, time_paired
+from research.benchmarks.model import build, title
 
 BATCH_SIZE = 64
 DIFFERENT_PICTURES = 200
+STAGES = ("read", "plan", "titles", "pictures", "write", "check")
+
+
+def embed_catalogue(options: arguments.EmbedCatalogue) -> dict:
+    """Print how fast each way embeds the catalogue.
+
+    Raises:
+        EvaluationError: the model cannot be loaded.
+        AssertionError: the ways give different vectors.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        model = options.model or str(Path(folder) / "model")
+        if options.model is None:
+            for part in build("tiny", options.seed):
+                part.save_pretrained(model)
+        load_checkpoint(model)
+        write_pictures(Path(folder), options.side, options.seed)
+        told = (folder, model, options.products, options.workers, options.seed)
+        found = run_paired("research.benchmarks.catalogue:measure", WAYS, options.repeats, *told)
+        vectors = {way: np.load(Path(folder) / f"{way}.npy") for way in WAYS}
+    for way in WAYS:
+        np.testing.assert_allclose(vectors[way], vectors["one by one"], atol=1e-4)
+    rows = [
+        [
+            way,
+            spread(ratios(found["sentence-transformers"]["seconds"], figures["seconds"])),
+            f"{options.products / float(np.median(figures['seconds'])):,.0f}",
+            f"{max(figures['megabytes']):,.0f}",
+        ]
+        for way, figures in found.items()
+    ]
+    sizes = f"{options.products:,} products, pictures of {options.side} x {options.side}"
+    header = ["", "times faster than sentence-transformers", "products/s", "peak MB"]
+    return print_table(header, rows, f"{sizes}, {options.workers} workers for ours, seed {options.seed}")
 
 
 def write_pictures(folder: Path, side: int, seed: int):
-    """Smooth colours with some grain, so that a JPEG takes as long to decode as a photo does."""
+    """Write smooth colours with some grain, so that a JPEG takes as long to decode as a photo does."""
     random = np.random.default_rng(seed)
     for index in range(DIFFERENT_PICTURES):
         small = Image.fromarray(random.integers(0, 256, (12, 12, 3), dtype=np.uint8))
@@ -41,7 +77,7 @@ def write_pictures(folder: Path, side: int, seed: int):
 
 
 def catalogue(folder: Path, count: int, seed: int) -> list[dict]:
-    """Product dicts; pictures as paths."""
+    """Return product dicts; pictures as paths."""
     random = np.random.default_rng(seed)
     products = []
     for _ in range(count):
@@ -52,8 +88,8 @@ def catalogue(folder: Path, count: int, seed: int) -> list[dict]:
     return products
 
 
-def embed_ours(folder: str, products: list[dict], workers: int):
-    """Returns a function: products -> vectors (N, D)."""
+def embed_ours(folder: str, workers: int):
+    """Return a function: products -> vectors (N, D)."""
     from evaluation.models.embed import embed
 
     checkpoint = load_checkpoint(folder)
@@ -70,20 +106,20 @@ def embed_ours(folder: str, products: list[dict], workers: int):
     return run
 
 
-def embed_sentence_transformers(folder: str, products: list[dict], workers: int):
+def embed_sentence_transformers(folder: str, workers: int):
     from sentence_transformers import SentenceTransformer
 
     encoder = SentenceTransformer(folder, trust_remote_code=True)
 
     def usual(product: dict):
-        """The input as a user of sentence-transformers would write it."""
+        """Return the input as a user of sentence-transformers would write it."""
         given = {name: value for name, value in product.items() if value is not None}
         return given if len(given) > 1 else next(iter(given.values()))
 
     return lambda products: encoder.encode([usual(product) for product in products], batch_size=BATCH_SIZE)
 
 
-def embed_one_by_one(folder: str, products: list[dict], workers: int):
+def embed_one_by_one(folder: str, workers: int):
     from transformers import AutoModel, AutoProcessor
 
     model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
@@ -99,78 +135,130 @@ def embed_one_by_one(folder: str, products: list[dict], workers: int):
 WAYS = {"ours": embed_ours, "sentence-transformers": embed_sentence_transformers, "one by one": embed_one_by_one}
 
 
-def measure(options: argparse.Namespace, way: str) -> dict:
-    """Seconds and peak memory of one way, measured in this process; the vectors go to a file."""
-    products = catalogue(Path(options.pictures), options.products, options.seed)
-    run = WAYS[way](options.model, products, options.workers)
+def measure(way: str, folder: str, model: str, count: int, workers: int, seed: int) -> dict:
+    """Return seconds and peak memory of one way, in this process; the vectors go to a file."""
+    products = catalogue(Path(folder), count, seed)
+    run = WAYS[way](model, workers)
     run(products[: 2 * BATCH_SIZE])
     start = time.perf_counter()
     vectors = run(products)
     seconds = time.perf_counter() - start
-    np.save(Path(options.pictures) / f"{way}.npy", vectors)
+    np.save(Path(folder) / f"{way}.npy", vectors)
     # The workers' memory counts too: each one's peak, as if they reached it together and shared nothing.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if way == "ours":
-        peak += options.workers * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        peak += workers * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return {"seconds": seconds, "megabytes": peak / 1024}
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="a Moon2 folder; left out: an untrained one of the demo's size")
-    parser.add_argument("--products", type=whole(1), default=2000)
-    parser.add_argument("--side", type=whole(1), default=1000, help="of a picture, in pixels")
-    parser.add_argument("--workers", type=whole(0), default=2, help="of ours: processes that read pictures and texts")
-    parser.add_argument("--repeats", type=whole(1), default=3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
-    parser.add_argument("--pictures", help=argparse.SUPPRESS)
-    options = parser.parse_args(argv)
-    if options.way:
-        print(json.dumps(measure(options, options.way)))
-        return 0
-    try:
-        if options.model is not None:
-            load_checkpoint(options.model)
-    except EvaluationError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    found = {way: [] for way in WAYS}
+def build_dataset(options: arguments.BuildDataset) -> dict:
+    """Print what builds cost, then what decoding and augmenting does."""
+    header = ["rows", "processes", "rows/s", "memory, MB", *(f"{stage}, s" for stage in STAGES), "rerun, times faster"]
+    title = f"{options.catalogue or 'synthetic'}, {options.augmented_images} changed views of each product"
     with tempfile.TemporaryDirectory() as folder:
-        if options.model is None:
-            options.model = str(Path(folder) / "model")
-            model, processor = build("tiny", options.seed)
-            model.save_pretrained(options.model)
-            processor.save_pretrained(options.model)
-        write_pictures(Path(folder), options.side, options.seed)
-        names = ("model", "products", "side", "workers", "seed")
-        words = [word for name in names for word in (f"--{name}", str(getattr(options, name)))]
-        for _ in range(options.repeats):
-            for way in WAYS:
-                command = [sys.executable, "-m", "research.benchmarks.embed_catalogue", *words, "--pictures", folder]
-                root = Path(__file__).parents[2]
-                run = subprocess.run([*command, "--way", way], cwd=root, stdout=subprocess.PIPE, check=True, text=True)
-                found[way].append(json.loads(run.stdout.splitlines()[-1]))
-        vectors = {way: np.load(Path(folder) / f"{way}.npy") for way in WAYS}
-    for way in WAYS:
-        np.testing.assert_allclose(vectors[way], vectors["one by one"], atol=1e-4)
-    seconds = {way: [run["seconds"] for run in runs] for way, runs in found.items()}
-    rows = [
-        [
-            way,
-            spread(ratios(seconds["sentence-transformers"], seconds[way])),
-            f"{options.products / float(np.median(seconds[way])):,.0f}",
-            f"{max(run['megabytes'] for run in found[way]):,.0f}",
-        ]
-        for way in WAYS
-    ]
-    print(
-        f"{options.products:,} products, pictures of {options.side} x {options.side}, {options.workers} workers for "
-        f"ours; {machine()}, seed {options.seed}\n"
-    )
-    print_table(["", "times faster than sentence-transformers", "products/s", "peak MB"], rows)
-    return 0
+        sizes = [(rows, processes) for rows in options.rows for processes in options.processes]
+        builds = print_table(header, (build_twice(options, *size, Path(folder)) for size in sizes), title)
+        print()
+        return {"builds": builds, "pictures": compare_pictures(options, Path(folder))}
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def source_options(catalogue: str | None, rows: int, folder: Path) -> list[str]:
+    if catalogue is not None:
+        return ["--catalogue", str(drawn(catalogue, rows, folder)), "--assign_splits", "true"]
+    products = max(1, rows // 2)  # a product has two rows on average
+    return ["--catalogue", "synthetic", "--num_products", str(products), "--num_test", str(max(1, products // 10))]
+
+
+def drawn(catalogue: str, rows: int, folder: Path) -> Path:
+    """Return a catalogue of so many rows, at random but always the same; fewer if it has fewer."""
+    place = folder / f"catalogue-{rows}"
+    if not place.is_dir():
+        table = pyarrow.dataset.dataset(catalogue, format="parquet").to_table()
+        chosen = np.random.default_rng(0).permutation(len(table))[:rows]
+        place.mkdir()
+        pq.write_table(table.take(np.sort(chosen)), place / "products.parquet", row_group_size=500)
+    return place
+
+
+def build_twice(told: arguments.BuildDataset, rows: int, processes: int, folder: Path) -> list[str]:
+    """Return one line of the table: a build into an empty folder, and the same again."""
+    output = folder / f"{rows}-{processes}"
+    command = [sys.executable, "-m", "mbe2_dataset", "build", *source_options(told.catalogue, rows, folder)]
+    command += ["--output", str(output), "--num_proc", str(processes), "--augmented_images", str(told.augmented_images)]
+    seconds, said, memory = run(command)
+    again, _, _ = run(command)
+    read = int(re.search(r"rows in ([\d,]+)", said)[1].replace(",", ""))
+    stages = dict(re.findall(r"(\w+) ([\d.]+) s", re.search(r"took: (.*)", said)[1]))
+    shown = [stages.get(stage, "") for stage in STAGES]
+    return [f"{read:,}", str(processes), f"{read / seconds:.0f}", f"{memory:.0f}", *shown, f"{seconds / again:.1f}"]
+
+
+def run(command: list[str]) -> tuple[float, str, float]:
+    """Run a command; return seconds, what it printed, and the peak of its processes' anonymous memory in MB."""
+    start = time.perf_counter()
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    peak = 0.0
+    done = threading.Event()
+
+    def watch():
+        nonlocal peak
+        while not done.wait(0.1):
+            peak = max(peak, anonymous_memory(child.pid))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    said, problems = child.communicate()
+    done.set()
+    thread.join()
+    if child.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {problems[-2000:]}")
+    return time.perf_counter() - start, said, peak
+
+
+def anonymous_memory(pid: int) -> float:
+    """Return the anonymous memory of a process and those that it started, in MB."""
+    total = 0
+    try:
+        for process in (Process(pid), *Process(pid).children(recursive=True)):
+            status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii", errors="replace")
+            found = re.search(r"RssAnon:\s+(\d+) kB", status)
+            total += int(found[1]) if found else 0
+    except (NoSuchProcess, OSError):
+        return 0.0
+    return total / 1024
+
+
+def compare_pictures(told: arguments.BuildDataset, folder: Path) -> dict:
+    """Print how long decoding and augmenting takes, against a loop without any care."""
+    if told.catalogue is None:
+        from mbe2_dataset.synthetic.catalogue import synthetic_rows
+
+        rows = synthetic_rows(num_products=told.pictures, num_validation=0, num_test=0)[: told.pictures]
+    else:
+        source = ProductSource(LocalTables(drawn(told.catalogue, told.pictures, folder)))
+        rows = ingest(source, folder / "pictures", IngestOptions(assign_splits=True)).rows
+    alternatives = {
+        "subject and views": lambda: [
+            expand(row, ClassicalExtractor(), None, told.augmented_images, 0) for row in rows
+        ],
+        "plain Pillow loop": lambda: [plain(row, told.augmented_images) for row in rows],
+    }
+    seconds = time_paired(alternatives, told.repeats)
+    lines = [[name, f"{len(rows) / min(taken):.0f}"] for name, taken in seconds.items()]
+    facts = print_table(["one process", "pictures/s"], lines)
+    slower = ratios(seconds["subject and views"], seconds["plain Pillow loop"])
+    print(f"\nsubject and views take {spread(slower)} times as long as the plain loop")
+    return facts
+
+
+def plain(row: Row, count: int) -> list[bytes]:
+    """Decode, crop, brighten and encode as a loop without any care would."""
+    image = Image.open(io.BytesIO(row.images[0].bytes)).convert("RGB")
+    made = []
+    for number in range(count):
+        inset = 2 + number
+        view = image.crop((inset, inset, image.width - inset, image.height - inset)).resize(image.size)
+        buffer = io.BytesIO()
+        ImageEnhance.Brightness(view).enhance(1.1).save(buffer, "JPEG", quality=90)
+        made.append(buffer.getvalue())
+    return made

@@ -1,35 +1,29 @@
-"""What three views of every product cost: nine forwards, the vision tower once, or the image-only view as a prefix.
+"""What the method's forward costs: three views of every product, and the mixture of experts."""
 
-    python -m research.benchmarks.three_views [--models tiny 100m] [--dtypes float32 bfloat16] [--triplets 8]
-
-Beside each measured ratio stands the one that the count of floating-point operations allows. All three ways give the
-same vectors; that is checked before anything is timed. Models are untrained, titles (24 tokens) and pictures random;
-bfloat16 means that the weights are.
-"""
-
-import argparse
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
 import yaml
 from PIL import Image
+from transformers import AutoConfig
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextMLP
 
-from common_moon2.cli import whole
-from modeling_moon2 import Moon2Model
+from configuration_moon2 import Moon2Config
+from modeling_moon2 import Moon2Model, Moon2SparseMoeBlock
 from processing_moon2 import Moon2Processor
-from research.benchmarks.measure import machine, print_table, ratios, spread, time_paired
+from research.benchmarks import arguments
+from research.benchmarks.measure import ROOT, print_table, ratios, spread, time_paired
 from training_moon2.collator import TripletCollator
 from training_moon2.model import scratch_model, scratch_processor
 from training_moon2.passes import Items, role_views
 from training_moon2.triplets import ROLES
 
+IMPLEMENTATIONS = ("grouped_mm", "eager")
 VIEWS = ("t", "i", "mm")
 # All titles have one length, and all passes as many items: the ways shall differ in what they compute, not in padding.
 TITLE_TOKENS = 24
-# A Qwen3-VL of about 100 M parameters, with a picture of 256 x 256 for 64 visual tokens.
+# A Qwen3-VL of about 100 M parameters, with a image of 256 x 256 for 64 visual tokens.
 HUNDRED_MILLION = {
     "architecture": {
         "model_type": "qwen3_vl",
@@ -70,11 +64,10 @@ HUNDRED_MILLION = {
 
 
 def build(name: str, seed: int) -> tuple[Moon2Model, Moon2Processor]:
-    """An untrained model and its processor."""
+    """Return an untrained model and its processor."""
     torch.manual_seed(seed)
     if name == "tiny":
-        path = Path(__file__).parents[2] / "recipes" / "tiny.yaml"
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        recipe = yaml.safe_load((ROOT / "recipes" / "tiny.yaml").read_text(encoding="utf-8"))
     else:
         recipe = HUNDRED_MILLION
     titles = (title(np.random.default_rng((seed, index)), words=10) for index in range(2000))
@@ -85,13 +78,13 @@ def build(name: str, seed: int) -> tuple[Moon2Model, Moon2Processor]:
 
 
 def title(random: np.random.Generator, words: int) -> str:
-    """Invented words."""
+    """Return invented words."""
     syllables = ("ba", "cor", "del", "fin", "gra", "lo", "mir", "nu", "pes", "tal")
     return " ".join("".join(random.choice(syllables, random.integers(1, 4))) for _ in range(words))
 
 
 def triplets(count: int, pixels: int, seed: int) -> list[dict]:
-    """Triplets whose query, positive and negative all have a title and a picture."""
+    """Return triplets whose query, positive and negative all have a title and an image."""
     random = np.random.default_rng(seed)
     side = int(pixels**0.5)
 
@@ -123,11 +116,11 @@ class Views:
                 self.separate[role, view] = dict(processor(items))
 
     def nine_forwards(self) -> dict:
-        """Every view of every role in a forward of its own."""
+        """Embed every view of every role in a forward of its own."""
         return {key: self.model(**features).embeddings for key, features in self.separate.items()}
 
     def vision_once(self) -> dict:
-        """The language model reads the image-only view in a pass of its own, with the visual tokens of the other."""
+        """Read the image-only view in a pass of its own, with the visual tokens of the multimodal one."""
         self.model.image_view_is_prefix = False
         try:
             return self.prefix_reuse()
@@ -135,7 +128,7 @@ class Views:
             self.model.image_view_is_prefix = True
 
     def prefix_reuse(self) -> dict:
-        """As in training: the image-only view is the prefix of the multimodal one."""
+        """Read the image-only view as the prefix of the multimodal one, as in training."""
         passes = [features for kind in self.batch["passes"].values() for features in kind]
         outputs = [Items.of(self.model(**features), features) for features in passes]
         items = Items(*map(torch.cat, zip(*outputs, strict=True)))
@@ -144,7 +137,7 @@ class Views:
 
 
 def operations(model: Moon2Model, views: Views) -> tuple[float, float, float]:
-    """Multiply-adds of one forward: nine forwards, vision once, prefix reuse (the paddings do not count).
+    """Return the multiply-adds of one forward: nine forwards, vision once, prefix reuse (the paddings do not count).
 
     A linear layer takes a multiply-add per weight and token, attention 2 n^2 times its width; of the experts only those
     that are chosen count.
@@ -174,11 +167,26 @@ def operations(model: Moon2Model, views: Views) -> tuple[float, float, float]:
     return nine, nine - towers, nine - towers - images
 
 
-def run(name: str, dtype: torch.dtype, count: int, repeats: int, seed: int) -> Iterator[list[str]]:
-    """The rows of the table for one model and precision."""
-    model, processor = build(name, seed)
+def three_views(options: arguments.ThreeViews) -> dict:
+    """Print how many times faster than nine forwards the other ways are."""
+    rows = (
+        row
+        for name in options.models
+        for dtype in options.dtypes
+        for row in compare_views(name, getattr(torch, dtype), options)
+    )
+    header = ["", "vision once", "allowed", "of the gain", "prefix", "allowed", "of the gain"]
+    title = f"Times faster than nine forwards: median (range) of the rounds, seed {options.seed}"
+    return print_table(header, rows, title)
+
+
+def compare_views(name: str, dtype: torch.dtype, options: arguments.ThreeViews) -> Iterator[list[str]]:
+    """Yield the rows of the table for one model and type of weights."""
+    count, repeats = (32, 7) if name == "tiny" else (2, 3)
+    count, repeats = options.triplets or count, options.repeats or repeats
+    model, processor = build(name, options.seed)
     side = processor.image_processor.size["longest_edge"]
-    views = Views(model.eval(), processor, triplets(count, side, seed))
+    views = Views(model.eval(), processor, triplets(count, side, options.seed))
     with torch.no_grad():
         expected = views.nine_forwards()
         for way in (views.vision_once, views.prefix_reuse):
@@ -207,27 +215,57 @@ def run(name: str, dtype: torch.dtype, count: int, repeats: int, seed: int) -> I
         yield [f"{name}, {str(dtype).removeprefix('torch.')}, {what}", *cells]
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=("tiny", "100m"), default=["tiny", "100m"])
-    parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
-    parser.add_argument("--triplets", type=whole(1), help="of a batch; left out: 32 for tiny, 2 for 100m")
-    parser.add_argument("--repeats", type=whole(1), help="rounds; left out: 7 for tiny, 3 for 100m")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(argv)
-    counts = {"tiny": options.triplets or 32, "100m": options.triplets or 2}
-    repeats = {"tiny": options.repeats or 7, "100m": options.repeats or 3}
-    print(f"Times faster than nine forwards: median (range) of the rounds. {machine()}, seed {options.seed}\n")
-    header = ["", "vision once", "allowed", "of the gain", "prefix", "allowed", "of the gain"]
-    rows = (
-        row
-        for name in options.models
-        for dtype in options.dtypes
-        for row in run(name, getattr(torch, dtype), counts[name], repeats[name], options.seed)
-    )
-    print_table(header, rows)
-    return 0
+def moe_block(options: arguments.MoeBlock) -> dict:
+    """Print how many times the dense layer's seconds the block takes."""
+    settings = [(*size, tokens) for size in options.sizes for tokens in options.tokens]
+    rows = (compare_blocks(*setting, options.repeats, options.seed) for setting in settings)
+    header = ["", *(f"{what}, {name}" for what in ("forward", "training") for name in IMPLEMENTATIONS)]
+    return print_table(header, rows, f"Times the dense layer's: median (range) of the rounds, seed {options.seed}")
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def build_block(hidden_size: int, intermediate_size: int, implementation: str | None, seed: int) -> torch.nn.Module:
+    """Return the dense layer (`None`), or the block that replaces it."""
+    torch.manual_seed(seed)
+    text_config = {"hidden_size": hidden_size, "intermediate_size": intermediate_size}
+    vlm_config = AutoConfig.for_model("qwen3_vl", text_config=text_config)
+    dense = Qwen3VLTextMLP(vlm_config.text_config)
+    if implementation is None:
+        return dense
+    half = intermediate_size // 2
+    config = Moon2Config(vlm_config=vlm_config, moe_intermediate_size=half, experts_implementation=implementation)
+    block = Moon2SparseMoeBlock(config, dense)
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=hidden_size**-0.5)
+    return block
+
+
+def compare_blocks(hidden_size: int, intermediate_size: int, tokens: int, repeats: int, seed: int) -> list[str]:
+    """Return one row of the table."""
+    modules = {name: build_block(hidden_size, intermediate_size, name, seed) for name in (None, *IMPLEMENTATIONS)}
+    states = torch.randn(1, tokens, hidden_size, requires_grad=True)
+    gradient = torch.randn(1, tokens, hidden_size)
+    with torch.no_grad():  # two ways to run the same experts
+        torch.testing.assert_close(modules["eager"](states), modules["grouped_mm"](states), atol=1e-4, rtol=1e-4)
+
+    def forward(module):
+        with torch.no_grad():
+            module(states)
+
+    def train(module):
+        module.zero_grad()
+        states.grad = None
+        module(states).backward(gradient)
+
+    cells = []
+    for step in (forward, train):
+        # Few tokens take well under a millisecond: many times in a row, then.
+        times = max(1, 4096 // tokens)
+
+        def several(module, step=step, times=times):
+            for _ in range(times):
+                step(module)
+
+        calls = {name: lambda module=module: several(module) for name, module in modules.items()}
+        seconds = time_paired(calls, repeats)
+        cells += [spread(ratios(seconds[name], seconds[None])) for name in IMPLEMENTATIONS]
+    return [f"{hidden_size} x {intermediate_size}, {tokens} tokens", *cells]

@@ -240,6 +240,7 @@ def test_results_are_added_complete_and_by_several_at_once(tmp_path):
         read_keys(file)
 
 
+@pytest.mark.slow
 def test_the_tables_of_the_repository_are_those_of_its_results():
     assert report(TableArguments()) + "\n" == (HERE / "results.md").read_text(encoding="utf-8")
 
