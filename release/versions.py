@@ -18,12 +18,19 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 EXTRAS = ("train", "eval")
 # Loading, saving, training, evaluating, publishing: what touches the libraries most. All of these are fast tests.
-TESTS = (
-    "configuration_moon2", "modeling_moon2", "processing_moon2", "chat_template", "trust", "upcycle_moon2",
-    "train_moon2", "finetuning", "training_checkpoints", "training_hub", "sentence_transformers", "push",
-    "evaluation_main", "evaluation_encoders", "mbe2_build", "mbe2_catalogue", "mbe2_publish",
-)  # fmt: skip
-TOOLS = ["pytest", "pytest-timeout"]
+TESTS = [
+    f"{room}/test_{name}.py"
+    for room, names in {
+        "checkpoint": "configuration_moon2 modeling_moon2 processing_moon2 chat_template sentence_transformers",
+        "common_moon2": "trust",
+        "training_moon2": "upcycle_moon2 train_moon2 finetuning checkpoints hub",
+        "publishing_moon2": "push",
+        "evaluation": "main encoders",
+        "mbe2_dataset": "build catalogue publish",
+    }.items()
+    for name in names.split()
+]
+TOOLS = ["pytest", "pytest-timeout", "pytest-xdist"]
 REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?>=([0-9.]+)")
 SHOWN = ("torch", "transformers", "datasets", "sentence-transformers", "huggingface_hub", "accelerate", "peft", "numpy")
 
@@ -64,7 +71,7 @@ def check(kind: str) -> bool:
     say = f"from importlib.metadata import version; print(*(f'{{n}} {{version(n)}}' for n in {SHOWN}), sep=', ')"
     print(f"{kind}: ", end="", flush=True)
     subprocess.run([str(python), "-c", say], check=True)
-    tests = [str(ROOT / "tests" / f"test_{name}.py") for name in TESTS]
+    tests = [str(ROOT / "tests" / name) for name in TESTS]
     done = subprocess.run([str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests], cwd=ROOT)
     return done.returncode == 0
 

@@ -55,7 +55,7 @@ NOT_RUN = {
     "pip install": "needs the network",
     "uvicorn": "does not end; the application is called without it",
     "python -m pytest": "is this",
-    "python -m research.benchmarks.training": "takes minutes; `test_benchmarks.py` runs it small",
+    "python -m research.benchmarks training": "takes minutes; `test_benchmarks.py` runs it small",
 }
 LANGUAGES = {"bibtex": "nothing to run", "mermaid": "compared with the imports by test_code_map.py"}
 # Start of a command -> what it is given besides; the last of two equal options counts.
@@ -68,8 +68,8 @@ SMALLER = {
     "python train_moon2.py": TRAINED_SMALL,
     "torchrun": TRAINED_SMALL,
     "accelerate launch": TRAINED_SMALL,
-    "python -m research.benchmarks.agreement": "--products 8",
-    "python -m research.benchmarks.serving": "--titles 1 2 --repeats 1",
+    "python -m research.benchmarks agreement": "--products 8",
+    "python -m research.benchmarks serving": "--titles 1 2 --repeats 1",
 }
 # What cannot be had here -> what takes its place.
 IN_PLACE_OF = {"Qwen/Qwen3-VL-2B-Instruct": "dense", "http://localhost:8000/v1": "{chat}", "192,96": "64,32"}
@@ -316,9 +316,9 @@ def test_what_is_not_run_is_there(page):
 
 
 def every_option() -> set[str]:
-    commands = [Command(name, []) for name in ("train_moon2.py", "upcycle_moon2.py", "research.benchmarks.agreement")]
+    commands = [Command(name, []) for name in ("train_moon2.py", "upcycle_moon2.py")]
     found = set().union(*map(options_for, commands))
-    for name in ("evaluation", "mbe2_dataset"):
+    for name in ("evaluation", "mbe2_dataset", "research.benchmarks"):
         found |= set().union(*(options_of(name, subcommand) for subcommand in subcommands_of(name)))
     return found
 

@@ -12,7 +12,7 @@ from guides import blocks
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
-from conftest import FAMILIES, mixed_products, picture, tiny_model, tiny_processor
+from conftest import EACH_FAMILY, mixed_products, picture, tiny_model, tiny_processor
 
 THREADS, ROUNDS = 8, 4
 # As "qwen3_vl", and one family in which the image-only view takes a second pass.
@@ -74,7 +74,7 @@ def test_gradients_with_activation_checkpointing(router):
     assert_alike_in_threads(gradients, [processor(products) for products in requests()[:6]])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_processor(family):
     processor = tiny_processor(family)
     processor.max_text_length = 20

@@ -2,10 +2,9 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import fresh
 import pytest
 import torch
 import yaml
@@ -371,9 +370,7 @@ def test_going_on_from_a_checkpoint_asks_nobody_for_trust(tmp_path):
         "import sys\nfrom training_moon2.model import build_model\nfrom training_moon2.recipe import ModelArguments\n"
         "build_model(ModelArguments(model=sys.argv[1]), None)"
     )
-    child = subprocess.run(
-        [sys.executable, "-c", load, str(tmp_path)], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
+    child = fresh.run(["-c", load, str(tmp_path)], cwd=ROOT)
     assert child.returncode == 0, child.stderr
     assert "custom code" not in child.stdout + child.stderr
 
