@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import inspect
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -99,7 +100,7 @@ def run_command(
     parser = FieldParser(
         command.arguments,
         prog=f"{prog} {name}",
-        description=command.arguments.__doc__,
+        description=inspect.getdoc(command.arguments),
         examples=command.examples,
         exit_1=command.exit_1,
     )
