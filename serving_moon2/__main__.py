@@ -2,11 +2,12 @@
 
 import sys
 
-from common_moon2.cli import UserError, exit_codes
+from common_moon2.cli import exit_codes
 from common_moon2.fields import Command, run_command
 from serving_moon2.serve import ServeArguments
 
 PROG = "python -m serving_moon2"
+EXTRAS = {"litserve": "serve"}
 COMMANDS = {
     "serve": Command(
         ServeArguments,
@@ -18,19 +19,13 @@ COMMANDS = {
     ),
 }
 EXAMPLES = tuple(example for command in COMMANDS.values() for example in command.examples)
-OPTIONAL = ("litserve",)  # what the extra `serve` brings
 
 
 @exit_codes(ValueError, OSError, OverflowError)
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; return the exit code."""
-    try:
-        argv = sys.argv[1:] if argv is None else argv
-        return run_command(argv, PROG, COMMANDS, description=__doc__, examples=EXAMPLES)
-    except ModuleNotFoundError as error:
-        if error.name not in OPTIONAL:
-            raise
-        raise UserError(f"{error.name} is not installed: pip install 'moon2[serve]'.") from error
+    """Run one command and return its exit code, see `common_moon2.cli`."""
+    words = sys.argv[1:] if argv is None else argv
+    return run_command(words, PROG, COMMANDS, extras=EXTRAS, description=__doc__, examples=EXAMPLES)
 
 
 if __name__ == "__main__":

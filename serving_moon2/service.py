@@ -1,5 +1,6 @@
 """The service behind `serve`: requests are prepared one by one, and their products embedded together."""
 
+import json
 import logging
 import signal
 import sys
@@ -15,11 +16,10 @@ from fastapi.responses import JSONResponse
 from litserve.loops.simple_loops import BatchedLoop
 from pydantic import PlainValidator
 from starlette.middleware.gzip import GZipMiddleware
-from transformers import AutoModel, AutoProcessor, BatchFeature, PreTrainedConfig
+from transformers import AutoModel, AutoProcessor, BatchFeature
 
 from common_moon2.cli import UserError
-from common_moon2.hub import first_line
-from common_moon2.source import local_folder
+from common_moon2.source import find_folder
 from serving_moon2.limits import MAX_TOKENS, NO_JSON, BoundedQueue, read_products, refusal
 from serving_moon2.serve import ServeArguments
 
@@ -41,17 +41,16 @@ class WaitingLoop(BatchedLoop):
 class EmbeddingService(litserve.LitAPI):
     """Embed the products of many requests in one batch; what is wrong with a request stays with that request."""
 
-    def __init__(self, arguments: ServeArguments):
+    def __init__(self, folder: str, arguments: ServeArguments):
         super().__init__(arguments.max_batch_size, arguments.batch_timeout, "/embed", loop=WaitingLoop())
-        self.arguments = arguments
+        self.folder, self.arguments = folder, arguments
 
     def setup(self, device: str):
         """Load the model; called in the process that runs it."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; this one stays for the last answer
         signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-        where = {"revision": self.arguments.model_revision, "trust_remote_code": True}
-        self.processor = AutoProcessor.from_pretrained(self.arguments.model, **where)
-        model = AutoModel.from_pretrained(self.arguments.model, dtype=self.arguments.dtype, **where)
+        self.processor = AutoProcessor.from_pretrained(self.folder, trust_remote_code=True)
+        model = AutoModel.from_pretrained(self.folder, dtype=self.arguments.dtype, trust_remote_code=True)
         self.model = model.eval().to(device)
 
     def decode_request(self, request: Annotated[list, Body(), PlainValidator(read_products)]) -> list | JSONResponse:
@@ -109,18 +108,15 @@ def build_server(arguments: ServeArguments) -> litserve.LitServer:
     Raises:
         UserError: there is no such model or device.
     """
-    local_folder("model", arguments.model, arguments.model_revision)
-    try:
-        config, _ = PreTrainedConfig.get_config_dict(arguments.model, revision=arguments.model_revision)
-    except OSError as error:
-        raise UserError(f"The model {arguments.model} is not on the Hub: {first_line(error)}") from error
-    if config.get("model_type") != "moon2":
+    folder = find_folder("model", arguments.model, arguments.model_revision)
+    config = folder / "config.json"
+    if not config.is_file() or json.loads(config.read_text(encoding="utf-8")).get("model_type") != "moon2":
         raise UserError(f"{arguments.model} holds no Moon2 model.")
     gpus = 0 if arguments.device == "cpu" else torch.cuda.device_count()
     if arguments.device == "cuda" and not gpus:
         raise UserError("--device cuda: torch finds no GPU.")
     server = litserve.LitServer(
-        EmbeddingService(arguments),
+        EmbeddingService(str(folder), arguments),
         accelerator="cuda" if gpus else "cpu",
         devices=gpus or 1,
         workers_per_device=arguments.workers,

@@ -1,11 +1,4 @@
-"""Requests per second over HTTP: `python -m serving_moon2 serve`, and a service that embeds each request by itself.
-
-    python -m research.benchmarks http_service --model moon2 [--clients 1 16] [--requests 100] [--repeats 3]
-
-Both run as processes of their own and answer the same clients in turn; that they give the same vectors is checked
-before. The processor time of a request (CPU ms) tells more than the clock where the machine has other work. The code
-inside the checkpoint is run: use checkpoints that you trust.
-"""
+"""Measure a service that batches beside one that does not."""
 
 import base64
 import io
@@ -29,8 +22,9 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from common_moon2.cli import UserError
 from research.benchmarks.arguments import HttpService
-from research.benchmarks.measure import machine, print_table, ratios, spread, time_paired
+from research.benchmarks.measure import print_table, ratios, spread, time_paired
 
 TOLERANCE = 1e-5
 MODEL = "MOON2_BENCHMARK_MODEL"
@@ -71,7 +65,7 @@ class Service(NamedTuple):
     def processor_seconds(self) -> float:
         """Return what it and its processes have used so far."""
         times = [process.cpu_times() for process in (self.process, *self.process.children(recursive=True))]
-        return sum(time.user + time.system for time in times)
+        return sum(used.user + used.system for used in times)
 
 
 @contextmanager
@@ -83,11 +77,13 @@ def running(name: str, model: str) -> Iterator[Service]:
     if name == ALONE:
         words = ["uvicorn", "--factory", "research.benchmarks.http_service:one_by_one", "--log-level", "warning"]
     environment = os.environ | {MODEL: model, "PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen([sys.executable, "-m", *words, "--port", port], env=environment)
+    process = subprocess.Popen(
+        [sys.executable, "-m", *words, "--port", port], env=environment, stdout=subprocess.DEVNULL
+    )
     try:
         while True:
             if process.poll() is not None:
-                raise SystemExit(f"The service '{name}' has ended; its message is above.")
+                raise UserError(f"The service '{name}' has ended; its message is above.")
             try:
                 connection = HTTPConnection("127.0.0.1", int(port))
                 connection.request("GET", "/health")
@@ -131,23 +127,23 @@ def ask(port: int, requests: list[bytes], clients: int) -> list[list[list[float]
     return answers
 
 
-def http_service(options: HttpService) -> dict:
-    """Print the table; return its rows."""
+def http_service(told: HttpService) -> dict:
+    """Print requests per second, and the processor time of each."""
     with ExitStack() as stack:
-        services = {name: stack.enter_context(running(name, options.model)) for name in (ALONE, SERVED)}
-        print(f"Medians; in brackets the range of the rounds. {machine()}\n")
+        services = {name: stack.enter_context(running(name, told.model)) for name in (ALONE, SERVED)}
         per_second, cpu = ([f"{name}, {what}" for name in services] for what in ("per second", "CPU ms"))
-        header = ["a request", "clients", *per_second, "times as many", *cpu]
-        found = [row for kind in ("title", "title and image", "8 titles") for row in rows(kind, services, options)]
-        print_table(header, found)
-    return {"rows": [dict(zip(header, row, strict=True)) for row in found]}
+        return print_table(
+            ["a request", "clients", *per_second, "times as many", *cpu],
+            (row for kind in ("title", "title and image", "8 titles") for row in rows(kind, services, told)),
+            "Medians, and in brackets the range of the rounds",
+        )
 
 
-def rows(kind: str, services: dict[str, Service], options: HttpService) -> Iterator[list[str]]:
-    requests = bodies(kind, options.requests)
+def rows(kind: str, services: dict[str, Service], told: HttpService) -> Iterator[list[str]]:
+    requests = bodies(kind, told.requests)
     alone, served = (ask(service.port, requests[:20], 8) for service in services.values())
     np.testing.assert_allclose(served, alone, atol=TOLERANCE, rtol=0)
-    for clients in options.clients:
+    for clients in told.clients:
         used = {name: [] for name in services}
 
         def call(name: str, clients: int = clients, used: dict = used) -> None:
@@ -155,7 +151,7 @@ def rows(kind: str, services: dict[str, Service], options: HttpService) -> Itera
             ask(services[name].port, requests, clients)
             used[name].append(1000 * (services[name].processor_seconds() - before) / len(requests))
 
-        seconds = time_paired({name: partial(call, name) for name in services}, options.repeats)
+        seconds = time_paired({name: partial(call, name) for name in services}, told.repeats)
         rates = [f"{len(requests) / statistics.median(own):.1f}" for own in seconds.values()]
         work = [f"{statistics.median(own[1:]):.1f}" for own in used.values()]  # without the warm-up
         yield [kind, str(clients), *rates, spread(ratios(seconds[ALONE], seconds[SERVED])), *work]

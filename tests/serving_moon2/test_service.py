@@ -24,9 +24,8 @@ from guides import blocks
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
-from common_moon2.fields import FieldParser
 from conftest import picture, tiny_model, tiny_processor
-from serving_moon2.__main__ import COMMANDS, main
+from serving_moon2.__main__ import main
 from serving_moon2.serve import ServeArguments
 
 pytest.importorskip("litserve")
@@ -74,7 +73,9 @@ def reference(checkpoint):
 def api(checkpoint) -> service.EmbeddingService:
     """The service in this process, whose signals stay as they are."""
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    embedding = service.EmbeddingService(ServeArguments(model=str(checkpoint), max_batch_size=4, max_products=6))
+    embedding = service.EmbeddingService(
+        str(checkpoint), ServeArguments(model="moon2", max_batch_size=4, max_products=6)
+    )
     embedding.setup("cpu")
     for number, handler in kept.items():
         signal.signal(number, handler)
@@ -229,7 +230,7 @@ def test_mistakes_of_the_user_are_one_sentence(checkpoint, capsys):
         for options, sentence in {
             ("--model", str(checkpoint), "--port", port): "Address already in use",
             ("--model", str(checkpoint), "--port", "70000"): "port must be 0-65535",
-            ("--model", "/nowhere"): "There is no model folder /nowhere.",
+            ("--model", "/nowhere"): "There is no model folder /nowhere",
             ("--model", str(checkpoint.parent)): "holds no Moon2 model.",
             ("--model", str(checkpoint), "--device", "cuda"): "--device cuda: torch finds no GPU.",
             ("--model", str(checkpoint), "--max_queue", "0"): "'0' is not a whole number of at least 1",
@@ -239,13 +240,6 @@ def test_mistakes_of_the_user_are_one_sentence(checkpoint, capsys):
             assert main(["serve", *options]) == 2
             said = capsys.readouterr().err
             assert sentence in said and said.count("\n") == 1 and said.startswith("error: "), said
-
-
-def test_the_examples_can_be_typed():
-    for command in COMMANDS.values():
-        for line in command.examples:
-            words = line.removeprefix("python -m serving_moon2 serve ").split()
-            assert FieldParser(command.arguments, prog="serve").read(words)[0].model in words
 
 
 def test_help_needs_no_torch():
