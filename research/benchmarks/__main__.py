@@ -38,9 +38,6 @@ COMMANDS = {
         "research.benchmarks.runtimes:agreement",
         (f"{PROG} agreement --model moon2 --dataset mbe2",),
     ),
-    "http_service": Command(
-        arguments.HttpService, "research.benchmarks.http_service:http_service", (f"{PROG} http_service --model moon2",)
-    ),
     "serving": Command(
         arguments.Serving, "research.benchmarks.runtimes:serving", (f"{PROG} serving --model moon2 --titles 1 32",)
     ),

@@ -169,20 +169,6 @@ class Agreement:
 
 
 @dataclass
-class HttpService:
-    """Compare the requests per second of `python -m serving_moon2 serve` with a service that embeds them one by one.
-
-    Both run as processes of their own and answer the same clients in turn; that they give the same vectors is checked
-    before. The code inside the checkpoint is run: use checkpoints that you trust.
-    """
-
-    model: str = option(help="folder or Hub id of a Moon2 checkpoint")
-    clients: list[int] = option((1, 16), "at a time", nargs="+", type=whole(1))
-    requests: int = option(100, "of a round", type=whole(1))
-    repeats: int = option(3, "rounds", type=whole(1))
-
-
-@dataclass
 class Serving:
     """Compare how long an answer takes: transformers, sentence-transformers and ONNX Runtime, the same weights.
 
