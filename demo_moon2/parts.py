@@ -10,8 +10,8 @@ from matplotlib.colors import to_hex
 from common_moon2.cli import UserError
 from demo_moon2.catalogue import Catalogue, data_address
 from demo_moon2.query import Query, Reader
-from evaluation.show.drawing import WORD_COLORS, overlay, scale_of
-from evaluation.show.heatmap import AttentionMap
+from evaluation.measure.attention import AttentionMap
+from evaluation.show.heatmap import WORD_COLORS, overlay, scale_of
 
 QUERY_VIEWS = {"t": "text", "i": "picture", "mm": "text and picture"}
 LACKS = {"t": "title only", "i": "picture only", "mm": None}

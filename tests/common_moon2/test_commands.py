@@ -17,6 +17,7 @@ from common_moon2.fields import Command, FieldParser
 from demo_moon2 import __main__ as demo
 from evaluation import __main__ as evaluation
 from mbe2_dataset import __main__ as mbe2
+from mbe2_dataset import arguments
 from research.study import __main__ as study
 from training_moon2 import recipe
 
@@ -40,7 +41,7 @@ def of_table(module, prog: str, table: dict) -> dict:
 COMMANDS = {
     **of_table(evaluation, "python -m evaluation", {**evaluation.COMMANDS, **getattr(evaluation, "PUSHES", {})}),
     **of_table(demo, "python -m demo_moon2", demo.COMMANDS),
-    **of_table(mbe2, mbe2.PROG, mbe2.COMMANDS),
+    **of_table(mbe2, arguments.PROG, arguments.COMMANDS),
     **of_table(study, "python -m research.study", study.COMMANDS),
     "python -m train_moon2": (train_moon2.main, [], recipe.build_parser),
     "python -m upcycle_moon2": (upcycle_moon2.main, [], upcycle_moon2.build_parser),
