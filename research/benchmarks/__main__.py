@@ -41,6 +41,11 @@ COMMANDS = {
     "serving": Command(
         arguments.Serving, "research.benchmarks.runtimes:serving", (f"{PROG} serving --model moon2 --titles 1 32",)
     ),
+    "http_service": Command(
+        arguments.HttpService,
+        "research.benchmarks.http_service:http_service",
+        (f"{PROG} http_service --model moon2 --clients 1 16",),
+    ),
 }
 
 

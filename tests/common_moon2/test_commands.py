@@ -19,6 +19,7 @@ from evaluation import __main__ as evaluation
 from mbe2_dataset import __main__ as mbe2
 from research.benchmarks import __main__ as benchmarks
 from research.study import __main__ as study
+from serving_moon2 import __main__ as serving
 from training_moon2 import recipe
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +41,7 @@ COMMANDS = {
     **of_table(mbe2, mbe2.PROG, mbe2.COMMANDS),
     **of_table(study, study.PROG, study.COMMANDS),
     **of_table(benchmarks, benchmarks.PROG, benchmarks.COMMANDS),
+    **of_table(serving, serving.PROG, serving.COMMANDS),
     "python -m train_moon2": (train_moon2.main, [], recipe.build_parser),
     "python -m upcycle_moon2": (upcycle_moon2.main, [], upcycle_moon2.build_parser),
 }
