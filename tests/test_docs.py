@@ -58,6 +58,8 @@ NOT_RUN = {
     "python -m pytest": "is this",
     "python -m research.benchmarks training": "takes minutes; `test_benchmarks.py` runs it small",
 }
+# Folders of the repository that pages name files of.
+ROOMS = sorted({path.parent.name for path in ROOT.glob("*/__init__.py")} | {"recipes", "tests", "docs", "release"})
 LANGUAGES = {"bibtex": "nothing to run", "mermaid": "compared with the imports by test_code_map.py"}
 # Start of a command -> what it is given besides; the last of two equal options counts.
 ON_CPU = "--dataloader_num_workers 0 --use_cpu true --bf16 false"
@@ -287,8 +289,7 @@ def test_what_is_not_run_is_there(page):
             assert f"\n{line.split()[1]}:" in makefile, line
         for extra in re.findall(r"moon2\[([\w,]+)\]", line):
             assert set(extra.split(",")) <= extras.keys(), line
-        folders = "recipes|tests|evaluation|training|mbe2_dataset|benchmarks|demo"
-        for file in re.findall(rf"(?<![\w/.-])(?:{folders})/[\w./-]+", line):
+        for file in re.findall(rf"(?<![\w/.-])(?:{'|'.join(ROOMS)})/[\w./-]+", line):
             assert (ROOT / file).exists(), line
         if line.startswith("python ") and not line.startswith("python -m pytest"):
             told = command(line)
@@ -335,12 +336,22 @@ def test_links_lead_somewhere(page):
             assert anchor in anchors, target
 
 
-def test_the_map_of_the_files_has_all_of_them_and_no_other():
-    section = text_of("README.md").split("## How the files follow the paper")[1].split("\n## ")[0]
-    named = {name for name in re.findall(r"`([\w/]+(?:\.py|/))`", section) if "/" not in name[:-1]}
-    modules = {path.name for path in ROOT.glob("*.py")}
-    packages = {f"{path.parent.name}/" for path in ROOT.glob("*/__init__.py")}
-    assert named == modules | packages | {"recipes/"}
+@pytest.mark.parametrize("page", PAGES)
+def test_modules_that_a_page_names_are_there(page):
+    for code in in_backticks(page):
+        for name in re.findall(r"(?<![\w/.-])\w+_moon2\.py\b", code):
+            assert (ROOT / name).is_file(), name
+        for module in re.findall(rf"(?<![\w/.-])(?:{'|'.join(ROOMS)})(?:\.\w+)+", code):
+            file = ROOT / module.replace(".", "/")
+            assert file.is_dir() or file.with_suffix(".py").is_file(), module
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_functions_that_a_page_names_are_where_it_says(page):
+    for file, name in re.findall(r"`([\w/]+\.py)`, `([\w.]+)`(?!\.)", text_of(page)):
+        if not name.endswith(".py"):
+            found = re.search(rf"\b(?:def|class) {name.rpartition('.')[2]}\b", text_of(file))
+            assert found, f"{file} has no {name}"
 
 
 def test_the_index_has_every_guide():
