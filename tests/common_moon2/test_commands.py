@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,13 +27,12 @@ from training_moon2 import recipe
 ROOT = Path(__file__).parents[2]
 
 
-def of_table(module, prog: str, table: dict) -> dict:
+def of_table(module, prog: str, table: dict[str, Command]) -> dict:
     """The commands of a room, as in `COMMANDS`."""
-
-    def parser(name: str) -> argparse.ArgumentParser:
-        return table[name].parser(f"{prog} {name}") if isinstance(table[name], Command) else module.parser_of(name)
-
-    return {f"{prog} {name}": (module.main, [name], lambda name=name: parser(name)) for name in table}
+    return {
+        f"{prog} {name}": (module.main, [name], partial(command.parser, f"{prog} {name}"))
+        for name, command in table.items()
+    }
 
 
 # what a user types -> (what runs it, the words that name the command, its parser)
