@@ -148,7 +148,7 @@ def run(told: Build, watch: Stopwatch) -> tuple[Built, Catalogue]:
         raise OutputError(f"The output {told.output} is a file; give a folder.")
     work = Path(told.work or f"{output}.work").absolute()
     engine = Engine(told.engine, told.num_proc or processes())
-    makers = makers_for(told)
+    makers, licence = makers_for(told), terms(told)
     with watch("read"):  # before anything is written: where there is no source, nothing is left behind
         source = open_source(told, engine.num_proc)
     with _alone(work):
@@ -165,7 +165,7 @@ def run(told: Build, watch: Stopwatch) -> tuple[Built, Catalogue]:
             work=work,
             overwrite=told.overwrite,
             engine=engine,
-            terms=terms(told),
+            terms=licence,
             watch=watch,
         )
         return built, catalogue

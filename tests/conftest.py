@@ -15,6 +15,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["OMP_NUM_THREADS"] = "1"
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,6 +39,7 @@ from training_moon2.model import train_tokenizer
 
 # Before 5.18 transformers saw pictures anew in every pass, and loaded some image processors only beside torchvision.
 OLD_TRANSFORMERS = Version(transformers.__version__) < Version("5.18")
+OLD_DATASETS = Version(datasets.__version__) < Version("5.0")  # without which there is no streaming
 TEXTS = ["red striped mug 350 ml", "blue cotton shirt for women", "红色条纹马克杯", "蓝色纯棉女士衬衫"]
 
 TEXT = dict(

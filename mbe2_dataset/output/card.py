@@ -8,6 +8,7 @@ from huggingface_hub import DatasetCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mbe2_dataset.checks.rows import LEVELS
+from mbe2_dataset.errors import OptionError
 
 if TYPE_CHECKING:  # build imports this module
     from mbe2_dataset.build import Built
@@ -20,7 +21,7 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 _HEADINGS = {
     "triplet query": "Queries of the triplets",
     "negative": "Negatives",
-    "noise": "Known noise (a triplet may have several)",
+    "noise": "Known noise (shares of the triplets; one may have several)",
     "query picture": "Where pictures of test queries come from",
     "augmented field": "What became of augmented fields",
 }
@@ -52,6 +53,13 @@ class Terms:
     license_link: str | None = None
     languages: tuple[str, ...] = ()
     attribution: str = ""
+
+    def __post_init__(self):
+        if self.license != "other" and (self.license_name or self.license_link):
+            raise OptionError(
+                f"The licence {self.license!r} has a name of its own: give license_name and license_link only together "
+                "with license 'other'."
+            )
 
 
 _SYNTHETIC_TERMS = Terms(license="cc0-1.0", languages=("en", "zh"))

@@ -18,6 +18,7 @@ BENCHMARKS = {
     "metrics": ("search", arguments.Metrics, "--queries 500"),
     "agreement": ("runtimes", arguments.Agreement, "--model moon2 --dataset mbe2"),
     "serving": ("runtimes", arguments.Serving, "--model moon2 --titles 1 32"),
+    "http_service": ("http_service", arguments.HttpService, "--model moon2 --clients 1 16"),
 }
 COMMANDS = {
     name: Command(told, f"research.benchmarks.{module}:{name}", (f"{PROG} {name} {example}",))

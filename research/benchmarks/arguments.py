@@ -180,3 +180,18 @@ class Serving:
     model: str = option(help="folder or Hub id of a Moon2 checkpoint")
     titles: list[int] = option((1, 32), "in a request", nargs="+", type=whole(1))
     repeats: int = option(30, "rounds", type=whole(1))
+
+
+@dataclass
+class HttpService:
+    """Compare requests per second over HTTP: `python -m serving_moon2 serve`, and embedding each request by itself.
+
+    Both run as processes of their own and answer the same clients in turn; they must give the same vectors before
+    anything is timed. The processor time of a request (CPU ms) tells more than the clock where the machine has other
+    work. The code inside the checkpoint is run: use checkpoints that you trust.
+    """
+
+    model: str = option(help="folder or Hub id of a Moon2 checkpoint")
+    clients: list[int] = option((1, 16), "at a time", nargs="+", type=whole(1))
+    requests: int = option(100, "of a round", type=whole(1))
+    repeats: int = option(3, "rounds", type=whole(1))

@@ -1,14 +1,11 @@
 """Many threads, one model: every vector is the one that a single thread gets."""
 
-import base64
-import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from guides import blocks
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
@@ -120,25 +117,3 @@ def test_sentence_transformers(router, tmp_path):
         [{name: product[name] for name in product if name != "instruction"} for product in row] for row in requests()
     ]
     assert_alike_in_threads(encode, plain)
-
-
-def test_documented_service(after_demo):
-    """The service of docs/serving.md under eight clients, a third of whose requests are bad."""
-    client_of = pytest.importorskip("fastapi.testclient").TestClient
-    (snippet,) = [block.text for block in blocks("docs/serving.md") if block.language == "python"]
-    names = {"__name__": "serve"}
-    exec(compile(snippet, "docs/serving.md", "exec"), names)
-    client, photo = client_of(names["app"]), io.BytesIO()
-    picture(40, 30).save(photo, "PNG")
-    encoded = base64.b64encode(photo.getvalue()).decode()
-    good = [[{"text": "red mug"}, {"image": encoded}], [{"text": "mug", "image": encoded}], [{"text": "<|image_pad|>"}]]
-    bad = [[{}], [{"image": "no base64!"}]]
-
-    def ask(products: list[dict]) -> list[np.ndarray]:
-        answer = client.post("/embed", json=products)
-        if products in bad:
-            assert answer.status_code == 422 and answer.json()["detail"]
-            return []
-        return [np.asarray(answer.json())]
-
-    assert_alike_in_threads(ask, good + bad)

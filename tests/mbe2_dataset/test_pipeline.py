@@ -17,7 +17,8 @@ from chat_server import Reply, chat_server
 from PIL import Image
 
 from conftest import tiny_model, tiny_processor
-from mbe2_dataset.__main__ import COMMANDS, main
+from mbe2_dataset.__main__ import main
+from mbe2_dataset.arguments import COMMANDS
 from mbe2_dataset.catalogue.pictures import Picture
 from mbe2_dataset.catalogue.store import Row
 from mbe2_dataset.pipeline import build_options
@@ -119,7 +120,7 @@ def test_a_yaml_file_holds_options_and_the_command_line_wins(shop, tmp_path):
         (["--revisions", "editor_model=v1"], "--revisions"),
         (["--search_log", "nowhere.csv"], "nowhere.csv"),
         (["--languages", "en"], "--licence"),
-        (["--licence", "mit", "--licence_name", "mine"], "--licence_name"),
+        (["--licence", "mit", "--licence_name", "mine"], "has a name of its own"),
         (["--split_shares", "1,2"], "--split_shares"),
         (["--limit", "0"], "--limit"),
         (["--titels", "template"], "--titels"),
