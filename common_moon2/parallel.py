@@ -2,51 +2,58 @@
 
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from itertools import islice
+from multiprocessing import get_context
 from typing import TypeVar
-
-from joblib import Parallel, delayed
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# joblib runs ahead of whoever takes the results. Windows bound how many items and results are held in memory.
-WINDOW = 256
-# Seconds after which a process without work ends.
-IDLE_SECONDS = 30
+# So many parts for each process are read ahead, which bounds how many items and results are held in memory.
+AHEAD = 3
 
 
 def in_processes(
-    function: Callable[[Item], Result],
-    items: Iterable[Item],
-    num_proc: int,
-    ordered: bool = True,
-    batch: int = 1,
-    window: int = WINDOW,
+    function: Callable[[Item], Result], items: Iterable[Item], num_proc: int, ordered: bool = True, batch: int = 1
 ) -> Iterator[Result]:
     """Yield `function(item)` for each item. An exception of the function is raised here and ends the rest.
+
+    The items may themselves come from `in_processes`. joblib cannot do that: its pools share their processes, and one
+    waits for the other to end.
 
     Args:
         num_proc: how many processes; 1: none but this one.
         ordered: in the order of the items; otherwise as they are ready.
         batch: how many items a process takes at a time.
-        window: so many items are taken before the results of all of them have been.
+
+    Raises:
+        BrokenProcessPool: a process was killed.
     """
     if num_proc == 1:
         yield from map(function, items)
         return
-    pool = Parallel(
-        num_proc,
-        return_as="generator" if ordered else "generator_unordered",
-        batch_size=batch,
-        max_nbytes=None,
-        idle_worker_timeout=IDLE_SECONDS,
-        initializer=_hold,
-        initargs=(function,),
-    )
     items = iter(items)
-    while part := list(islice(items, window)):
-        yield from pool(delayed(_held)(item) for item in part)
+    parts = iter(lambda: list(islice(items, batch)), [])
+    # spawn, because a caller may already run threads (torch), which do not survive a fork
+    pool = ProcessPoolExecutor(num_proc, get_context("spawn"), _hold, (function,))
+
+    def more(count: int) -> list[Future]:
+        return [pool.submit(_held, part) for part in islice(parts, count)]
+
+    try:
+        waiting = more(AHEAD * num_proc)
+        while waiting:
+            done = waiting[:1] if ordered else list(wait(waiting, return_when=FIRST_COMPLETED).done)
+            waiting = [future for future in waiting if future not in done] + more(len(done))
+            for future in done:
+                yield from future.result()
+    except BaseException:  # also Ctrl-C, or that nobody takes the rest
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _hold(function: Callable) -> None:
@@ -57,5 +64,5 @@ def _hold(function: Callable) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _held(item: Item) -> Result:
-    return _function(item)
+def _held(part: list[Item]) -> list[Result]:
+    return [_function(item) for item in part]

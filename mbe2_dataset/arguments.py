@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from common_moon2.cli import whole
-from common_moon2.fields import option, positional
+from common_moon2.fields import Command, option, positional
 from common_moon2.hub import check_repo_id
 from common_moon2.source import local_folder
 from mbe2_dataset.errors import CheckError, OptionError, PublishError
@@ -387,3 +387,50 @@ def check_push(folder: str | Path, repo_id: str) -> None:
     check_repo_id(repo_id, "data set")
     if not Path(folder).is_dir():
         raise PublishError(f"There is no data set folder {folder}; build one with 'python -m mbe2_dataset build'.")
+
+
+PROG = "python -m mbe2_dataset"
+COMMANDS = {
+    "build": Command(
+        Build,
+        "mbe2_dataset.commands:build",
+        examples=(
+            f"{PROG} build --catalogue synthetic --output mbe2",
+            f"{PROG} build --catalogue my_catalogue --output mbe2 --augmented_images 2 --query_mix 2,1,1",
+            f"{PROG} build --catalogue shop.csv --columns title=name images=photo --output mbe2 --dry_run",
+            f"{PROG} build --catalogue my_catalogue --search_log clicks.parquet --output mbe2 --json",
+        ),
+        usage="%(prog)s [OPTIONS.yaml] --catalogue SRC --output DIR [--option value ...]",
+        reads_file=True,
+    ),
+    "check": Command(
+        Check,
+        "mbe2_dataset.commands:check",
+        examples=(
+            f"{PROG} check mbe2",
+            f"{PROG} check mbe2 --report check.html --samples 30",
+            f"{PROG} check user/mbe2 --revision v1 --json > findings.json",
+        ),
+        exit_1="there are errors in the data set",
+    ),
+    "push": Command(
+        Push,
+        "mbe2_dataset.commands:push",
+        examples=(
+            f"{PROG} push mbe2 --repo user/mbe2 --dry_run",
+            f"{PROG} push mbe2 --repo user/mbe2 --private --tag v1",
+        ),
+    ),
+}
+ABOUT = {
+    "description": "Builds, checks and publishes data sets for MOON2.0.",
+    "examples": (
+        f"{PROG} build --catalogue synthetic --output mbe2",
+        f"{PROG} check mbe2 --report check.html",
+        f"{PROG} push mbe2 --repo user/mbe2 --tag v1",
+        f"{PROG} build --help",
+    ),
+    "epilog": "With --json every command prints its answer as JSON, and nothing else, on stdout. Options may be spelt "
+    "with dashes as well (--num-proc).",
+    "exit_1": "check found errors in the data set",
+}

@@ -7,13 +7,15 @@ are; how batches are made is our choice.
 import logging
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+
+from common_moon2.fields import option
 
 if TYPE_CHECKING:
     from training_moon2.triplets import TripletDataset
@@ -31,20 +33,16 @@ TRIES = 32
 class BatchArguments:
     """How triplets are put together to batches."""
 
-    batch_window: int = field(
-        default=1,
-        metadata={
-            "help": "So many batches' worth of triplets are sorted by the length of their texts, which saves padding; "
-            "the batches are shuffled afterwards. 1: no sorting."
-        },
+    batch_window: int = option(
+        1,
+        "So many batches' worth of triplets are sorted by the length of their texts, which saves padding; "
+        "the batches are shuffled afterwards. 1: no sorting.",
     )
-    batch_category: bool = field(
-        default=False,
-        metadata={"help": "Batches of one category (the whole path): harder negatives. What is left over is mixed."},
+    batch_category: bool = option(
+        False, "Batches of one category (the whole path): harder negatives. What is left over is mixed."
     )
-    batch_modality: bool = field(
-        default=False,
-        metadata={"help": "Batches whose queries are all texts, all pictures or all both. What is left over is mixed."},
+    batch_modality: bool = option(
+        False, "Batches whose queries are all texts, all pictures or all both. What is left over is mixed."
     )
 
     def __post_init__(self):

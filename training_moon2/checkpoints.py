@@ -15,6 +15,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from common_moon2.files import sha256_of, sync, sync_tree
+
 MANIFEST, STAGING = "manifest.json", ".unfinished"
 SPARE = 64 * 2**20  # bytes; a disk with less counts as full
 
@@ -57,14 +59,11 @@ def seal(folder: Path, run: dict):
     files = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": _sha256(path)}
-            _fsync(path)
+            files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
     manifest = {"run": run, "files": files}
     manifest["sha256"] = _sha256_of(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    _fsync(folder / MANIFEST)
-    for path in (*(path for path in folder.rglob("*") if path.is_dir()), folder):
-        _fsync(path)
+    sync_tree(folder)
 
 
 def move(staged: Path, target: Path):
@@ -72,7 +71,7 @@ def move(staged: Path, target: Path):
     if target.exists():  # an incomplete checkpoint of the same step: a complete one would have been resumed from
         shutil.rmtree(target)
     staged.rename(target)
-    _fsync(target.parent)
+    sync(target.parent)
 
 
 def damage(folder: Path) -> str | None:
@@ -92,7 +91,7 @@ def damage(folder: Path) -> str | None:
             return f"{name} is missing"
         if path.stat().st_size != entry["size"]:
             return f"{name} has {path.stat().st_size} bytes instead of {entry['size']}"
-        if _sha256(path) != entry["sha256"]:
+        if sha256_of(path) != entry["sha256"]:
             return f"{name} has changed since it was written"
     return None
 
@@ -141,18 +140,5 @@ def check_writable(folder: Path):
         raise CheckpointError(f"Nothing can be written to output_dir {folder}: {error.strerror}.") from error
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _sha256_of(manifest: dict) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _fsync(path: Path):
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

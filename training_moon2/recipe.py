@@ -2,14 +2,14 @@
 
 import argparse
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import yaml
 from transformers import TrainingArguments
 
-from common_moon2.fields import FieldParser, read_fields
+from common_moon2.fields import FieldParser, option, read_fields
 from loss_moon2 import Moon2Loss
 from training_moon2.batches import BatchArguments
 from upcycle_moon2 import ExpertArguments
@@ -36,45 +36,28 @@ DECISIVE = (
 class ModelArguments(ExpertArguments):
     """Where the model comes from, and which part of it is trained."""
 
-    model: str | None = field(
-        default=None,
-        metadata={
-            "help": "A Moon2 folder or Hub id to go on from, or a transformers vision-language model whose "
-            "feed-forward layers become experts. Leave it out to train `architecture` from nothing."
-        },
+    model: str | None = option(
+        None,
+        "A Moon2 folder or Hub id to go on from, or a transformers vision-language model whose "
+        "feed-forward layers become experts. Leave it out to train `architecture` from nothing.",
     )
-    revision: str | None = field(
-        default=None, metadata={"help": "With `model`: branch, tag or commit on the Hub; left out: its main branch."}
+    revision: str | None = option(None, "With `model`: branch, tag or commit on the Hub; left out: its main branch.")
+    dtype: Literal["float32", "bfloat16"] = option(
+        "float32", "With `model`: type of the weights in memory; bfloat16 is meant for LoRA."
     )
-    dtype: Literal["float32", "bfloat16"] = field(
-        default="float32",
-        metadata={"help": "With `model`: type of the weights in memory; bfloat16 is meant for LoRA."},
+    architecture: dict | str | None = option(None, "A Qwen3-VL configuration (YAML), trained from nothing.")
+    vocab_size: int | None = option(None, "With `architecture`: size of its tokenizer; left out: 4096.")
+    max_pixels: int | None = option(
+        None,
+        "Larger pictures are scaled down to this many pixels; left out: 9216 (96 x 96) with "
+        "`architecture`, 1048576 (1024 x 1024) with a vision-language model.",
     )
-    architecture: dict | str | None = field(
-        default=None, metadata={"help": "A Qwen3-VL configuration (YAML), trained from nothing."}
-    )
-    vocab_size: int | None = field(
-        default=None, metadata={"help": "With `architecture`: size of its tokenizer; left out: 4096."}
-    )
-    max_pixels: int | None = field(
-        default=None,
-        metadata={
-            "help": "Larger pictures are scaled down to this many pixels; left out: 9216 (96 x 96) with "
-            "`architecture`, 1048576 (1024 x 1024) with a vision-language model."
-        },
-    )
-    lora_rank: int | None = field(
-        default=None, metadata={"help": "Train LoRA matrices of this rank instead of all weights (needs peft)."}
-    )
-    lora_alpha: float | None = field(
-        default=None, metadata={"help": "With lora_rank: scale of the change; left out: twice the rank."}
-    )
-    lora_targets: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "With lora_rank: 'attention' of the language model, its 'experts', attention of the 'vision' "
-            "tower; left out: attention experts. Routers and W* are always trained whole."
-        },
+    lora_rank: int | None = option(None, "Train LoRA matrices of this rank instead of all weights (needs peft).")
+    lora_alpha: float | None = option(None, "With lora_rank: scale of the change; left out: twice the rank.")
+    lora_targets: list[str] | None = option(
+        None,
+        "With lora_rank: 'attention' of the language model, its 'experts', attention of the 'vision' "
+        "tower; left out: attention experts. Routers and W* are always trained whole.",
     )
 
     def __post_init__(self):
@@ -104,31 +87,24 @@ class ModelArguments(ExpertArguments):
 class DataArguments:
     """What the model learns from."""
 
-    dataset: str = field(default="mbe2", metadata={"help": "An MBE2.0-format folder or Hub data set."})
-    streaming: bool = field(
-        default=False,
-        metadata={"help": "Read the triplets as a stream, for sets larger than the disk; needs max_steps."},
+    dataset: str = option("mbe2", "An MBE2.0-format folder or Hub data set.")
+    streaming: bool = option(False, "Read the triplets as a stream, for sets larger than the disk; needs max_steps.")
+    enriched_title_probability: float = option(
+        0.0, "How often a product shows its enriched title (off by default, by study/)."
     )
-    enriched_title_probability: float = field(
-        default=0.0, metadata={"help": "How often a product shows its enriched title (off by default, by study/)."}
+    augmented_image_probability: float = option(
+        0.0, "How often a product shows an augmented picture (off by default, by study/)."
     )
-    augmented_image_probability: float = field(
-        default=0.0, metadata={"help": "How often a product shows an augmented picture (off by default, by study/)."}
+    coaugmentation: Literal["replace", "add"] = option(
+        "replace",
+        "Whether an enriched title and one augmented picture 'replace' a product's own, or 'add' to them: "
+        "then all augmented pictures are shown, as the paper counts the positions of an item.",
     )
-    coaugmentation: Literal["replace", "add"] = field(
-        default="replace",
-        metadata={
-            "help": "Whether an enriched title and one augmented picture 'replace' a product's own, or 'add' to them: "
-            "then all augmented pictures are shown, as the paper counts the positions of an item."
-        },
+    false_positive_share: float = option(
+        0.0, "Gives so many triplets a wrong positive, to see what the dynamic sample filter does."
     )
-    false_positive_share: float = field(
-        default=0.0,
-        metadata={"help": "Gives so many triplets a wrong positive, to see what the dynamic sample filter does."},
-    )
-    validation_sample: int = field(
-        default=1000,
-        metadata={"help": "With eval_strategy: so many validation triplets at most are used for Recall@10."},
+    validation_sample: int = option(
+        1000, "With eval_strategy: so many validation triplets at most are used for Recall@10."
     )
 
     def __post_init__(self):
@@ -151,37 +127,28 @@ class DataArguments:
 class RunArguments:
     """How the run is carried out."""
 
-    grad_cache_chunk: int | None = field(
-        default=None,
-        metadata={
-            "help": "GradCache: so many items (or tokens) are computed at a time, first without and then with "
-            "gradient, so that memory no longer grows with the batch. Costs one more forward pass."
-        },
+    grad_cache_chunk: int | None = option(
+        None,
+        "GradCache: so many items (or tokens) are computed at a time, first without and then with "
+        "gradient, so that memory no longer grows with the batch. Costs one more forward pass.",
     )
-    grad_cache_unit: Literal["items", "tokens"] = field(
-        default="items", metadata={"help": "What grad_cache_chunk counts; tokens include padding."}
+    grad_cache_unit: Literal["items", "tokens"] = option(
+        "items", "What grad_cache_chunk counts; tokens include padding."
     )
-    dual_alignment_learning_rate: float | None = field(
-        default=None,
-        metadata={
-            "help": "Learning rate of W*; left out: that of all weights, at which W* hardly leaves its even start in "
-            "a short run (our addition)."
-        },
+    dual_alignment_learning_rate: float | None = option(
+        None,
+        "Learning rate of W*; left out: that of all weights, at which W* hardly leaves its even start in "
+        "a short run (our addition).",
     )
-    max_refused_steps: int = field(
-        default=5, metadata={"help": "So many steps in a row with a loss or gradient that is not finite end the run."}
+    max_refused_steps: int = option(5, "So many steps in a row with a loss or gradient that is not finite end the run.")
+    dump_filtered: bool = option(
+        False, "Write filtered.jsonl at the end: the triplets whose latest phi is below filter_threshold."
     )
-    dump_filtered: bool = field(
-        default=False,
-        metadata={"help": "Write filtered.jsonl at the end: the triplets whose latest phi is below filter_threshold."},
+    allow_changed_run: bool = option(
+        False, "Resume although data or recipe differ from those that the checkpoint was made with."
     )
-    allow_changed_run: bool = field(
-        default=False,
-        metadata={"help": "Resume although data or recipe differ from those that the checkpoint was made with."},
-    )
-    dry_run: bool = field(
-        default=False,
-        metadata={"help": "Train nothing: print sizes, costs and the first batch in words, after one trial step."},
+    dry_run: bool = option(
+        False, "Train nothing: print sizes, costs and the first batch in words, after one trial step."
     )
 
     def __post_init__(self):

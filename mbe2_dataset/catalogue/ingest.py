@@ -55,8 +55,6 @@ FORMAT = 1
 # Rows of the source in a part, which is what survives if the ingest is killed, and in what a process takes at a time.
 PART_ROWS = 2048
 CHUNK_ROWS = 8
-# Chunks for each process that are read before the results of all of them were taken: they hold the bytes of pictures.
-AHEAD = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +165,7 @@ def _write_parts(source: Source, folder: Path, options: IngestOptions, num_proc:
 def _in_order(check, items: Iterator[Item | Problem], num_proc: int) -> Iterator[list[Checked]]:
     """Yield `check` of chunks of items in their order; only so many are read ahead as keep the processes busy."""
     chunks = iter(lambda: list(islice(items, CHUNK_ROWS)), [])
-    yield from in_processes(check, chunks, num_proc, window=AHEAD * num_proc)
+    yield from in_processes(check, chunks, num_proc)
 
 
 def _write_part(rows: Iterable[Checked], folder: Path, number: int, seen: dict[str, str], bar: tqdm) -> None:

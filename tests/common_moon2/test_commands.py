@@ -17,6 +17,7 @@ from common_moon2.fields import Command, FieldParser
 from demo_moon2 import __main__ as demo
 from evaluation import __main__ as evaluation
 from mbe2_dataset import __main__ as mbe2
+from mbe2_dataset import arguments
 from research.benchmarks import __main__ as benchmarks
 from research.study import __main__ as study
 from serving_moon2 import __main__ as serving
@@ -38,7 +39,7 @@ def of_table(module, prog: str, table: dict) -> dict:
 COMMANDS = {
     **of_table(evaluation, "python -m evaluation", evaluation.COMMANDS),
     **of_table(demo, "python -m demo_moon2", demo.COMMANDS),
-    **of_table(mbe2, mbe2.PROG, mbe2.COMMANDS),
+    **of_table(mbe2, arguments.PROG, arguments.COMMANDS),
     **of_table(study, study.PROG, study.COMMANDS),
     **of_table(benchmarks, benchmarks.PROG, benchmarks.COMMANDS),
     **of_table(serving, serving.PROG, serving.COMMANDS),

@@ -440,6 +440,15 @@ def test_card_tells_where_it_came_from(folder):
     assert list(loaded.config.data_files) == ["test"]
 
 
+def test_shares_of_noise_are_those_of_triplets(folder):
+    """A triplet may have several kinds of noise, so that the shares of labels would be too small."""
+    rows = pq.read_table(folder / "triplets").to_pylist()
+    wrong = sum("false_positive" in row["noise"] for row in rows)
+    assert wrong and sum(len(row["noise"] or ["none"]) for row in rows) > len(rows)
+    text = (folder / "README.md").read_text()
+    assert f"| false_positive | {wrong} | {100 * wrong / len(rows):.1f} % |" in text
+
+
 def test_real_catalogues_without_validation_have_no_noise_of_their_own(tmp_path):
     counts = build_dataset(shop(), tmp_path / "mbe2", ORIGIN, BuildOptions()).rows
     assert counts["triplets"] == {"train": 12} and counts["corpus"] == {"test": 3}

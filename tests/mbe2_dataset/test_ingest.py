@@ -201,7 +201,7 @@ def test_processes_read_only_so_far_ahead():
     """What waits to be checked holds the bytes of pictures."""
     pulled = []
     results = ingest_module._in_order(len, (pulled.append(number) or number for number in range(1000)), 2)
-    assert next(results) == 8 and len(pulled) <= 8 * ingest_module.AHEAD * 2
+    assert next(results) == 8 and len(pulled) <= 64
     assert sum(results) == 1000 - 8
 
 

@@ -17,7 +17,8 @@ from chat_server import Reply, chat_server
 from PIL import Image
 
 from conftest import tiny_model, tiny_processor
-from mbe2_dataset.__main__ import COMMANDS, main
+from mbe2_dataset.__main__ import main
+from mbe2_dataset.arguments import COMMANDS
 from mbe2_dataset.catalogue.pictures import Picture
 from mbe2_dataset.catalogue.store import Row
 from mbe2_dataset.pipeline import build_options
