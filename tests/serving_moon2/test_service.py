@@ -13,7 +13,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -257,9 +259,9 @@ def ask(connection: HTTPConnection, body: bytes, kind: str = "application/json")
     return answer.status, json.loads(answer.read())
 
 
-@pytest.fixture(scope="module")
-def server(checkpoint):
-    """A running server: its process and port."""
+@contextmanager
+def serving(checkpoint: Path) -> Iterator[tuple[subprocess.Popen, int]]:
+    """Start a server; give its process and port when the model is loaded."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "serving_moon2", "serve", "--model", str(checkpoint), "--port", str(port)]
@@ -283,10 +285,15 @@ def server(checkpoint):
         process.wait(60)
 
 
+@pytest.fixture(scope="module")
+def port(checkpoint) -> Iterator[int]:
+    with serving(checkpoint) as (_, port):
+        yield port
+
+
 @pytest.mark.slow
-def test_many_clients(server, reference):
+def test_many_clients(port, reference):
     """A third of the requests are bad; each is refused by itself, and all others get AutoModel's vectors."""
-    _, port = server
     good = good_requests()
     expected = [reference(body) for body in good]
     bad = {name: (json.dumps([{"text": "mug"}, one]).encode(), 422) for name, one in BAD.items()} | BAD_BODIES
@@ -326,8 +333,7 @@ def test_many_clients(server, reference):
 
 
 @pytest.mark.slow
-def test_other_routes_and_kinds_of_body(server):
-    _, port = server
+def test_other_routes_and_kinds_of_body(port):
     connection = HTTPConnection("127.0.0.1", port)
     code, answer = ask(connection, b'{"text": "mug"}', "application/x-www-form-urlencoded")
     assert code == 422 and "Content-Type: application/json" in answer["detail"]
@@ -338,8 +344,7 @@ def test_other_routes_and_kinds_of_body(server):
 
 
 @pytest.mark.slow
-def test_the_requests_of_the_guide(server, reference, tmp_path):
-    _, port = server
+def test_the_requests_of_the_guide(port, reference, tmp_path):
     picture(60, 80).save(tmp_path / "p.jpg")
     photo = base64.b64encode((tmp_path / "p.jpg").read_bytes()).decode()
     (block,) = [block.text for block in blocks("docs/serving.md") if block.text.startswith("curl")]
@@ -354,18 +359,17 @@ def test_the_requests_of_the_guide(server, reference, tmp_path):
 
 
 @pytest.mark.slow
-def test_it_stops_after_the_last_answer(server):
-    """The last test of this server."""
-    process, port = server
+def test_it_stops_after_the_last_answer(checkpoint):
     body = json.dumps({"image": in_base64(Image.new("1", (3000, 3000)))}).encode()  # small, and long at work
-    connections = [HTTPConnection("127.0.0.1", port) for _ in range(8)]
-    for connection in connections:
-        connection.request("POST", "/embed", body, {"Content-Type": "application/json"})
-    time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)
-    answers = [connection.getresponse() for connection in connections]
-    assert [answer.status for answer in answers] == [200] * len(answers)
-    assert process.wait(60) == 0
-    assert "Traceback" not in process.stderr.read()
-    with pytest.raises(OSError):
-        socket.create_connection(("127.0.0.1", port))
+    with serving(checkpoint) as (process, port):
+        connections = [HTTPConnection("127.0.0.1", port) for _ in range(8)]
+        for connection in connections:
+            connection.request("POST", "/embed", body, {"Content-Type": "application/json"})
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        answers = [connection.getresponse() for connection in connections]
+        assert [answer.status for answer in answers] == [200] * len(answers)
+        assert process.wait(60) == 0
+        assert "Traceback" not in process.stderr.read()
+        with pytest.raises(OSError):
+            socket.create_connection(("127.0.0.1", port))
