@@ -20,7 +20,8 @@ from processing_moon2 import Moon2Processor
 FOLDER = Path(__file__).parent / "golden"
 FAMILIES = ("qwen3_vl", "smolvlm", "paligemma")
 SEED, SCALE = 20260, 0.05
-TOLERANCE = {"tokens": 0, "pixels": 1e-3, "vectors": 2e-5, "image vectors": 2e-5}
+# Pillow 13 rounds a few resized pixels to the next of 256 levels, here 2 / 255, which moves vectors by up to 8e-5.
+TOLERANCE = {"tokens": 0, "pixels": 0.008, "vectors": 2e-4, "image vectors": 2e-4}
 
 
 def photo(width: int, height: int) -> np.ndarray:
