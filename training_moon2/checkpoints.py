@@ -62,8 +62,10 @@ def seal(folder: Path, run: dict):
             files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
     manifest = {"run": run, "files": files}
     manifest["sha256"] = _sha256_of(manifest)
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     sync_tree(folder)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    sync(folder / MANIFEST)
+    sync(folder)
 
 
 def move(staged: Path, target: Path):

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from common_moon2.hub import first_line
-from mbe2_dataset.arguments import Build
 from mbe2_dataset.coaugmentation.consistency import (
     ClipScorer,
     ConsistencyScorer,
@@ -62,6 +61,9 @@ class Makers:
         return [*map(identity_of, parts), self.views, str(self.threshold)]
 
 
+if TYPE_CHECKING:  # the processes of a pool need no parser of options
+    from mbe2_dataset.arguments import Build
+
 # Where each kind runs, as `place` of `operations.Operation`; what is not named runs in processes.
 PLACES = {
     EndpointWriter: "threads",
@@ -72,7 +74,7 @@ PLACES = {
 }
 
 
-def makers_for(told: Build) -> Makers:
+def makers_for(told: "Build") -> Makers:
     """Return what the options name.
 
     Raises:
@@ -100,7 +102,7 @@ def makers_for(told: Build) -> Makers:
     )
 
 
-def _writer(told: Build) -> TitleWriter | None:
+def _writer(told: "Build") -> TitleWriter | None:
     if told.titles == "none":
         return None
     if told.titles == "template":
@@ -123,7 +125,7 @@ def _writer(told: Build) -> TitleWriter | None:
     )
 
 
-def _extractor(told: Build) -> SubjectExtractor | None:
+def _extractor(told: "Build") -> SubjectExtractor | None:
     if told.subject == "none":
         return None
     if told.subject == "rembg":
@@ -133,7 +135,7 @@ def _extractor(told: Build) -> SubjectExtractor | None:
     return ClassicalExtractor()
 
 
-def _editor(told: Build) -> ImageEditor | None:
+def _editor(told: "Build") -> ImageEditor | None:
     if told.editor == "none":
         return None
     if told.editor == "diffusers":
@@ -150,7 +152,7 @@ def _editor(told: Build) -> ImageEditor | None:
     return EndpointEditor(server)
 
 
-def _scorer(told: Build) -> ConsistencyScorer | None:
+def _scorer(told: "Build") -> ConsistencyScorer | None:
     """Load CLIP and SigLIP by their configuration, everything else through sentence-transformers."""
     if told.consistency_model is None:
         return None

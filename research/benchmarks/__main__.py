@@ -7,45 +7,22 @@ from common_moon2.fields import Command, run_command
 from research.benchmarks import arguments
 
 PROG = "python -m research.benchmarks"
+# name -> its module, what it is told, an example of that
+BENCHMARKS = {
+    "three_views": ("model", arguments.ThreeViews, "--models tiny --dtypes float32 --triplets 8"),
+    "moe_block": ("model", arguments.MoeBlock, "--sizes 192x512 --tokens 64"),
+    "embed_catalogue": ("catalogue", arguments.EmbedCatalogue, "--model moon2 --side 500"),
+    "training": ("training", arguments.Training, "--triplets 64 256 --parts throughput processes"),
+    "build_dataset": ("catalogue", arguments.BuildDataset, "--catalogue fashion --rows 1000 10000 40000"),
+    "search": ("search", arguments.Search, "--sizes 636241 --queries 636241 --repeats 1"),
+    "metrics": ("search", arguments.Metrics, "--queries 500"),
+    "agreement": ("runtimes", arguments.Agreement, "--model moon2 --dataset mbe2"),
+    "serving": ("runtimes", arguments.Serving, "--model moon2 --titles 1 32"),
+    "http_service": ("http_service", arguments.HttpService, "--model moon2 --clients 1 16"),
+}
 COMMANDS = {
-    "three_views": Command(
-        arguments.ThreeViews,
-        "research.benchmarks.model:three_views",
-        (f"{PROG} three_views --models tiny --dtypes float32 --triplets 8",),
-    ),
-    "moe_block": Command(
-        arguments.MoeBlock, "research.benchmarks.model:moe_block", (f"{PROG} moe_block --sizes 192x512 --tokens 64",)
-    ),
-    "embed_catalogue": Command(
-        arguments.EmbedCatalogue,
-        "research.benchmarks.catalogue:embed_catalogue",
-        (f"{PROG} embed_catalogue --model moon2 --side 500",),
-    ),
-    "training": Command(
-        arguments.Training, "research.benchmarks.training:training", (f"{PROG} training --triplets 64 256",)
-    ),
-    "build_dataset": Command(
-        arguments.BuildDataset,
-        "research.benchmarks.catalogue:build_dataset",
-        (f"{PROG} build_dataset --catalogue fashion --rows 1000 10000 40000",),
-    ),
-    "search": Command(
-        arguments.Search, "research.benchmarks.search:search", (f"{PROG} search --sizes 636241 --repeats 1",)
-    ),
-    "metrics": Command(arguments.Metrics, "research.benchmarks.search:metrics", (f"{PROG} metrics --queries 500",)),
-    "agreement": Command(
-        arguments.Agreement,
-        "research.benchmarks.runtimes:agreement",
-        (f"{PROG} agreement --model moon2 --dataset mbe2",),
-    ),
-    "serving": Command(
-        arguments.Serving, "research.benchmarks.runtimes:serving", (f"{PROG} serving --model moon2 --titles 1 32",)
-    ),
-    "http_service": Command(
-        arguments.HttpService,
-        "research.benchmarks.http_service:http_service",
-        (f"{PROG} http_service --model moon2 --clients 1 16",),
-    ),
+    name: Command(told, f"research.benchmarks.{module}:{name}", (f"{PROG} {name} {example}",))
+    for name, (module, told, example) in BENCHMARKS.items()
 }
 
 

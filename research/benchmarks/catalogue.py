@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -218,14 +219,11 @@ def run(command: list[str]) -> tuple[float, str, float]:
 def anonymous_memory(pid: int) -> float:
     """Return the anonymous memory of a process and those that it started, in MB."""
     total = 0
-    try:
+    with suppress(NoSuchProcess):  # it has just ended
         for process in (Process(pid), *Process(pid).children(recursive=True)):
-            status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii", errors="replace")
-            found = re.search(r"RssAnon:\s+(\d+) kB", status)
-            total += int(found[1]) if found else 0
-    except (NoSuchProcess, OSError):
-        return 0.0
-    return total / 1024
+            memory = process.memory_info()
+            total += memory.rss - memory.shared
+    return total / 2**20
 
 
 def compare_pictures(told: arguments.BuildDataset, folder: Path) -> dict:

@@ -1,6 +1,7 @@
 """What the method's forward costs: three views of every product, and the mixture of experts."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,57 +20,17 @@ from training_moon2.model import scratch_model, scratch_processor
 from training_moon2.passes import Items, role_views
 from training_moon2.triplets import ROLES
 
+RECIPES = {"tiny": ROOT / "recipes" / "tiny.yaml", "100m": Path(__file__).parent / "100m.yaml"}
 IMPLEMENTATIONS = ("grouped_mm", "eager")
 VIEWS = ("t", "i", "mm")
 # All titles have one length, and all passes as many items: the ways shall differ in what they compute, not in padding.
 TITLE_TOKENS = 24
-# A Qwen3-VL of about 100 M parameters, with a image of 256 x 256 for 64 visual tokens.
-HUNDRED_MILLION = {
-    "architecture": {
-        "model_type": "qwen3_vl",
-        "text_config": {
-            "hidden_size": 640,
-            "intermediate_size": 1920,
-            "num_hidden_layers": 12,
-            "num_attention_heads": 10,
-            "num_key_value_heads": 5,
-            "head_dim": 64,
-            "max_position_embeddings": 2048,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10000.0,
-                "mrope_section": [12, 10, 10],
-                "mrope_interleaved": True,
-            },
-        },
-        "vision_config": {
-            "depth": 8,
-            "hidden_size": 512,
-            "intermediate_size": 1536,
-            "num_heads": 8,
-            "patch_size": 16,
-            "temporal_patch_size": 1,
-            "spatial_merge_size": 2,
-            "out_hidden_size": 640,
-            "num_position_embeddings": 256,
-            "deepstack_visual_indexes": [2, 5],
-        },
-    },
-    "vocab_size": 4096,
-    "max_pixels": 256 * 256,
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 960,
-}
 
 
 def build(name: str, seed: int) -> tuple[Moon2Model, Moon2Processor]:
     """Return an untrained model and its processor."""
     torch.manual_seed(seed)
-    if name == "tiny":
-        recipe = yaml.safe_load((ROOT / "recipes" / "tiny.yaml").read_text(encoding="utf-8"))
-    else:
-        recipe = HUNDRED_MILLION
+    recipe = yaml.safe_load(RECIPES[name].read_text(encoding="utf-8"))
     titles = (title(np.random.default_rng((seed, index)), words=10) for index in range(2000))
     architecture = recipe["architecture"]
     processor = scratch_processor(titles, architecture, recipe["vocab_size"], recipe["max_pixels"])

@@ -1,6 +1,7 @@
 """The data sets of the study, built once from the real products, outside of the repository."""
 
 import io
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +38,8 @@ def prepare(work: Path, mixes: set[tuple[int, int, int]], catalogue: Path, trans
     with FileLock(work / "lock"):
         chosen, staging = work / "large", work / "large.part"
         if not chosen.is_dir():
-            staging.mkdir(exist_ok=True)
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir()
             for file in sorted(catalogue.glob("*.parquet")):
                 pq.write_table(large_pictures(file), staging / file.name)
             replace_folder(staging, chosen)
