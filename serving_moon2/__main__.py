@@ -4,7 +4,7 @@ import sys
 
 from common_moon2.cli import exit_codes
 from common_moon2.fields import Command, run_command
-from serving_moon2.serve import ServeArguments
+from serving_moon2.arguments import ServeArguments
 
 PROG = "python -m serving_moon2"
 EXTRAS = {"litserve": "serve"}

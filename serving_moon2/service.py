@@ -20,8 +20,8 @@ from transformers import AutoModel, AutoProcessor, BatchFeature
 
 from common_moon2.cli import UserError
 from common_moon2.source import find_folder
+from serving_moon2.arguments import ServeArguments
 from serving_moon2.limits import MAX_TOKENS, NO_JSON, BoundedQueue, read_products, refusal
-from serving_moon2.serve import ServeArguments
 
 USUAL_TOKENS = 1024  # of a product; of longer ones fewer make a batch
 logger = logging.getLogger("litserve")
