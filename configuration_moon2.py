@@ -93,7 +93,7 @@ class Moon2Config(PreTrainedConfig):
             )
 
     def get_text_config(self, *args, **kwargs) -> PreTrainedConfig:
-        """The configuration of the backbone's language model."""
+        """Return the configuration of the backbone's language model."""
         return self.vlm_config.get_text_config(*args, **kwargs)
 
     @property

@@ -122,7 +122,7 @@ class Moon2Experts(nn.Module):
         self.act_fn = act_fn
 
     def forward(self, hidden_states: torch.Tensor, indices: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """The eager implementation: sum over the chosen experts z of weight_z * f_z(h); shapes as in `Moon2Router`."""
+        """Sum weight_z * f_z(h) over the chosen experts z, one after the other; shapes as in `Moon2Router`."""
         output = torch.zeros_like(hidden_states)
         for expert in range(self.num_experts):
             token, slot = torch.where(indices == expert)
@@ -176,7 +176,7 @@ class Moon2SparseMoeBlock(nn.Module):
 
     @torch.no_grad()
     def upcycle(self, dense: nn.Module):
-        """Starts the experts from the dense layer.
+        """Start the experts from the dense layer.
 
         Experts as wide as the layer are copies of it: whatever the router chooses, the block computes what the layer
         did. A narrower expert z gets the next `width` of its neurons, scaled so that the mean over experts that cover
@@ -241,7 +241,7 @@ def receive_routing(attention: nn.Module, args: tuple, kwargs: dict) -> tuple[tu
 
 
 def gated_unit(layer: nn.Module, index: int) -> nn.Module:
-    """The dense feed-forward layer that a block replaces.
+    """Return the dense feed-forward layer that a block replaces.
 
     Raises:
         ValueError: it does not have the form that experts can take.
@@ -432,12 +432,12 @@ class Moon2Model(Moon2PreTrainedModel):
 
     @property
     def moe_layer_indices(self) -> list[int]:
-        """The decoder layers that have experts."""
+        """Return the indices of the decoder layers that have experts."""
         chosen = self.config.moe_layers
         return list(range(len(self._decoder_layers))) if chosen is None else list(chosen)
 
     def num_active_parameters(self) -> int:
-        """The parameters that one token passes through: all but the experts that are not chosen."""
+        """Count the parameters that one token passes: all but the experts that are not chosen."""
         experts = sum(parameter.numel() for name, parameter in self.named_parameters() if ".experts." in name)
         return self.num_parameters() - experts + experts * self.config.num_experts_per_tok // self.config.num_experts
 
@@ -523,7 +523,7 @@ class Moon2Model(Moon2PreTrainedModel):
         )
 
     def _see(self, pictures: dict[str, torch.Tensor], precomputed: dict[str, torch.Tensor]) -> dict:
-        """Pictures -> what the backbone's forward takes in their place: the visual tokens, made once."""
+        """Turn pictures into what the backbone's forward takes for them: the visual tokens, made once."""
         if self._family.pictures_in_rows:
             pictures = {name: value[None] for name, value in pictures.items()}
         if "mm_encoder_outputs" not in self._forward_takes:  # transformers before 5.18: every pass sees for itself
@@ -534,7 +534,7 @@ class Moon2Model(Moon2PreTrainedModel):
         return visual | {name: pictures[name] for name in ("image_grid_thw",) if name in pictures}
 
     def _read(self, input_ids, attention_mask, position_types, visual: dict, **kwargs):
-        """One pass of the language model.
+        """Run the language model once.
 
         Returns:
             the backbone's output, the gates' outputs of every mixture-of-experts layer, and G~ of every position,
@@ -556,8 +556,8 @@ class Moon2Model(Moon2PreTrainedModel):
         return outputs, gates, usage.view(*input_ids.shape, -1)
 
     def _without_text(self, input_ids, attention_mask, position_types) -> tuple[torch.Tensor, ...]:
-        """The items that have pictures, without their text, padded on the right: ids, mask and types, as `forward`
-        takes them."""
+        """Return the items that have pictures, without their text, padded on the right: ids, mask and types, as
+        `forward` takes them."""
         rows = (position_types == IMAGE).any(1)
         kept = (attention_mask[rows] != 0) & (position_types[rows] != TEXT)
         no_picture = int(self.vlm.config.image_token_id == 0)  # padding may be any token but this one
@@ -569,7 +569,7 @@ class Moon2Model(Moon2PreTrainedModel):
 
 
 def _check_keys(checkpoint: str, model: str, info: dict):
-    """Refuses weights that do not fit exactly, by name; `info` is what `from_pretrained` says of the loading."""
+    """Refuse weights that do not fit exactly, by name; `info` is what `from_pretrained` says of the loading."""
     wrong = {what: sorted(map(str, info[what])) for what in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     if any(wrong.values()):
         found = "; ".join(f"{what.replace('_', ' ')}: {', '.join(keys)}" for what, keys in wrong.items() if keys)

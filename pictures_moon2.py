@@ -26,7 +26,7 @@ def load_picture(
     max_pixels: int | None = None,
     least: int | tuple[int, int] | None = None,
 ) -> Image.Image:
-    """A picture in any accepted form -> RGB, upright, transparency on white, first frame. `source` stays as it is.
+    """Read a picture in any accepted form: RGB, upright, transparency on white, first frame; `source` is not changed.
 
     Args:
         source: a `PIL.Image`, a path, the bytes of a file, a file object, an array of uint8 (H, W[, 1 | 3 | 4]) or
@@ -57,7 +57,7 @@ def load_picture(
 
 
 def _file(source: Any, fetch: Callable[[str], bytes] | None) -> Any:
-    """What `Image.open` takes: a path or a file object."""
+    """Return what `Image.open` takes: a path or a file object."""
     if isinstance(source, dict):
         data = source.get("bytes")
         source = source.get("path") if data is None else BytesIO(data)
@@ -104,7 +104,7 @@ def _first_frame(picture: Image.Image) -> Image.Image:
 
 
 def _draft(picture: Image.Image, least: int | tuple[int, int] | None):
-    """Tells the JPEG reader to decode at a fraction of the size, if that is large enough."""
+    """Tell the JPEG reader to decode at a fraction of the size, if that is large enough."""
     if isinstance(least, int):
         scale = math.sqrt(least / (picture.width * picture.height))
         least = (math.ceil(picture.width * scale), math.ceil(picture.height * scale))
@@ -112,7 +112,7 @@ def _draft(picture: Image.Image, least: int | tuple[int, int] | None):
 
 
 def _finish(picture: Image.Image, max_pixels: int | None) -> Image.Image:
-    """The first frame, decoded: upright, RGB, transparency on white, of at most `max_pixels`."""
+    """Decode the first frame: upright, RGB, transparency on white, of at most `max_pixels`."""
     if 0 in picture.size:
         raise ValueError("it has no pixels")
     picture.load()

@@ -41,7 +41,7 @@ from training_moon2.validation import ValidationRetrieval
 
 @exit_codes()
 def main(argv: list[str]) -> int:
-    """Trains and saves; returns the exit code: 0, 2 after an error, 128 + the number of a signal that stopped it."""
+    """Train and save; return the exit code: 0, 2 after an error, 128 + the number of a signal that stopped it."""
     try:
         recipe = read_recipe(argv)
         if recipe.run.dry_run:
@@ -84,7 +84,7 @@ def sentence(error: Exception) -> str:
 
 
 def build_trainer(recipe: Recipe) -> Moon2Trainer:
-    """Everything that a run needs, from its recipe.
+    """Build everything that a run needs, from its recipe.
 
     Raises:
         ValueError, OSError: the recipe contradicts itself, or names something that is not there.
@@ -129,7 +129,7 @@ def build_trainer(recipe: Recipe) -> Moon2Trainer:
 
 
 def prepare_output(trainer: Moon2Trainer, recipe: Recipe) -> str | None:
-    """Finds the checkpoint to resume from, if that is asked for, and readies the output folder.
+    """Find the checkpoint to resume from, if that is asked for, and ready the output folder.
 
     Raises:
         ValueError, CheckpointError: there is none, it is of another run, or nothing can be written.
@@ -195,7 +195,8 @@ def _prepare_output(trainer: Moon2Trainer, recipe: Recipe) -> str | None:
 
 
 def save(trainer: Moon2Trainer, recipe: Recipe):
-    """The finished model with its processor, code, recipe and figures; a LoRA adapter is merged and kept beside it.
+    """Save the finished model with its processor, code, recipe and figures; a LoRA adapter is merged and kept beside
+    it.
 
     Raises:
         CheckpointError: it cannot be written.
@@ -233,7 +234,7 @@ def save(trainer: Moon2Trainer, recipe: Recipe):
 
 
 def run_facts(trainer: Moon2Trainer) -> dict:
-    """What a run was made from, with and on, for the model card."""
+    """Return what a run was made from, with and on, for the model card."""
     rows = trainer.train_dataset
     return {
         "triplets": None if isinstance(rows, TripletStream) else len(rows),
@@ -245,7 +246,7 @@ def run_facts(trainer: Moon2Trainer) -> dict:
 
 
 def describe(trainer: Moon2Trainer, recipe: Recipe) -> str:
-    """A line on the size of the run."""
+    """Describe the size of the run in a line."""
     training = recipe.training
     model = trainer.accelerator.unwrap_model(trainer.model)
     trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
@@ -259,7 +260,7 @@ def describe(trainer: Moon2Trainer, recipe: Recipe) -> str:
 
 
 def tell(training: TrainingArguments, sentence: str):
-    """Prints once, however many processes there are."""
+    """Print once, however many processes there are."""
     if training.process_index == 0:
         print(sentence, flush=True)
 

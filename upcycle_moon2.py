@@ -43,7 +43,7 @@ class ExpertArguments:
     )
 
     def experts(self) -> dict:
-        """What is given, as `Moon2Config` and `Moon2Model.from_backbone` take it."""
+        """Return what is given, as `Moon2Config` and `Moon2Model.from_backbone` take it."""
         names = ExpertArguments.__dataclass_fields__
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
@@ -72,7 +72,7 @@ class UpcycleArguments(ExpertArguments):
 
 
 def upcycle(model: str, max_pixels: int | None = None, **options) -> tuple[Moon2Model, Moon2Processor]:
-    """The model and processor made from a dense checkpoint.
+    """Make the model and processor from a dense checkpoint.
 
     Args:
         model: Hub id or folder.
@@ -106,7 +106,7 @@ def is_moon2(model: str, revision: str | None = None) -> bool:
 
 @torch.no_grad()
 def largest_difference(model: Moon2Model, processor: Moon2Processor, dense: str, **options) -> tuple[float, float]:
-    """Compares the last hidden states of the converted and of the dense model on a sentence.
+    """Compare the last hidden states of the converted and of the dense model on a sentence.
 
     Returns:
         the largest absolute difference, and the largest absolute value of the dense states.
@@ -131,13 +131,13 @@ def build_parser() -> FieldParser:
 
 @exit_codes(ValueError, OSError)
 def main(argv: list[str]) -> None:
-    """Converts and saves; returns the exit code."""
+    """Convert and save; return the exit code."""
     (arguments,) = build_parser().read(argv)
     answer(lambda: carry_out(arguments), arguments.json)
 
 
 def carry_out(arguments: UpcycleArguments) -> dict:
-    """Converts and saves.
+    """Convert and save.
 
     Returns:
         What became of it.

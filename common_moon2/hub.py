@@ -155,7 +155,9 @@ class Repository:
 
     def digests(self, revision: str) -> dict[str, str]:
         """Return path -> digest of its content, as the Hub tells it."""
-        return remote_digests(self.api, self.repo_id, revision, self.kind)
+        entries = self.api.list_repo_tree(**self._named, recursive=True, revision=revision)
+        files = [entry for entry in entries if isinstance(entry, RepoFile)]
+        return {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in files}
 
 
 def check_repo_id(repo_id: str, what: str) -> None:
@@ -180,14 +182,6 @@ def digests(content: Path | bytes) -> tuple[str, str]:
     with open(content, "rb") as file:
         git = hashlib.file_digest(file, lambda: hashlib.sha1(b"blob %d\0" % size)).hexdigest()
     return sha256_of(content), git
-
-
-def remote_digests(api: HfApi, repo_id: str, revision: str, repo_type: str) -> dict[str, str]:
-    """Return path -> digest of its content, as the Hub tells it."""
-    entries = api.list_repo_tree(repo_id, recursive=True, revision=revision, repo_type=repo_type)
-    return {
-        entry.path: entry.lfs.sha256 if entry.lfs else entry.blob_id for entry in entries if isinstance(entry, RepoFile)
-    }
 
 
 def refusal(repo_id: str, error: Exception, token: str | None = None) -> str:

@@ -75,10 +75,7 @@ COMMANDS = {
     "report": Command(
         arguments.Report,
         "evaluation.show.page:write_page",
-        (
-            "python -m evaluation report results",
-            "python -m evaluation report results --queries 30 --model moon2-moved",
-        ),
+        ("python -m evaluation report results", "python -m evaluation report results --queries 30 --model moon2-moved"),
     ),
     "push": Command(
         "publishing_moon2.arguments:PushArguments",

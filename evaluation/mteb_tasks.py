@@ -82,7 +82,27 @@ def mteb_encoder(model: str, revision: str | None = None) -> SentenceTransformer
     return wrapper
 
 
-class Mbe2Retrieval(AbsTaskRetrieval):
+class SeesAll:
+    """A task for encoders that read all it shows; mteb itself only warns, and drops the images."""
+
+    def evaluate(self, model, *args, **kwargs):
+        """Score the model.
+
+        Raises:
+            EvaluationError: it is said to read fewer modalities than the task has.
+        """
+        facts = model.mteb_model_meta
+        missing = sorted(set(self.metadata.modalities) - set(facts.modalities or ()))
+        if missing:
+            raise EvaluationError(
+                f"mteb takes {facts.name} for an encoder of {', '.join(facts.modalities or ['nothing'])}, and would "
+                f"drop the {' and '.join(missing)} of {self.metadata.name}: load it with "
+                "evaluation.mteb_tasks.mteb_encoder."
+            )
+        return super().evaluate(model, *args, **kwargs)
+
+
+class Mbe2Retrieval(SeesAll, AbsTaskRetrieval):
     """One direction: the queries of its modality against the products that have its corpus view."""
 
     def __init__(self, benchmark: Benchmark, direction: str):
@@ -107,7 +127,7 @@ class Mbe2Retrieval(AbsTaskRetrieval):
         self.data_loaded = True
 
 
-class Mbe2Classification(AbsTaskZeroShotClassification):
+class Mbe2Classification(SeesAll, AbsTaskZeroShotClassification):
     """The category of each product with text and picture: the nearest text among all category labels of the corpus."""
 
     input_column_name = ("text", "image")

@@ -1,7 +1,7 @@
 """The model card: README.md of a pushed model, from what its run and its evaluation wrote down.
 
 Nothing is said that these files do not say: a part whose file is missing is left out. The words stand in
-templates/model_card.md. A missing figure is an error; `ModelCard.from_template` of huggingface_hub would leave a gap.
+model_card.md. A missing figure is an error; `ModelCard.from_template` of huggingface_hub would leave a gap.
 """
 
 import hashlib
@@ -261,7 +261,7 @@ def _public(recipe: dict) -> str:
 @cache
 def _template() -> Template:
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

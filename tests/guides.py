@@ -15,7 +15,7 @@ PAGES = [
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")),
 ]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PACKAGES = ("evaluation", "mbe2_dataset", "research.study", "demo_moon2")
+PACKAGES = ("evaluation", "mbe2_dataset", "research.study", "research.benchmarks", "demo_moon2", "serving_moon2")
 
 
 class Block(NamedTuple):
@@ -39,7 +39,7 @@ class Command(NamedTuple):
 
     @property
     def is_ours(self) -> bool:
-        return self.name in PACKAGES or self.name.startswith("research.benchmarks.") or self.name.endswith("_moon2.py")
+        return self.name in PACKAGES or self.name.endswith("_moon2.py")
 
 
 def text_of(page: str) -> str:

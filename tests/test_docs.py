@@ -5,7 +5,6 @@ with 0. YAML that begins with "# name.yaml" becomes that file. What a command is
 `SMALLER`; what cannot be run at all is in `NOT_RUN`, with the reason. All else runs, or the page fails.
 """
 
-import io
 import json
 import re
 import shlex
@@ -45,7 +44,7 @@ from test_upcycle_moon2 import save_dense
 SLOW = {"docs/export.md", "docs/serving.md"}
 NEEDED = {
     "docs/export.md": ["onnxruntime"],
-    "docs/serving.md": ["fastapi", "httpx", "onnxruntime"],
+    "docs/serving.md": ["litserve", "onnxruntime"],
     "docs/vectors.md": ["mteb"],
 }
 # Start of a command -> why it is not run. Their options, files and targets are checked all the same.
@@ -53,9 +52,11 @@ NOT_RUN = {
     "make": "each sets up an environment; the tests of the demo, the benchmarks and the study run what is in them",
     "python -m demo_moon2": "serves until it is stopped, or needs a Hub; `test_demo_push.py` does both",
     "pip install": "needs the network",
-    "uvicorn": "does not end; the application is called without it",
+    **dict.fromkeys(
+        ("python -m serving_moon2 serve", "curl", "printf"), "`test_service.py` does; serves until stopped"
+    ),
     "python -m pytest": "is this",
-    "python -m research.benchmarks.training": "takes minutes; `test_benchmarks.py` runs it small",
+    "python -m research.benchmarks training": "takes minutes; `test_benchmarks.py` runs it small",
 }
 LANGUAGES = {"bibtex": "nothing to run", "mermaid": "compared with the imports by test_code_map.py"}
 # Start of a command -> what it is given besides; the last of two equal options counts.
@@ -68,8 +69,9 @@ SMALLER = {
     "python train_moon2.py": TRAINED_SMALL,
     "torchrun": TRAINED_SMALL,
     "accelerate launch": TRAINED_SMALL,
-    "python -m research.benchmarks.agreement": "--products 8",
-    "python -m research.benchmarks.serving": "--titles 1 2 --repeats 1",
+    "python -m research.benchmarks agreement": "--products 8",
+    "python -m research.benchmarks serving": "--titles 1 2 --repeats 1",
+    "python -m research.benchmarks http_service": "--clients 2 --requests 4 --repeats 1",
 }
 # What cannot be had here -> what takes its place.
 IN_PLACE_OF = {"Qwen/Qwen3-VL-2B-Instruct": "dense", "http://localhost:8000/v1": "{chat}", "192,96": "64,32"}
@@ -249,30 +251,12 @@ def after_export(number: int, names: dict, printed: str):
     assert names["difference"] <= 1e-5
 
 
-def after_serving(number: int, names: dict, printed: str):
-    import base64
-
-    from fastapi.testclient import TestClient
-
-    client, photo = TestClient(names["app"]), io.BytesIO()
-    picture(40, 30).save(photo, "PNG")
-    encoded = base64.b64encode(photo.getvalue()).decode()
-    answer = client.post("/embed", json=[{"text": "mug"}, {"image": encoded}, {"text": "mug", "image": encoded}])
-    rows = [{"text": "mug"}, {"image": photo}, {"text": "mug", "image": photo}]
-    with torch.no_grad():
-        expected = names["model"](**names["processor"](rows)).embeddings
-    torch.testing.assert_close(torch.tensor(answer.json()), expected, atol=1e-5, rtol=0)
-    for wrong in ({}, {"image": "no base64!"}, {"image": "L2V0Yy9wYXNzd2Q="}):
-        assert client.post("/embed", json=[wrong]).status_code == 422
-
-
 # Page -> what must hold after each of its Python blocks, by number.
 AFTER = {
     "README.md": after_readme,
     "docs/vectors.md": after_vectors,
     "docs/finetuning.md": after_finetuning,
     "docs/export.md": after_export,
-    "docs/serving.md": after_serving,
 }
 
 
@@ -316,9 +300,9 @@ def test_what_is_not_run_is_there(page):
 
 
 def every_option() -> set[str]:
-    commands = [Command(name, []) for name in ("train_moon2.py", "upcycle_moon2.py", "research.benchmarks.agreement")]
+    commands = [Command(name, []) for name in ("train_moon2.py", "upcycle_moon2.py")]
     found = set().union(*map(options_for, commands))
-    for name in ("evaluation", "mbe2_dataset"):
+    for name in ("evaluation", "mbe2_dataset", "research.benchmarks", "serving_moon2"):
         found |= set().union(*(options_of(name, subcommand) for subcommand in subcommands_of(name)))
     return found
 

@@ -52,7 +52,7 @@ class BatchArguments:
             raise ValueError(f"batch_window is {self.batch_window}; it counts batches, so it must be at least 1.")
 
     def check(self, columns: list[str]):
-        """Raises ValueError if a column is asked for that is not there."""
+        """Raise ValueError if a column is asked for that is not there."""
         if self.batch_category and CATEGORY not in columns:
             raise ValueError(
                 f"batch_category needs the column {CATEGORY}, which these triplets do not have; build them again with "
@@ -83,7 +83,7 @@ class Arranged(NamedTuple):
 
 
 def arrange(facts: Facts, batch_size: int, batches: BatchArguments, random: np.random.Generator) -> Arranged:
-    """Puts N rows into an order whose every `batch_size` rows are a batch.
+    """Put N rows into an order whose every `batch_size` rows are a batch.
 
     First come the batches of one kind, if kinds are asked for, in random order; then, mixed and in random order, what
     is left over of all kinds and the rows whose category is not known.
@@ -156,7 +156,7 @@ def _fill(keys: list[list[int]], rows: "range | list[int]", size: int) -> tuple[
 
 
 def _settle(keys: np.ndarray, size: int, random: np.random.Generator) -> tuple[list[list[int]], list[int], list[int]]:
-    """Batches of all rows (N, K) without a key twice, as far as can be.
+    """Make batches of all rows (N, K) without a key twice, as far as can be.
 
     Returns:
         whole batches; rows of a last one that is not whole; rows that are in no batch without repeating a product.
@@ -249,7 +249,7 @@ class TripletSampler(torch.utils.data.Sampler):
 
 
 def tell_repeated(count: int):
-    """Says how many triplets are in a batch with another one of the same product."""
+    """Print how many triplets are in a batch with another one of the same product."""
     logger.warning(
         "%d triplets share a batch with another triplet of the same product, which has more triplets than there are "
         "batches for it; they come last, and are not each other's negatives. Smaller batches avoid it.",

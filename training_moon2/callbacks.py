@@ -58,7 +58,7 @@ class Interruption(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def restore(self):
-        """Gives the signals back."""
+        """Give the signals back."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
@@ -81,7 +81,7 @@ class RefusedSteps(TrainerCallback):
         self._query_ids: list[str] = []
 
     def saw(self, query_ids: list[str]):
-        """Notes the triplets of one batch of the step."""
+        """Note the triplets of one batch of the step."""
         self._query_ids += query_ids
 
     def refuse(self, reason: str):

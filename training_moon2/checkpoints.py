@@ -25,7 +25,7 @@ class CheckpointError(RuntimeError):
 
 @contextmanager
 def writing(staged: Path, remove: bool):
-    """While a checkpoint is written.
+    """Guard the writing of a checkpoint.
 
     Args:
         remove: whether this process clears the staging folder away if it fails.
@@ -49,7 +49,7 @@ def writing(staged: Path, remove: bool):
 
 
 def seal(folder: Path, run: dict):
-    """Writes the manifest of a folder whose files are all there, and brings everything to the disk.
+    """Write the manifest of a folder whose files are all there, and bring everything to the disk.
 
     Args:
         run: what the checkpoint belongs to, as plain values; `differences` compares it on resuming.
@@ -68,7 +68,7 @@ def seal(folder: Path, run: dict):
 
 
 def move(staged: Path, target: Path):
-    """Renames a sealed folder to its final name, in the place of what may be there."""
+    """Rename a sealed folder to its final name, replacing what may be there."""
     if target.exists():  # an incomplete checkpoint of the same step: a complete one would have been resumed from
         shutil.rmtree(target)
     staged.rename(target)
@@ -76,7 +76,7 @@ def move(staged: Path, target: Path):
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint; `None` if every file is as the manifest says."""
+    """Say what is wrong with a checkpoint; `None` if every file is as the manifest says."""
     if not (folder / MANIFEST).is_file():
         return f"it has no {MANIFEST}"
     try:
@@ -98,7 +98,7 @@ def damage(folder: Path) -> str | None:
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
-    """The checkpoint folders of a run, the newest first."""
+    """List the checkpoint folders of a run, the newest first."""
     steps = {}
     for folder in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         step = folder.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
@@ -108,7 +108,7 @@ def checkpoints(output_dir: Path) -> list[Path]:
 
 
 def newest_complete(output_dir: Path) -> tuple[Path | None, list[str]]:
-    """The checkpoint to resume from, and a sentence for each newer one that was skipped."""
+    """Return the checkpoint to resume from, and a sentence for each newer one that was skipped."""
     skipped = []
     for folder in checkpoints(output_dir):
         problem = damage(folder)
@@ -119,7 +119,7 @@ def newest_complete(output_dir: Path) -> tuple[Path | None, list[str]]:
 
 
 def differences(checkpoint: Path, run: dict) -> list[str]:
-    """How a run differs from the one that a checkpoint belongs to, a phrase for each field."""
+    """Say how a run differs from the one that a checkpoint belongs to, a phrase for each field."""
     recorded = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["run"]
     run = json.loads(json.dumps(run))  # as it would come back from a manifest
     names = sorted(name for name in recorded | run if recorded.get(name) != run.get(name))
@@ -127,7 +127,7 @@ def differences(checkpoint: Path, run: dict) -> list[str]:
 
 
 def check_writable(folder: Path):
-    """Makes sure that files can be written, before hours of training.
+    """Make sure that files can be written, before hours of training.
 
     Raises:
         CheckpointError: they cannot.

@@ -67,7 +67,7 @@ class TripletCollator:
         }
 
     def filler(self, kind: str) -> dict[str, torch.Tensor]:
-        """A pass of one neutral item: a white picture for "pictures", a word for "texts".
+        """Return a pass of one neutral item: a white picture for "pictures", a word for "texts".
 
         For processes that have fewer passes than others, where all have to take part in each.
         """
@@ -77,7 +77,7 @@ class TripletCollator:
         return self._fillers[kind]
 
     def _items(self, triplets: list[dict], kind: str) -> Iterator["_Item"]:
-        """All products that have a picture, as they are, or the texts of all that have one."""
+        """Return all products that have a picture, as they are, or the texts of all that have one."""
         for row, triplet in enumerate(triplets):
             for role in ROLES:
                 product = triplet[role]
@@ -92,7 +92,7 @@ class TripletCollator:
                 yield _Item(row, role, prepared, prepared["input_ids"].shape[1])
 
     def _cut(self, items: list["_Item"]) -> Iterator[list[ProductBatch]]:
-        """The batches of the passes, from items that are sorted by their length."""
+        """Make the batches of the passes, from items that are sorted by their length."""
         batch = []
         for item in items:
             cost = item.length if self.unit == "tokens" else 1

@@ -58,7 +58,7 @@ def report(trainer: Moon2Trainer, recipe: Recipe) -> str:
 
 
 def first_batch(trainer: Moon2Trainer) -> list[dict]:
-    """The triplets that this process would see first."""
+    """Return the triplets that this process would see first."""
     dataset, size = trainer.train_dataset, trainer.args.train_batch_size
     start = size * trainer.args.process_index
     if isinstance(dataset, torch.utils.data.IterableDataset):
@@ -95,7 +95,7 @@ def trial_step(trainer: Moon2Trainer, features: dict) -> tuple[float, int, int]:
 
 
 def grouped_mm_flops(one: tuple[int, ...], other: tuple[int, ...], *args, **kwargs) -> int:
-    """A grouped product's operations: every row meets one group only, so the groups do not multiply them."""
+    """Count a grouped product's operations: every row meets one group only, so the groups do not multiply them."""
     return 2 * one[-2] * one[-1] * other[-1]
 
 
@@ -107,7 +107,7 @@ def steps_of(trainer: Moon2Trainer, recipe: Recipe) -> int:
 
 
 def in_kinds(triplets: list[dict]) -> str:
-    """How many queries there are of each modality."""
+    """Count the queries of each modality."""
     kinds = {"text": 0, "image": 0, "text and image": 0}
     for triplet in triplets:
         query = triplet["query"]
@@ -116,7 +116,7 @@ def in_kinds(triplets: list[dict]) -> str:
 
 
 def in_words(product: dict) -> str:
-    """A product on one line."""
+    """Describe a product on one line."""
     text = product["text"]
     if text is not None and len(text) > SHOWN_CHARACTERS:
         text = text[:SHOWN_CHARACTERS] + "..."

@@ -29,7 +29,7 @@ class FilterRecord:
         self._counts = np.zeros(3, dtype=int)  # filtered, false positives, both; of triplets whose truth is known
 
     def add(self, step: int, phi: list[float], query_ids: list[str], positive_ids: list[str], truth: list[bool | None]):
-        """The triplets of one step of this process; `truth`: whether the positive is known to be a false one."""
+        """Record the triplets of one step of this process; `truth`: whether the positive is known to be a false one."""
         self._phi |= dict(zip(query_ids, phi, strict=True))
         self._histogram += np.histogram(phi, bins=BINS, range=(0, 1))[0]
         filtered = np.array(phi) < self.threshold
@@ -52,7 +52,7 @@ class FilterRecord:
         return {"lowest_phi": lowest, "phi_histogram": histogram.tolist(), **precision_and_recall(*counts.tolist())}
 
     def dump(self, folder: Path, world_size: int, write: bool) -> str:
-        """Writes filtered.jsonl: the triplets whose latest phi is below delta, the least trusted first.
+        """Write filtered.jsonl: the triplets whose latest phi is below delta, the least trusted first.
 
         Args:
             write: whether this process writes the file.
@@ -81,8 +81,8 @@ class FilterRecord:
 
 
 def precision_and_recall(filtered: int, false: int, both: int) -> dict[str, float]:
-    """Of "phi below delta" as a detector of false positives; what cannot be said (nothing filtered, none known) is left
-    out."""
+    """Judge "phi below delta" as a detector of false positives; what cannot be said (nothing filtered, none known) is
+    left out."""
     figures = {}
     if false:
         figures["filter_recall"] = both / false
@@ -92,7 +92,7 @@ def precision_and_recall(filtered: int, false: int, both: int) -> dict[str, floa
 
 
 def _of_all(value, world_size: int) -> list:
-    """The value of every process."""
+    """Return the value of every process."""
     if world_size == 1:
         return [value]
     parts = [None] * world_size

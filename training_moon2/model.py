@@ -25,7 +25,7 @@ EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 
 
 def build_model(arguments: ModelArguments, rows) -> tuple[nn.Module, Moon2Processor]:
-    """The model and processor that a recipe asks for.
+    """Build the model and processor that a recipe asks for.
 
     Args:
         rows: training triplets; a tokenizer trained from nothing learns from their texts.
@@ -67,7 +67,7 @@ def _texts(rows) -> list[str]:
 
 
 def add_lora(model: Moon2Model, arguments: ModelArguments) -> nn.Module:
-    """The model with LoRA matrices, by PEFT; all but them, the routers and W* is frozen.
+    """Return the model with LoRA matrices, by PEFT; all but them, the routers and W* is frozen.
 
     Raises:
         ValueError: PEFT is not installed.
@@ -102,7 +102,7 @@ PAD, IMAGE, IMAGE_START, IMAGE_END = "<|pad|>", "<|image_pad|>", "<|vision_start
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE: it knows every script, since every text is bytes."""
+    """Train a byte-level BPE, which knows every script, since every text is bytes."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -119,7 +119,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def scratch_processor(texts: Iterable[str], architecture: dict, vocab_size: int, max_pixels: int) -> Moon2Processor:
-    """The processor of an untrained Qwen3-VL of the given architecture (a `Qwen3VLConfig` as a dict).
+    """Make the processor of an untrained Qwen3-VL of the given architecture (a `Qwen3VLConfig` as a dict).
 
     Args:
         max_pixels: pictures are scaled, at their own shape, to at most this many pixels.
@@ -147,7 +147,7 @@ def scratch_processor(texts: Iterable[str], architecture: dict, vocab_size: int,
 
 
 def scratch_model(architecture: dict, tokenizer: PreTrainedTokenizerFast, **experts) -> Moon2Model:
-    """An untrained model of the given architecture, completed with what the tokenizer decides.
+    """Make an untrained model of the given architecture, completed with what the tokenizer decides.
 
     Args:
         experts: `num_experts`, `moe_intermediate_size` and the like, as in `Moon2Config`.

@@ -30,7 +30,7 @@ class Items(NamedTuple):
 
     @classmethod
     def of(cls, output: Moon2Output, features: dict[str, torch.Tensor]) -> "Items":
-        """The items of one pass."""
+        """Return the items of one pass."""
         return cls(
             embeddings=output.embeddings,
             image_embeddings=output.image_embeddings,
@@ -42,7 +42,7 @@ class Items(NamedTuple):
         )
 
     def none(self) -> "Items":
-        """No items, and yet part of the graph: the pass has a backward pass, with zeros."""
+        """Return no items that are part of the graph all the same: the pass has a backward pass, with zeros."""
         return Items(*(part[:0] for part in self))
 
 
@@ -85,7 +85,7 @@ class Passes:
 
 
 def role_views(items: Items, rows: dict[str, torch.Tensor]) -> Role:
-    """Finds the three views of one role among the items of all passes.
+    """Find the three views of one role among the items of all passes.
 
     Args:
         rows: the place of every triplet's item with pictures, and of its text alone: (B,) each, -1 where there is none.
@@ -131,14 +131,14 @@ def gather(rows: torch.Tensor, counts: list[int]) -> torch.Tensor:
 
 
 def gather_counts(count: int, device: torch.device) -> list[int]:
-    """How many rows every process has."""
+    """Count the rows of every process."""
     counts = [torch.zeros(1, dtype=torch.long, device=device) for _ in range(distributed.get_world_size())]
     distributed.all_gather(counts, torch.tensor([count], device=device))
     return torch.cat(counts).tolist()
 
 
 def largest(values: list[int], device: torch.device) -> list[int]:
-    """The largest of each value over all processes."""
+    """Return the largest of each value over all processes."""
     values = torch.tensor(values, device=device)
     distributed.all_reduce(values, distributed.ReduceOp.MAX)
     return values.tolist()

@@ -206,18 +206,19 @@ class Recipe(NamedTuple):
     given: frozenset[str]
 
     def parts(self) -> tuple:
-        """The groups of fields that are the method's, not the Trainer's."""
+        """Return the groups of fields that are the method's, not the Trainer's."""
         return self.model, self.data, self.batches, self.run, self.loss
 
     def fields(self) -> dict:
-        """The fields, one dict for all; of the training arguments only those that were given."""
+        """Return the fields, one dict for all; of the training arguments only those that were given."""
         training = self.training.to_dict()
         names = sorted(self.given & training.keys() - {"resume_from_checkpoint", "hub_token"})
         own = {name: value for part in self.parts() for name, value in asdict(part).items()}
         return own | {name: training[name] for name in names}
 
     def decisive(self) -> dict:
-        """The fields on which the result depends, as plain values: what a run that is resumed must have in common."""
+        """Return the fields on which the result depends, as plain values: what a run that is resumed must have in
+        common."""
         training = self.training.to_dict()
         parts = (self.model, self.data, self.batches, self.loss)
         return (
@@ -231,7 +232,7 @@ class Recipe(NamedTuple):
 
 
 def recipes() -> dict[str, Path]:
-    """The recipes that come along, by name: in recipes/ of a checkout, in training/recipes/ where installed."""
+    """List the recipes that come along, by name: from recipes/ of a checkout, or from this package where installed."""
     here = Path(__file__).parent
     folder = next((at for at in (here / "recipes", here.parent / "recipes") if at.is_dir()), here)
     return {path.stem: path for path in sorted(folder.glob("*.yaml")) if not path.stem.startswith("accelerate-")}
@@ -261,7 +262,7 @@ def build_parser() -> FieldParser:
 
 
 def read_recipe(argv: list[str]) -> Recipe:
-    """Reads `RECIPE [--field value ...]`; the command line wins over the recipe, the recipe over the defaults.
+    """Read `RECIPE [--field value ...]`; the command line wins over the recipe, the recipe over the defaults.
 
     Raises:
         ValueError: no such recipe, unknown field, or a value that cannot be; the message names it.

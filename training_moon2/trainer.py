@@ -115,7 +115,7 @@ class Moon2Trainer(Trainer):
         return sampler
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """As in `Trainer`; with `dual_alignment_learning_rate` W* is a group of its own."""
+        """Make the optimizer; with `dual_alignment_learning_rate` W* is a group of its own."""
         made = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if made and self.dual_alignment_learning_rate is not None:
@@ -136,14 +136,14 @@ class Moon2Trainer(Trainer):
             self.interruption.restore()
 
     def _run_epoch(self, *args, **kwargs):
-        """As in `Trainer`, which would train one step too many when a run is resumed after its last step."""
+        """Run an epoch; `Trainer` would train one step too many when a run is resumed after its last step."""
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """As in `Trainer`; a batch whose loss is not finite adds nothing and has its step refused."""
+        """Train on one batch; one whose loss is not finite adds nothing and has its step refused."""
         self._refused.saw(inputs["query_ids"])
         try:
             return super().training_step(model, inputs, num_items_in_batch)
@@ -154,7 +154,7 @@ class Moon2Trainer(Trainer):
             return torch.zeros((), device=self.args.device)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The total loss (a scalar) of one batch from `TripletCollator`.
+        """Return the total loss (a scalar) of one batch from `TripletCollator`.
 
         Raises:
             NotFiniteError: it is NaN or infinite; the message names triplets.
@@ -186,7 +186,7 @@ class Moon2Trainer(Trainer):
         return (result.loss, {}) if return_outputs else result.loss
 
     def _embed(self, model, inputs) -> tuple[Items, dict, dict]:
-        """Runs all passes; with several processes, gathers what they gave.
+        """Run all passes; with several processes, gather what they gave.
 
         Returns:
             the items of all passes, the places of each role's items among them, and the products' keys.
@@ -228,7 +228,7 @@ class Moon2Trainer(Trainer):
         return items, rows, keys
 
     def _own(self, gathered: torch.Tensor, inputs) -> slice:
-        """Which rows of what all processes hold, (triplets, ...), are this process's."""
+        """Return which rows of what all processes hold, (triplets, ...), are this process's."""
         count = len(inputs["query_ids"])
         if self.args.world_size == 1:
             return slice(0, count)
@@ -236,7 +236,7 @@ class Moon2Trainer(Trainer):
         return slice(start, start + count)
 
     def _record(self, result: LossOutput, items: Items, inputs):
-        """Keeps the figures of this step until the next log."""
+        """Keep the figures of this step until the next log."""
         figures = {f"loss_{name}": value for name, value in result.objective_losses.items()}
         figures |= {f"omega_{name}": value for name, value in result.omega.items()}
         figures |= {
@@ -266,7 +266,7 @@ class Moon2Trainer(Trainer):
         self.filter.add(self.state.global_step, phi, *names)
 
     def log(self, logs: dict[str, float], start_time: float | None = None):
-        """Adds the mean of every figure since the last log; everything is also written to log.jsonl, and the least
+        """Add the mean of every figure since the last log; write everything to log.jsonl, and the least
         trusted triplets to filter.jsonl."""
         extra = {}
         if "loss" in logs and self._figures:
@@ -304,7 +304,7 @@ class Moon2Trainer(Trainer):
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
     def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs):
-        """As in `Trainer`, with retrieval on the validation triplets: every process computes it whole."""
+        """Evaluate, with retrieval on the validation triplets: every process computes it whole."""
         start = time.perf_counter()
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         if self.validation is not None:
@@ -318,7 +318,7 @@ class Moon2Trainer(Trainer):
         return self._staging or super()._get_output_dir(trial)
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None):
-        """As in `Trainer`.
+        """Make the repository on the Hub.
 
         Raises:
             ValueError: the Hub refuses; the message says why.
@@ -331,7 +331,7 @@ class Moon2Trainer(Trainer):
             raise ValueError(refusal(name, error, token or self.args.hub_token)) from error
 
     def _push_from_checkpoint(self, checkpoint_folder: str):
-        """As in `Trainer`, but only of a checkpoint that is complete, and of its files those that make up a model."""
+        """Push a checkpoint that is complete, and of its files those that make up a model."""
         if self._staging or not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
             return
         running = self.push_in_progress is not None and not self.push_in_progress.is_done()
@@ -342,7 +342,7 @@ class Moon2Trainer(Trainer):
         self.push_in_progress = PushInProgress([*(self.push_in_progress.jobs if running else []), job])
 
     def _save_checkpoint(self, model, trial):
-        """As in `Trainer`, but the checkpoint appears under its name only when it is complete and on the disk.
+        """Save a checkpoint, which appears under its name only when it is complete and on the disk.
 
         Raises:
             CheckpointError: it cannot be written; earlier checkpoints are as they were.

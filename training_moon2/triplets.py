@@ -5,6 +5,7 @@ import itertools
 import shutil
 import tempfile
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 
 import datasets
@@ -36,7 +37,7 @@ class TripletError(ValueError):
 def load_triplets(
     dataset: str, split: str, streaming: bool = False, refresh: bool = True
 ) -> datasets.Dataset | datasets.IterableDataset:
-    """One split of the triplets of an MBE2.0-format folder or Hub id.
+    """Load one split of the triplets of an MBE2.0-format folder or Hub id.
 
     Args:
         streaming: read the files row by row as they are needed, instead of copying all to the cache first.
@@ -80,7 +81,8 @@ def load_triplets(
 
 
 def _open_stream(dataset: str, split: str) -> datasets.IterableDataset:
-    """The rows, and in their `info.download_checksums` the names and sizes of the files, which datasets leaves out."""
+    """Return the rows, and in their `info.download_checksums` the names and sizes of the files, which datasets leaves
+    out."""
     # Nothing is copied there, but a cache that is not empty may hold the columns that a folder used to have.
     with tempfile.TemporaryDirectory() as empty:
         builder = datasets.load_dataset_builder(dataset, "triplets", cache_dir=empty)
@@ -94,7 +96,7 @@ def _open_stream(dataset: str, split: str) -> datasets.IterableDataset:
 
 
 def fingerprint(rows: datasets.Dataset | datasets.IterableDataset) -> str:
-    """A hex digest of what `load_triplets` gave, wherever it lies and however it was cached.
+    """Return a hex digest of what `load_triplets` gave, wherever it lies and however it was cached.
 
     Of pictures only the lengths in bytes are read, so that millions of rows take seconds. Of a stream only the columns
     and the names and sizes of its files are, so that nothing has to be downloaded.
@@ -114,7 +116,7 @@ def fingerprint(rows: datasets.Dataset | datasets.IterableDataset) -> str:
 
 
 def _absorb(values: pa.Array, name: str, parts: dict[str, "hashlib._Hash"]):
-    """Adds the values to the digests of the parts that a column consists of. Each part has a digest of its own, so that
+    """Add the values to the digests of the parts that a column consists of. Each part has a digest of its own, so that
     it does not matter where a table is cut."""
 
     def add(part: str, content: np.ndarray | pa.Buffer):
@@ -164,11 +166,11 @@ class _Triplets:
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int):
-        """Changes what is drawn; the trainer calls it."""
+        """Change what is drawn; the trainer calls it."""
         self._epoch.fill_(epoch)
 
     def triplet(self, row: dict) -> dict:
-        """The products of one row, whose pictures are encoded: the processor decodes those that are shown."""
+        """Return the products of one row, whose pictures are encoded: the processor decodes those that are shown."""
         for name in ("query_id", *(f"{role}_{kind}" for role in ROLES[1:] for kind in ("id", "group_id"))):
             if row[name] is None:
                 raise TripletError(f"Triplet {row['query_id']} has no {name}; every triplet needs one.")
@@ -257,7 +259,7 @@ class TripletStream(_Triplets, torch.utils.data.IterableDataset):
             passes of a stream: a run that is resumed has to find its place by reading on from the start.)
 
     Raises:
-        ValueError: batches of one category are asked for, but the stream knows none.
+        ValueError: batches of one category are asked for, but the stream knows none; or datasets is older than 5.0.
     """
 
     def __init__(
@@ -277,6 +279,8 @@ class TripletStream(_Triplets, torch.utils.data.IterableDataset):
         self.passes = passes
         self.batches = batches or BatchArguments()
         self.batches.check(rows.column_names)
+        if "max_buffer_input_shards" not in signature(rows.shuffle).parameters:
+            raise ValueError("streaming needs datasets 5.0 or newer, which mixes the rows of several files.")
         files = min(MIXED_FILES, rows.num_shards)
         self.rows = rows.decode(False).shuffle(seed=seed, buffer_size=buffer_size, max_buffer_input_shards=files)
         self._told = False
@@ -318,7 +322,7 @@ class TripletStream(_Triplets, torch.utils.data.IterableDataset):
 
 
 def _facts(rows: list[dict]) -> Facts:
-    """What `arrange` needs to know of rows."""
+    """Return what `arrange` needs to know of rows."""
     paths = ["\x1f".join(row.get(CATEGORY) or ()) for row in rows]
     category = np.unique(paths, return_inverse=True)[1]
     names = [f"{role}_{kind}" for kind in ("id", "group_id") for role in ROLES[1:]]
@@ -332,5 +336,6 @@ def _facts(rows: list[dict]) -> Facts:
 
 
 def stable_key(identifier: str) -> int:
-    """A 64-bit integer for an id: the same in every process, so that ids can be compared as tensors across ranks."""
+    """Return a 64-bit integer for an id: the same in every process, so that ids can be compared as tensors across
+    ranks."""
     return int.from_bytes(hashlib.blake2b(identifier.encode(), digest_size=8).digest(), "big", signed=True)

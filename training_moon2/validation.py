@@ -77,7 +77,7 @@ def _modalities(product: dict) -> tuple[str, ...]:
 
 
 def _embed(model, processor, products: dict, names: tuple[str, ...], batch_size: int) -> dict:
-    """The vectors of the products that have all of `names`, showing nothing else."""
+    """Return the vectors of the products that have all of `names`, showing nothing else."""
     shown = {
         key: {name: product[name] for name in names}
         for key, product in products.items()

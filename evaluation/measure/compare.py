@@ -46,11 +46,7 @@ def compare_runs(first: Path, second: Path, seed: int = 0) -> dict:
         EvaluationError: a folder has no results, or they are not on the same data, candidates and queries.
     """
     (facts_a, scores_a), (facts_b, scores_b) = _read(first), _read(second)
-    for name, words in (
-        ("fingerprint", "data"),
-        ("gallery", "galleries"),
-        ("by_group", "ways to count groups"),
-    ):
+    for name, words in (("fingerprint", "data"), ("gallery", "galleries"), ("by_group", "ways to count groups")):
         a, b = facts_a[name], facts_b[name]
         if a != b:
             raise EvaluationError(

@@ -320,17 +320,14 @@ def _measure(checkpoint: Checkpoint, arguments: Heatmap) -> dict:
 
 def synthetic_products(count: int, seed: int = 0) -> list[Located]:
     """Return the first row of each of `count` test products of the built-in catalogue (our choice)."""
-    from mbe2_dataset.synthetic import synthetic_photo, synthetic_rows  # only here is the data builder needed
+    from mbe2_dataset.synthetic.catalogue import synthetic_photo, synthetic_rows  # only here is the data builder needed
 
     rows = synthetic_rows(seed, num_products=0, num_validation=0, num_test=count, picture_size=SANITY_SIZE)
     first = {row.group_id: row for row in reversed(rows)}
     chosen = [first[group] for group in sorted(first)]
     return [
         Located(
-            row.id,
-            read_photo(row.images[0].as_record()),
-            row.title,
-            synthetic_photo(row.id, 0, seed, SANITY_SIZE)[1],
+            row.id, read_photo(row.images[0].as_record()), row.title, synthetic_photo(row.id, 0, seed, SANITY_SIZE)[1]
         )
         for row in chosen
     ]

@@ -120,11 +120,7 @@ def _encoder_of(facts: dict, moved: str | None) -> Encoder:
 
 
 def _galleries(
-    arguments: Report,
-    facts: dict,
-    benchmark: Benchmark,
-    queries: dict[str, Embedded],
-    corpus: dict[str, Embedded],
+    arguments: Report, facts: dict, benchmark: Benchmark, queries: dict[str, Embedded], corpus: dict[str, Embedded]
 ) -> list[dict]:
     """Return for each direction that has figures what the template shows of it."""
     galleries = []

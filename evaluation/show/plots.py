@@ -11,26 +11,14 @@ from matplotlib.ticker import NullLocator
 
 from evaluation.measure.metrics import CUTOFFS, DIRECTIONS
 from evaluation.models.embed import VIEWS, Routing
+from evaluation.show.curves import COLORS, INK, STYLE
 from evaluation.show.heatmap import fonts_for
 
 DPI = 130
-# Colours that stay apart for colour-blind readers.
-COLORS, INK, GREY = matplotlib.color_sequences["petroff10"], "#222222", "#b9b9b9"
+GREY = "#b9b9b9"
 # Of categories: without the two greys, which would pass for what is drawn in grey.
 CATEGORY_COLORS = [color for number, color in enumerate(COLORS) if number not in (3, 8)]
-STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "text.parse_math": False,
-}
+PLOT_STYLE = STYLE | {"axes.titlelocation": "left", "text.parse_math": False}
 VIEW_NAMES = {"t": "text", "i": "image", "mm": "image + text"}
 MARKERS = {"t": "^", "i": "s", "mm": "o"}
 # Of the cutoffs, from dark to light, and of the figures in them.
@@ -57,7 +45,7 @@ def draw_directions(retrieval: dict) -> Figure | None:
     rows = {name: row for name, row in retrieval.items() if row is not None and row["metrics"] is not None}
     if not rows:
         return None
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(PLOT_STYLE):
         figure = Figure(figsize=(1.6 + 1.25 * len(rows), 3.4))
         axes = figure.subplots()
         width = 0.8 / len(CUTOFFS)
@@ -94,7 +82,7 @@ def draw_compression(rows: Sequence[dict]) -> Figure | None:
         return None
     precisions = list(dict.fromkeys(row["precision"] for row in rows))
     dims = sorted({row["dimension"] for row in rows})
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(PLOT_STYLE):
         figure = Figure(figsize=(0.8 + 2.1 * len(shown), 2.9))
         for axes, direction in zip(figure.subplots(1, len(shown), sharey=True, squeeze=False)[0], shown, strict=True):
             for color, precision in zip(COLORS, precisions, strict=False):
@@ -125,7 +113,7 @@ def draw_compression(rows: Sequence[dict]) -> Figure | None:
 
 def draw_usage(routing: Routing) -> Figure:
     """Draw the mean share of each expert for text, image, and image + text, with the middle half of the products."""
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(PLOT_STYLE):
         experts = routing.preference.shape[0]
         figure = Figure(figsize=(1.8 + 1.1 * experts, 3.2))
         axes = figure.subplots()
@@ -147,7 +135,7 @@ def draw_usage(routing: Routing) -> Figure:
 
 def draw_preference(routing: Routing) -> Figure:
     """Draw the softmax of W* as a heat-map: what share of each expert is for each objective."""
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(PLOT_STYLE):
         experts, objectives = routing.preference.shape
         figure = Figure(figsize=(1.8 + 0.8 * objectives, 1.2 + 0.45 * experts))
         axes = figure.subplots()
@@ -179,7 +167,7 @@ def draw_map(vectors: dict[str, np.ndarray], categories: Sequence[str]) -> Figur
     parts = dict(zip(vectors, np.split(points, len(vectors)), strict=True))
     names, counts = np.unique(np.array(categories), return_counts=True)
     frequent = names[np.argsort(-counts, kind="stable")][: len(CATEGORY_COLORS)].tolist()
-    with matplotlib.rc_context(STYLE | {"font.family": fonts_for("".join(frequent))}):
+    with matplotlib.rc_context(PLOT_STYLE | {"font.family": fonts_for("".join(frequent))}):
         figure = Figure(figsize=(4.2 * len(parts) + 1.2, 4))
         panels = figure.subplots(1, len(parts), sharex=True, sharey=True, squeeze=False)[0]
         for axes, (view, own) in zip(panels, parts.items(), strict=True):

@@ -17,15 +17,7 @@ from evaluation.arguments import BM25, Run
 from evaluation.measure.classification import ATTRIBUTE_TEMPLATE, CATEGORY_TEMPLATE, MIN_SUPPORT
 from evaluation.measure.compare import SCORES
 from evaluation.measure.evaluate import Evaluation
-from evaluation.measure.metrics import (
-    ALL_DIRECTIONS,
-    ARROWS,
-    CONFIDENCE,
-    DIRECTIONS,
-    METRIC_NAMES,
-    METRICS,
-    RESAMPLES,
-)
+from evaluation.measure.metrics import ALL_DIRECTIONS, ARROWS, CONFIDENCE, DIRECTIONS, METRIC_NAMES, METRICS, RESAMPLES
 from evaluation.models.bm25 import K1, B
 from evaluation.models.encoders import Encoder
 from evaluation.tables.benchmark import Benchmark

@@ -59,9 +59,9 @@ def _charts(report: CheckReport) -> list[dict]:
             rest = sum(number for _, number in largest[BARS:])
             bars = [(str(value), number) for value, number in largest[:BARS]] + ([("others", rest)] if rest else [])
             numbers = [number for _, number in bars]
-            charts.append(
-                {"name": name, "bars": bars, "total": sum(numbers) or 1, "most": max(numbers, default=0) or 1}
-            )
+            config, _, split = name.removeprefix("noise of ").partition("/")  # a row may have several kinds of noise
+            total = report.rows[config][split] if name.startswith("noise of ") else sum(numbers)
+            charts.append({"name": name, "bars": bars, "total": total or 1, "most": max(numbers, default=0) or 1})
     return charts
 
 

@@ -153,7 +153,7 @@ def _editor(told: "Build") -> ImageEditor | None:
 
 
 def _scorer(told: "Build") -> ConsistencyScorer | None:
-    """CLIP and SigLIP by their configuration, everything else through sentence-transformers."""
+    """Load CLIP and SigLIP by their configuration, everything else through sentence-transformers."""
     if told.consistency_model is None:
         return None
     model, revision = told.consistency_model, told.revision("consistency_model") or ""

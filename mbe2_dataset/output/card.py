@@ -21,7 +21,7 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 _HEADINGS = {
     "triplet query": "Queries of the triplets",
     "negative": "Negatives",
-    "noise": "Known noise (a triplet may have several)",
+    "noise": "Known noise (shares of the triplets; one may have several)",
     "query picture": "Where pictures of test queries come from",
     "augmented field": "What became of augmented fields",
 }

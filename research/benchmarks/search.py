@@ -1,34 +1,36 @@
-"""How fast exact search is: `evaluation.vectors.nearest` against faiss's flat index and a plain NumPy loop.
+"""How fast exact search is, and how fast vectors become figures."""
 
-    python -m research.benchmarks.search [--sizes 100000 636241] [--dimension 256] [--queries 4096] [--repeats 3]
-
-The vectors are random but have a structure as embeddings do: products in clusters, most of the variance in some
-directions, noise over all. All ways get as many threads; each run is a process of its own that reads the vectors from
-a file, and whose peak memory is measured. The corpus is made ready before the clock starts, which is reported beside.
-"""
-
-import argparse
-import json
 import resource
-import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import scipy.stats
 import torch
 
-from common_moon2.cli import whole
+from evaluation.measure.metrics import CONFIDENCE, METRICS, RESAMPLES, intervals, query_metrics
+from evaluation.measure.retrieval import relevant_ranks, similarity
 from evaluation.vectors.nearest import ExactSearch, FaissSearch
 from evaluation.vectors.store import Vectors, open_vectors
-from research.benchmarks.measure import machine, print_table, ratios, spread
+from research.benchmarks import arguments
+from research.benchmarks.measure import of_rounds, print_table, ratios, run_paired, spread, time_paired
 
+MEASURES = {
+    "recall@1": "recall_1",
+    "recall@5": "recall_5",
+    "recall@10": "recall_10",
+    "mrr": "recip_rank",
+    "ndcg@10": "ndcg_cut_10",
+}
+CHUNK = 100
+Relevant = list[dict[int, int]]  # for each query {candidate: grade}
 DIRECTIONS, CLUSTER, WRITE = 96, 40, 50_000
 
 
 def write_vectors(path: Path, count: int, dimension: int, seed: int, clusters: np.ndarray) -> None:
-    """(count, dimension) unit vectors around the clusters' centres."""
+    """Write (count, dimension) unit vectors around the clusters' centres."""
     random = np.random.default_rng(seed)
     spread_of = np.linspace(1, 0.1, DIRECTIONS, dtype=np.float32)[:, None]
     # The same for corpus and queries, whose seeds differ.
@@ -66,19 +68,49 @@ WAYS = {
 }
 
 
-def measure(options: argparse.Namespace) -> dict:
-    """One way, in this process."""
-    folder = Path(options.folder)
-    corpus, queries = (open_vectors(folder / f"{name}.npy") for name in ("corpus", "queries"))
-    if options.way != "ours":  # the others take milliseconds for each query, and do not profit from more of them
-        queries = Vectors(queries.read(0, min(options.slow_queries, len(queries))), queries.ids[: options.slow_queries])
+def search(options: arguments.Search) -> dict:
+    """Print how fast each way searches, by size of the corpus."""
+    header = ["", "times faster than faiss flat", "ms a query", "s to get ready", "peak MB", "rows as faiss"]
+    title = f"k = {options.k}, {options.dimension} dimensions, seed {options.seed}"
+    return print_table(header, (row for size in options.sizes for row in compare_ways(options, size)), title)
+
+
+def compare_ways(options: arguments.Search, size: int) -> list[list[str]]:
+    """Return rows of the table for one size of the corpus."""
+    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
+        random = np.random.default_rng(options.seed)
+        clusters = random.standard_normal((max(1, size // CLUSTER), DIRECTIONS), dtype=np.float32)
+        for number, (name, count) in enumerate((("corpus", size), ("queries", options.queries)), 1):
+            write_vectors(Path(folder) / f"{name}.npy", count, options.dimension, options.seed + number, clusters)
+        told = (folder, options.slow_queries, options.k)
+        found = run_paired("research.benchmarks.search:measure", WAYS, options.repeats, *told)
+        rows = {way: np.load(Path(folder) / f"{way}.npy") for way in WAYS}
+    expected = rows["faiss flat"]
+    return [
+        [
+            f"{size:,}, {way} ({figures['precision'][-1]})",
+            spread(ratios(found["faiss flat"]["milliseconds"], figures["milliseconds"])),
+            spread(of_rounds(figures["milliseconds"])),
+            f"{float(np.median(figures['ready'])):.1f}",
+            f"{max(figures['megabytes']):,.0f}",
+            f"{(rows[way][: len(expected)] == expected).mean():.4%}",
+        ]
+        for way, figures in found.items()
+    ]
+
+
+def measure(way: str, folder: str, slow_queries: int, k: int) -> dict:
+    """Return milliseconds and peak memory of one way, in this process; the rows that it finds go to a file."""
+    corpus, queries = (open_vectors(Path(folder) / f"{name}.npy") for name in ("corpus", "queries"))
+    if way != "ours":  # the others take milliseconds for each query, and do not profit from more of them
+        queries = Vectors(queries.read(0, min(slow_queries, len(queries))), queries.ids[:slow_queries])
     start = time.perf_counter()
-    engine = WAYS[options.way](corpus, torch.get_num_threads())
+    engine = WAYS[way](corpus, torch.get_num_threads())
     ready = time.perf_counter() - start
     start = time.perf_counter()
-    rows = engine.search(queries, options.k)[0]
+    rows = engine.search(queries, k)[0]
     seconds = time.perf_counter() - start
-    np.save(folder / f"{options.way}.npy", rows)
+    np.save(Path(folder) / f"{way}.npy", rows)
     return {
         "ready": ready,
         "milliseconds": 1000 * seconds / len(queries),
@@ -87,57 +119,75 @@ def measure(options: argparse.Namespace) -> dict:
     }
 
 
-def compare(options: argparse.Namespace, size: int) -> list[list[str]]:
-    """Rows of the table for one size of the corpus."""
-    found = {way: [] for way in WAYS}
-    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-        random = np.random.default_rng(options.seed)
-        clusters = random.standard_normal((max(1, size // CLUSTER), DIRECTIONS), dtype=np.float32)
-        write_vectors(Path(folder) / "corpus.npy", size, options.dimension, options.seed + 1, clusters)
-        write_vectors(Path(folder) / "queries.npy", options.queries, options.dimension, options.seed + 2, clusters)
-        words = ["--k", str(options.k), "--slow_queries", str(options.slow_queries), "--folder", folder]
-        for _ in range(options.repeats):
-            for way in WAYS:
-                command = [sys.executable, "-m", "research.benchmarks.search", *words, "--way", way]
-                root = Path(__file__).parents[2]
-                run = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, check=True, text=True)
-                found[way].append(json.loads(run.stdout.splitlines()[-1]))
-        rows = {way: np.load(Path(folder) / f"{way}.npy") for way in WAYS}
-    times = {way: [run["milliseconds"] for run in runs] for way, runs in found.items()}
-    return [
-        [
-            f"{size:,}, {way} ({found[way][-1]['precision']})",
-            spread(ratios(times["faiss flat"], times[way])),
-            spread(ratios(times[way], [1] * options.repeats)),
-            f"{float(np.median([run['ready'] for run in found[way]])):.1f}",
-            f"{max(run['megabytes'] for run in found[way]):,.0f}",
-            f"{(rows[way][: len(rows['faiss flat'])] == rows['faiss flat']).mean():.4%}",
-        ]
-        for way in WAYS
-    ]
+def made_up(queries: int, candidates: int, dimension: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, Relevant]:
+    """Return unit vectors of queries and candidates; each query has one to three relevant candidates."""
+    random = np.random.default_rng(seed)
+    corpus = random.standard_normal((candidates, dimension), dtype=np.float32)
+    relevant = []
+    for _ in range(queries):
+        rows = random.choice(candidates, random.integers(1, 4), replace=False).tolist()
+        relevant.append({row: int(random.integers(1, 4)) for row in rows})
+    noise = random.standard_normal((queries, dimension), dtype=np.float32)
+    asked = np.stack([corpus[list(grades)].mean(0) for grades in relevant]) + 2 * noise
+    return *(torch.nn.functional.normalize(torch.from_numpy(rows), dim=1) for rows in (asked, corpus)), relevant
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=whole(1), nargs="+", default=[100_000, 636_241])
-    parser.add_argument("--dimension", type=whole(1), default=256)
-    parser.add_argument("--queries", type=whole(1), default=4096)
-    parser.add_argument("--slow_queries", type=whole(1), default=512, help="for faiss and NumPy")
-    parser.add_argument("--k", type=whole(1), default=10)
-    parser.add_argument("--repeats", type=whole(1), default=3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--scratch", help="where the vectors are written (default: the system's temporary folder)")
-    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", help=argparse.SUPPRESS)
-    options = parser.parse_args(argv)
-    if options.way:
-        print(json.dumps(measure(options)))
-        return 0
-    print(f"k = {options.k}, {options.dimension} dimensions; {machine()}, seed {options.seed}\n")
-    header = ["", "times faster than faiss flat", "ms a query", "s to get ready", "peak MB", "rows as faiss"]
-    print_table(header, (row for size in options.sizes for row in compare(options, size)))
-    return 0
+def ours(asked: torch.Tensor, corpus: torch.Tensor, relevant: Relevant) -> dict[str, np.ndarray]:
+    """Return each metric of each query by the evaluation."""
+    ranks = relevant_ranks(asked, corpus, [list(grades) for grades in relevant], torch.arange(len(corpus)))
+    return query_metrics(ranks, [np.array(list(grades.values())) for grades in relevant])
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def with_pytrec_eval(asked: torch.Tensor, corpus: torch.Tensor, relevant: Relevant) -> dict[str, np.ndarray]:
+    """Return each metric of each query by pytrec_eval."""
+    import pytrec_eval
+
+    names = [str(row) for row in range(len(corpus))]
+    found = {metric: [] for metric in METRICS}
+    for start in range(0, len(asked), CHUNK):
+        scores = similarity(asked[start : start + CHUNK], corpus).tolist()
+        run = {str(row): dict(zip(names, line, strict=True)) for row, line in enumerate(scores)}
+        qrels = {
+            str(row): {str(candidate): grade for candidate, grade in grades.items()}
+            for row, grades in enumerate(relevant[start : start + CHUNK])
+        }
+        values = pytrec_eval.RelevanceEvaluator(qrels, set(MEASURES.values())).evaluate(run)
+        for metric, measure in MEASURES.items():
+            found[metric] += [values[query][measure] for query in qrels]
+    return {metric: np.array(values) for metric, values in found.items()}
+
+
+def with_scipy(values: dict[str, np.ndarray], seed: int) -> dict[str, list[float]]:
+    """Return the interval of each metric by SciPy."""
+    bounds = {}
+    for metric, row in values.items():
+        options = {"n_resamples": RESAMPLES, "confidence_level": CONFIDENCE, "method": "percentile"}
+        interval = scipy.stats.bootstrap((row,), np.mean, rng=np.random.default_rng(seed), **options)
+        bounds[metric] = list(interval.confidence_interval)
+    return bounds
+
+
+def metrics(options: arguments.Metrics) -> dict:
+    """Print how many times faster the evaluation is than pytrec_eval and SciPy."""
+    header = ["", "times faster", "s", "s of the other"]
+    return print_table(header, compare_metrics(options), f"{options.dimension} dimensions, seed {options.seed}")
+
+
+def compare_metrics(options: arguments.Metrics) -> Iterator[list[str]]:
+    """Yield the rows of the table."""
+    for candidates in options.candidates:
+        told = made_up(options.queries, candidates, options.dimension, options.seed)
+        values, theirs = ours(*told), with_pytrec_eval(*told)
+        for metric in METRICS:
+            np.testing.assert_allclose(values[metric], theirs[metric], atol=1e-9, err_msg=metric)
+        what = f"{options.queries:,} x {candidates:,}: ranks and metrics, against pytrec_eval"
+        ways = (lambda told=told: ours(*told), lambda told=told: with_pytrec_eval(*told))
+        yield compare_two(what, *ways, options.repeats)
+    ways = (lambda: intervals(values, options.seed), lambda: with_scipy(values, options.seed))
+    yield compare_two(f"{options.queries:,}: intervals, against SciPy", *ways, options.repeats)
+
+
+def compare_two(what: str, own: Callable, other: Callable, repeats: int) -> list[str]:
+    """Return a row of the table."""
+    seconds = time_paired({"own": own, "other": other}, repeats)
+    return [what, spread(ratios(seconds["other"], seconds["own"])), *(spread(of_rounds(s)) for s in seconds.values())]

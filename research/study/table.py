@@ -1,18 +1,19 @@
-"""The results as Markdown: in the layout of the paper's Table 4, and as differences with intervals."""
+"""Report the results: in the layout of the paper's Table 4, as differences with intervals, and as its Fig. 2."""
 
-import json
 import math
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 from scipy.stats import t as student
 
+from common_moon2.files import write_text
 from evaluation.measure.metrics import CONFIDENCE, paired_test
 from evaluation.measure.retrieval import DIRECTIONS
 from evaluation.show.report import PAPER
-from research.study.scoring import EASY_SET, HARD_SET, TRANSFER_SET, unpack
-from research.study.variants import StudyError, Variant
+from research.study.arguments import EASY_SET, HARD_SET, TRANSFER_SET, PlotArguments, StudyError, TableArguments
+from research.study.results import Runs, read_results, unpack
+from research.study.variants import Variant, read_variants
 
 ARROWS = {"t2mm": "t→mm", "i2mm": "i→mm", "mm2mm": "mm→mm", "t2i": "t→i", "i2t": "i→t"}
 COLUMNS = (*DIRECTIONS, "classification", "attributes")
@@ -25,62 +26,35 @@ SETS = {
     HARD_SET: "Hard gallery: the test products among all the others",
     TRANSFER_SET: "Transfer: other products, several photos each, nothing trained on them",
 }
+# Colours that stay apart for colour-blind readers.
+STYLES = {
+    "joint + MoE": {"color": "#3f90da", "marker": "o"},
+    "joint + dense": {"color": "#ffa90e", "marker": "s"},
+    "joint + MoE, by queries": {"color": "#7a21dd", "marker": "v"},
+    "joint + dense, by queries": {"color": "#8a8a8a", "marker": "D"},
+    "fixed mixing": {"color": "#bd1f01", "marker": "^"},
+}
+EVEN = (1, 1, 1)
 
 
-class Runs(NamedTuple):
-    """The results of one variant by seed, of one form of it."""
-
-    variant: Variant
-    by_seed: dict[int, dict]
-
-    def of(self, seeds: list[int]) -> "Runs":
-        """Those with these seeds."""
-        return self._replace(by_seed={seed: run for seed, run in self.by_seed.items() if seed in seeds})
-
-
-def read_results(folder: Path, variants: dict[str, Variant]) -> dict[str, Runs]:
-    """The results that there are, in the order of the variants. Those of an earlier form of a variant are left out.
-
-    Raises:
-        StudyError: a file is none of the study's, or there is no result at all.
-    """
-    found: dict[str, Runs] = {}
-    files = {file.stem: file for file in folder.glob("*.json")}
-    for name, variant in variants.items():
-        by_seed = {}
-        for seed in range(variant.seeds):
-            if f"{name}-{seed}" not in files:
-                continue
-            try:
-                content = json.loads(files[f"{name}-{seed}"].read_text(encoding="utf-8"))
-                if content["key"] == variant.key():
-                    by_seed[seed] = content
-            except (ValueError, KeyError) as error:
-                raise StudyError(f"{files[f'{name}-{seed}'].name} is no result of the study: {error}.") from error
-        if by_seed:
-            found[name] = Runs(variant, by_seed)
-    if not found:
-        raise StudyError(f"{folder} has no results yet: python -m research.study run")
-    return found
+def table(options: TableArguments) -> dict:
+    """Print the tables, or write them to a file."""
+    text = report(options)
+    if options.output is None:
+        print(text)
+    else:
+        write_text(options.output, text + "\n")
+    return {"results": options.results, "output": options.output, "table": text}
 
 
-def report(
-    folder: Path,
-    variants: dict[str, Variant],
-    tiers: list[int] | None = None,
-    galleries: list[str] | None = None,
-    seeds: list[int] | None = None,
-) -> str:
-    """The tables: figures and differences for each gallery, the paper's rows, and what training came to.
-
-    Args:
-        tiers, galleries, seeds: only rows of variants of these tiers, only these of `SETS`, only runs with these seeds;
-            all by default.
+def report(options: TableArguments) -> str:
+    """Return the tables: figures and differences for each gallery, the paper's rows, and what training came to.
 
     Raises:
         StudyError: as `read_results`, or nothing is left to show.
     """
-    found = read_results(folder, variants)
+    variants, seeds, tiers, galleries = read_variants(), options.seeds, options.tiers, options.galleries
+    found = read_results(options.results, variants)
     if seeds is not None:
         found = {name: runs.of(seeds) for name, runs in found.items() if runs.of(seeds).by_seed}
     shown = [runs for runs in found.values() if tiers is None or runs.variant.tier in tiers]
@@ -190,7 +164,7 @@ def _mean(values: list[float | None]) -> str:
 
 
 def _half_interval(values: list[float]) -> float:
-    """Half of the t interval of the mean of two values or more."""
+    """Return half of the t interval of the mean of two values or more."""
     return student.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
 
 
@@ -207,7 +181,7 @@ def _difference_row(runs: Runs, reference: Runs, name: str) -> list[str] | None:
 
 
 def _difference(pairs: list[tuple[dict, dict]], direction: str) -> str:
-    """Of the means over seeds, query by query.
+    """Compare the means over seeds, query by query.
 
     Raises:
         StudyError: the two were not asked the same.
@@ -231,3 +205,61 @@ def _difference(pairs: list[tuple[dict, dict]], direction: str) -> str:
 def _markdown(header: list[str], rows: list[list[str]]) -> list[str]:
     cells = [header, ["---"] + ["--:"] * (len(header) - 1), *rows]
     return ["| " + " | ".join(row) + " |" for row in cells]
+
+
+def plot(options: PlotArguments) -> dict:
+    """Write a PNG: one line for each way of training, one point (mean over seeds) for each query mix.
+
+    Raises:
+        StudyError: no result of the sweep is there, or `output` is no PNG or cannot be written.
+    """
+    output = options.output
+    if output.suffix.lower() != ".png":
+        raise StudyError(f"--output {output} must end in .png: that is what is written.")
+    points = sweep(options.results)
+    figure = Figure((6.4, 4.8), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    first = next((name for name, line in points.items() if EVEN in line), None)
+    for name, line in points.items():
+        shown = list(line.values())
+        axes.errorbar(*np.array([values.mean(0) for values in shown]).T, label=name, capsize=0, **STYLES[name])
+        for values in shown:  # every seed, faint
+            axes.plot(*values.T, linestyle="", alpha=0.3, **STYLES[name])
+        for mix, values in line.items():
+            if mix == EVEN and name != first:
+                continue  # these points lie on each other: one label for all
+            place = values.mean(0)
+            below = name.startswith("joint + dense")  # where its points lie next to those of joint + MoE
+            offset = (4, -10 if below else 4)
+            axes.annotate(":".join(map(str, mix)), place, xytext=offset, textcoords="offset points", fontsize=7)
+    axes.margins(x=0.1)  # room for the last label
+    axes.set_xlabel("text queries: t→mm Recall@10 (%)")
+    axes.set_ylabel("image queries: i→mm Recall@10 (%)")
+    axes.set_title("Query mixes (text : image : mixed), hard gallery", fontsize=10)
+    axes.legend(frameon=False)
+    axes.grid(color="#e4e4e4")
+    try:
+        figure.savefig(output, format="png")
+    except OSError as error:
+        raise StudyError(f"The plot cannot be written to {output}: {error.strerror}.") from error
+    return {"results": options.results, "output": output}
+
+
+def sweep(results: Path) -> dict[str, dict[tuple[int, int, int], np.ndarray]]:
+    """Return {way of training: {query mix: (seeds, 2)}}, t->mm and i->mm in per cent; mixes from image to text.
+
+    Raises:
+        StudyError: no result of the sweep is there.
+    """
+    lines: dict[str, dict] = {name: {} for name in STYLES}
+    for runs in read_results(results, read_variants()).values():
+        if runs.variant.curve is not None:
+            retrieval = [run["sets"][HARD_SET]["retrieval"] for run in runs.by_seed.values()]
+            values = [[100 * one[direction]["recall@10"] for direction in ("t2mm", "i2mm")] for one in retrieval]
+            lines[runs.variant.curve][runs.variant.query_mix] = np.array(values)
+    ordered = {
+        name: dict(sorted(line.items(), key=lambda item: item[0][0] / item[0][1])) for name, line in lines.items()
+    }
+    if not any(ordered.values()):
+        raise StudyError(f"{results} has no result of the sweep yet: python -m research.study run --tiers 1,3")
+    return {name: line for name, line in ordered.items() if line}

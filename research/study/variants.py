@@ -8,17 +8,11 @@ from pathlib import Path
 import yaml
 
 from configuration_moon2 import INTER_OBJECTIVES, INTRA_OBJECTIVES
+from research.study.arguments import HERE, StudyError
 from research.study.losses import LOSSES
 
-
-class StudyError(Exception):
-    """Something that the user of the study can put right; the message says what."""
-
-
-HERE = Path(__file__).parent
 VARIANTS, RECIPE = HERE / "variants.yaml", HERE / "recipe.yaml"
 ENCODERS = ("moon2", "two_towers")
-GALLERIES = ("easy", "hard", "transfer")
 SMOLLM2 = "smollm2"
 
 
@@ -42,10 +36,10 @@ class Variant:
     start: str | None = None
 
     def fields(self, max_steps: int | None = None) -> dict:
-        """The recipe of the variant.
+        """Return the recipe of the variant.
 
         Args:
-            max_steps: in the place of the recipe's, to try the study out.
+            max_steps: replaces that of the recipe, to try the study out.
         """
         shared = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
         recipe = {name: value for name, value in (shared | self.recipe).items() if value is not None}
@@ -57,7 +51,7 @@ class Variant:
         return recipe
 
     def key(self, max_steps: int | None = None) -> str:
-        """A digest of what decides the model; results with another one are of an earlier form of the variant.
+        """Return a digest of what decides the model; results with another one are of an earlier form of the variant.
 
         It changes with every field that may change weights. How often a run logs or saves does not.
         """
@@ -72,7 +66,7 @@ class Variant:
 
 
 def read_variants(file: Path = VARIANTS) -> dict[str, Variant]:
-    """The variants by name, in the order of the file.
+    """Return the variants by name, in the order of the file.
 
     Raises:
         StudyError: a field that nobody knows, a value that cannot be, or a name that comes twice.
@@ -99,7 +93,7 @@ def read_variants(file: Path = VARIANTS) -> dict[str, Variant]:
 
 
 def choose(variants: dict[str, Variant], names: list[str] | None) -> list[Variant]:
-    """The named variants, or all.
+    """Return the named variants, or all.
 
     Raises:
         StudyError: there is no such variant.

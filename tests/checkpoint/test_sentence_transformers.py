@@ -4,10 +4,9 @@ import json
 import os
 import re
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
+import fresh
 import numpy as np
 import pytest
 import torch
@@ -157,9 +156,7 @@ print("largest difference", np.abs(vectors - np.load("expected.npy")).max())
 """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment["HF_HOME"] = str(tmp_path / "cache")
-    run = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
-    )
+    run = fresh.run(["-c", script], environment, tmp_path)
     assert run.returncode == 0, run.stderr
     assert float(run.stdout.removeprefix("largest difference")) <= TOLERANCE
 

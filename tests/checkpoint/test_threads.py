@@ -1,18 +1,15 @@
 """Many threads, one model: every vector is the one that a single thread gets."""
 
-import base64
-import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from guides import blocks
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
-from conftest import FAMILIES, mixed_products, picture, tiny_model, tiny_processor
+from conftest import EACH_FAMILY, mixed_products, picture, tiny_model, tiny_processor
 
 THREADS, ROUNDS = 8, 4
 # As "qwen3_vl", and one family in which the image-only view takes a second pass.
@@ -74,7 +71,7 @@ def test_gradients_with_activation_checkpointing(router):
     assert_alike_in_threads(gradients, [processor(products) for products in requests()[:6]])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_processor(family):
     processor = tiny_processor(family)
     processor.max_text_length = 20
@@ -120,25 +117,3 @@ def test_sentence_transformers(router, tmp_path):
         [{name: product[name] for name in product if name != "instruction"} for product in row] for row in requests()
     ]
     assert_alike_in_threads(encode, plain)
-
-
-def test_documented_service(after_demo):
-    """The service of docs/serving.md under eight clients, a third of whose requests are bad."""
-    client_of = pytest.importorskip("fastapi.testclient").TestClient
-    (snippet,) = [block.text for block in blocks("docs/serving.md") if block.language == "python"]
-    names = {"__name__": "serve"}
-    exec(compile(snippet, "docs/serving.md", "exec"), names)
-    client, photo = client_of(names["app"]), io.BytesIO()
-    picture(40, 30).save(photo, "PNG")
-    encoded = base64.b64encode(photo.getvalue()).decode()
-    good = [[{"text": "red mug"}, {"image": encoded}], [{"text": "mug", "image": encoded}], [{"text": "<|image_pad|>"}]]
-    bad = [[{}], [{"image": "no base64!"}]]
-
-    def ask(products: list[dict]) -> list[np.ndarray]:
-        answer = client.post("/embed", json=products)
-        if products in bad:
-            assert answer.status_code == 422 and answer.json()["detail"]
-            return []
-        return [np.asarray(answer.json())]
-
-    assert_alike_in_threads(ask, good + bad)

@@ -18,7 +18,9 @@ from demo_moon2 import __main__ as demo
 from evaluation import __main__ as evaluation
 from mbe2_dataset import __main__ as mbe2
 from mbe2_dataset import arguments
+from research.benchmarks import __main__ as benchmarks
 from research.study import __main__ as study
+from serving_moon2 import __main__ as serving
 from training_moon2 import recipe
 
 ROOT = Path(__file__).parents[2]
@@ -28,21 +30,19 @@ def of_table(module, prog: str, table: dict) -> dict:
     """The commands of a room, as in `COMMANDS`."""
 
     def parser(name: str) -> argparse.ArgumentParser:
-        if isinstance(table[name], Command):
-            return table[name].parser(f"{prog} {name}")
-        known = module.parser_of(name)
-        groups = [action for action in known._actions if action.choices and not action.option_strings]
-        return groups[0].choices[name] if prog == "python -m evaluation" else known
+        return table[name].parser(f"{prog} {name}") if isinstance(table[name], Command) else module.parser_of(name)
 
     return {f"{prog} {name}": (module.main, [name], lambda name=name: parser(name)) for name in table}
 
 
 # what a user types -> (what runs it, the words that name the command, its parser)
 COMMANDS = {
-    **of_table(evaluation, "python -m evaluation", {**evaluation.COMMANDS, **getattr(evaluation, "PUSHES", {})}),
+    **of_table(evaluation, "python -m evaluation", evaluation.COMMANDS),
     **of_table(demo, "python -m demo_moon2", demo.COMMANDS),
     **of_table(mbe2, arguments.PROG, arguments.COMMANDS),
-    **of_table(study, "python -m research.study", study.COMMANDS),
+    **of_table(study, study.PROG, study.COMMANDS),
+    **of_table(benchmarks, benchmarks.PROG, benchmarks.COMMANDS),
+    **of_table(serving, serving.PROG, serving.COMMANDS),
     "python -m train_moon2": (train_moon2.main, [], recipe.build_parser),
     "python -m upcycle_moon2": (upcycle_moon2.main, [], upcycle_moon2.build_parser),
 }

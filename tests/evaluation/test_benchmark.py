@@ -158,7 +158,7 @@ def test_a_broken_benchmark_is_refused(tmp_path, case):
     rows = benchmark_rows()
     break_it(rows)
     folder = write_benchmark(tmp_path / "mbe2", rows)
-    with pytest.raises(EvaluationError, match=message):
+    with pytest.raises(UserError, match=message):
         load_benchmark(str(folder))
 
 

@@ -4,12 +4,11 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import datasets
+import fresh
 import numpy as np
 import pytest
 
@@ -250,13 +249,13 @@ def test_processes_and_kill_9(tmp_path, model):
     )
     script = tmp_path / "go.py"
     script.write_text(code)
-    root = Path(__file__).parent
-    environment = os.environ | {"PYTHONPATH": f"{root}:{root.parent}:{root.parents[1]}"}
-    command = [sys.executable, str(script), source, model, str(tmp_path / "cut")]
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
-    while process.poll() is None and not list(tmp_path.glob("cut/shards/*.parquet")):
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": f"{here}:{here.parent}:{here.parents[1]}"}
+    command = [str(script), source, model, str(tmp_path / "cut")]
+    process = fresh.start(command, environment)
+    while process.is_alive() and not list(tmp_path.glob("cut/shards/*.parquet")):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    subprocess.run(command, env=environment, check=True)
+    process.join()
+    fresh.run(command, environment).check_returncode()
     assert digests(tmp_path / "cut") == digests(tmp_path / "whole")

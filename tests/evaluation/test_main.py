@@ -200,7 +200,7 @@ def test_user_errors_of_run(model, dataset, tmp_path, capsys):
     output = ["--output", str(tmp_path / "results")]
     assert "no model folder" in refused(capsys, "--model", str(tmp_path / "none"), "--dataset", dataset, *output)
     assert "no config.json" in refused(capsys, "--model", dataset, "--dataset", dataset, *output)
-    assert "no dataset folder" in refused(capsys, "--model", model, "--dataset", str(tmp_path / "none"), *output)
+    assert "no data set folder" in refused(capsys, "--model", model, "--dataset", str(tmp_path / "none"), *output)
     assert "configuration 'corpus'" in refused(capsys, "--model", model, "--dataset", model, *output)
     file = tmp_path / "file"
     file.write_text("")

@@ -2,6 +2,7 @@
 
 import datasets
 import pytest
+from sentence_transformers import SentenceTransformer
 from test_benchmark import FEATURES, benchmark_rows, write_benchmark
 
 from conftest import tiny_model, tiny_processor
@@ -116,3 +117,12 @@ def test_directions_without_queries_are_no_tasks_and_nothing_at_all_is_an_error(
         row["score"] = 0
     with pytest.raises(EvaluationError, match="neither a query with a relevant product nor a category"):
         mteb_tasks.mbe2_tasks(str(write_benchmark(tmp_path / "nothing", rows)))
+
+
+def test_an_encoder_that_is_taken_for_text_only_is_refused(model, tmp_path):
+    folder = str(write_benchmark(tmp_path / "mbe2", uneven_rows()))
+    encoder = mteb.models.SentenceTransformerEncoderWrapper(SentenceTransformer(model, trust_remote_code=True))
+    encoder.mteb_model_meta = encoder.mteb_model_meta.model_copy(update={"modalities": ["text"]})
+    (task,) = [task for task in mteb_tasks.mbe2_tasks(folder) if task.metadata.name.endswith("mm2mm")]
+    with pytest.raises(EvaluationError, match="would drop the image of .*: load it with evaluation.mteb_tasks"):
+        mteb.evaluate(encoder, [task], cache=None, show_progress_bar=False)

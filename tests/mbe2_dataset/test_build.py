@@ -4,12 +4,11 @@ import hashlib
 import io
 import json
 import os
-import subprocess
-import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import datasets
+import fresh
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -441,6 +440,15 @@ def test_card_tells_where_it_came_from(folder):
     assert list(loaded.config.data_files) == ["test"]
 
 
+def test_shares_of_noise_are_those_of_triplets(folder):
+    """A triplet may have several kinds of noise, so that the shares of labels would be too small."""
+    rows = pq.read_table(folder / "triplets").to_pylist()
+    wrong = sum("false_positive" in row["noise"] for row in rows)
+    assert wrong and sum(len(row["noise"] or ["none"]) for row in rows) > len(rows)
+    text = (folder / "README.md").read_text()
+    assert f"| false_positive | {wrong} | {100 * wrong / len(rows):.1f} % |" in text
+
+
 def test_real_catalogues_without_validation_have_no_noise_of_their_own(tmp_path):
     counts = build_dataset(shop(), tmp_path / "mbe2", ORIGIN, BuildOptions()).rows
     assert counts["triplets"] == {"train": 12} and counts["corpus"] == {"test": 3}
@@ -451,18 +459,13 @@ def test_real_catalogues_without_validation_have_no_noise_of_their_own(tmp_path)
 
 
 def test_command_line_prints_a_summary_and_help(tmp_path):
-    run = [sys.executable, "-m", "mbe2_dataset"]
+    run = ["-m", "mbe2_dataset"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     few = ("--num_products", "8", "--num_validation", "0", "--num_test", "3")
-    done = subprocess.run(
-        [*run, *command(Path("mbe2"), *few)], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+    done = fresh.run([*run, *command(Path("mbe2"), *few)], environment, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "qrels" in done.stdout and 'load_dataset("mbe2")' in done.stdout and "train" in done.stdout
-    bad = subprocess.run(
-        [*run, "build", "--catalogue", "nowhere", "--output", "x"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+    bad = fresh.run([*run, "build", "--catalogue", "nowhere", "--output", "x"], environment, tmp_path)
     assert bad.returncode == 2 and "nowhere" in bad.stderr and "Traceback" not in bad.stderr
     with pytest.raises(SystemExit) as stop:
         main(["build", "--help"])

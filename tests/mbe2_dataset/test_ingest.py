@@ -4,13 +4,11 @@ import hashlib
 import io
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import datasets
+import fresh
 import numpy as np
 import pytest
 from PIL import Image
@@ -252,12 +250,12 @@ def test_after_kill_9_the_next_run_goes_on_and_gives_the_same_bytes(tmp_path, mo
     table.write_text("".join(json.dumps(row) + "\n" for row in rows))
     folder, parts = tmp_path / "killed", tmp_path / ".killed.incomplete" / "parts"
     script = KILLED.format(paths=[str(ROOT)], pause=0.02, table=str(table.parent), folder=str(folder))
-    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    process = fresh.start(["-c", script])
     limit = time.monotonic() + 60
-    while not (parts / "00002").exists() and process.poll() is None and time.monotonic() < limit:
+    while not (parts / "00002").exists() and process.is_alive() and time.monotonic() < limit:
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert (parts / "00002").exists() and not folder.exists()
     kept = os.stat(parts / "00001" / "pictures.arrow").st_ino
     monkeypatch.setattr(ingest_module, "PART_ROWS", 8)

@@ -1,14 +1,11 @@
 """Work for single products: done once, written down at once, in any engine, whatever stops it."""
 
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import fresh
 import pytest
 
 from mbe2_dataset.catalogue.store import Row
@@ -162,15 +159,14 @@ carry_out(Slow(Path({log!r}), place={place!r}), rows(200), Journal(Path({journal
 @pytest.mark.parametrize("place", ["threads", "here"])
 def test_kill_minus_nine_loses_at_most_what_was_under_way(tmp_path, place):
     log, journal = tmp_path / "log", tmp_path / "journal.sqlite"
-    code = KILLED.format(
-        root=str(ROOT), tests=str(Path(__file__).parent), log=str(log), journal=str(journal), place=place
-    )
-    child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    here = str(Path(__file__).parent)
+    code = KILLED.format(root=str(ROOT), tests=here, log=str(log), journal=str(journal), place=place)
+    child = fresh.start(["-c", code])
     end = time.monotonic() + 60
     while len(made(log)) < 20 and time.monotonic() < end:
         time.sleep(0.01)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+    child.kill()
+    child.join()
     before = made(log)
     assert 20 <= len(before) < 200
     keys = carry_out(Shout(log, place=place), rows(200), Journal(journal), Engine())

@@ -5,12 +5,10 @@ import io
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import fresh
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -324,17 +322,17 @@ def test_killed_anywhere_and_run_again_gives_the_same_bytes_and_no_second_bill(s
         assert build(shop, tmp_path / "whole" / "mbe2", *words) == 0
         whole, server.requests[:] = contents(tmp_path / "whole" / "mbe2"), []
         output = tmp_path / "killed" / "mbe2"
-        command = [sys.executable, "-m", "mbe2_dataset", "build", "--catalogue", str(shop), "--output", str(output),
+        command = ["-m", "mbe2_dataset", "build", "--catalogue", str(shop), "--output", str(output),
                    "--columns", "images=photo", "--num_proc", "1", *words]  # fmt: skip
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         # Stopped while titles are written, and when a few more are there.
         for wanted in (4, 13):
-            child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            child = fresh.start(command, environment)
             end = time.monotonic() + 60
             while len(server.requests) < wanted and time.monotonic() < end:
                 time.sleep(0.005)
-            child.send_signal(signal.SIGKILL)
-            child.wait()
+            child.kill()
+            child.join()
             assert wanted <= len(server.requests) < 24
         assert build(shop, output, *words) == 0
         twice = len(server.requests) - 24

@@ -3,12 +3,11 @@
 import io
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import fresh
 import pyarrow.parquet as pq
 import pytest
 from hub_server import TOKEN, HubServer, run_python, running_hub
@@ -143,13 +142,11 @@ def pushed_ids(hub: HubServer, config: str) -> list[str]:
 @pytest.mark.slow
 def test_a_push_that_is_killed_goes_on_when_it_is_called_again(new_hub, mbe2, tmp_path):
     with new_hub.fault("PUT", "/lfs/objects/", "hang", first=3) as fault:
-        client = subprocess.Popen(
-            [sys.executable, *arguments(mbe2, "user/killed", tag="v1", force=True)],
-            env=new_hub.environment(tmp_path / "home"), stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        words = arguments(mbe2, "user/killed", tag="v1", force=True)
+        client = fresh.start(words, new_hub.environment(tmp_path / "home"))
         assert fault.reached.wait(60)
         client.kill()
-        client.wait()
+        client.join()
     assert held(new_hub, "user/killed") == {}
     arrived = [request.path for request in new_hub.requests("PUT") if request.status == 200]
     done = push(new_hub, mbe2, "user/killed", tag="v1", force=True)

@@ -1,10 +1,9 @@
 """The Hub of the tests behaves, towards the real clients, as the Hub does."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import fresh
 import pytest
 from hub_server import TOKEN, run_python
 from hub_server import hub as hub
@@ -255,8 +254,9 @@ api.upload_file(repo_id="user/faults", path_in_repo="{name}.bin", path_or_fileob
 def test_a_hanging_request_lets_the_test_kill_the_client(hub, tmp_path):
     code = 'from huggingface_hub import HfApi\nHfApi().create_repo("user/hang")'
     with hub.fault("POST", "/repos/create", "hang") as fault:
-        client = subprocess.Popen([sys.executable, "-c", code], env=hub.environment(tmp_path))
+        client = fresh.start(["-c", code], hub.environment(tmp_path))
         assert fault.reached.wait(60)
         client.kill()
-        assert client.wait() == -9
+        client.join()
+        assert client.exitcode == -9
     assert ("model", "user/hang") not in hub.repositories

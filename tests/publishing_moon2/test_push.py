@@ -2,10 +2,9 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import fresh
 import numpy as np
 import pytest
 import torch
@@ -250,10 +249,7 @@ def test_a_fresh_process_gets_the_vectors_of_the_folder(hub, folders, done, tmp_
     photo.save(tmp_path / "p.png")
     asked = [("user/moon2", "v1"), ("user/moon2", done["first"]["commit"]), ("user/shards", "sharded")]
     environment = hub.environment(tmp_path / "home") | {"PYTHONPATH": ""}
-    found = subprocess.run(
-        [sys.executable, "-c", LOADED, str(tmp_path / "p.png"), json.dumps(asked)],
-        env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    found = fresh.run(["-c", LOADED, str(tmp_path / "p.png"), json.dumps(asked)], environment, tmp_path)
     assert found.returncode == 0, found.stderr
     (line,) = [line for line in found.stdout.splitlines() if line.startswith("vectors: ")]
     products = [{"text": "red striped mug"}, {"image": photo}, {"text": "红色条纹马克杯", "image": [photo, photo]}]
@@ -283,13 +279,10 @@ def test_a_push_that_is_killed_goes_on_when_it_is_called_again(folders, tmp_path
     call = arguments(folders.first, "user/killed", tag="v1", max_shard_size="400KB")
     with running_hub() as new_hub:
         with new_hub.fault(method, path, "hang", first=first) as fault:
-            client = subprocess.Popen(
-                [sys.executable, "-c", PUSHES, json.dumps([call])],
-                env=new_hub.environment(tmp_path / "home"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
+            client = fresh.start(["-c", PUSHES, json.dumps([call])], new_hub.environment(tmp_path / "home"))
             assert fault.reached.wait(60)
             client.kill()
-            client.wait()
+            client.join()
         assert "README.md" not in held(new_hub, "user/killed")
         (done,) = pushes(new_hub, call)
         files = held(new_hub, "user/killed", "v1")

@@ -1,12 +1,12 @@
 """The study: its variants are what they claim, it goes on where it was, and its tables say what the results say."""
 
 import dataclasses
-import json
 import math
 import re
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -19,14 +19,15 @@ from conftest import TEXTS, picture, tiny_processor
 from evaluation.measure.retrieval import Embedded
 from evaluation.tables.benchmark import load_benchmark, load_corpus
 from research.study.__main__ import main
+from research.study.arguments import HERE, Place, PlotArguments, StudyError, TableArguments
 from research.study.data import prepare
 from research.study.losses import LOSSES
 from research.study.models import TwoTowers, upcycled
-from research.study.plot import draw, sweep
-from research.study.schedule import BUSY, Place, missing, run_all, run_one
-from research.study.scoring import evaluate_views, pack, unpack
-from research.study.table import read_results, report
-from research.study.variants import SMOLLM2, StudyError, choose, read_variants
+from research.study.results import add_result, pack, read_keys, read_results, unpack
+from research.study.runs import BUSY, folder_of, missing, run_all, run_one
+from research.study.scoring import evaluate_views
+from research.study.table import plot, report, sweep
+from research.study.variants import SMOLLM2, choose, read_variants
 from test_loss_moon2 import OBJECTIVES, make_batch
 from training_moon2.model import scratch_model, train_tokenizer
 from training_moon2.recipe import read_recipe
@@ -217,10 +218,31 @@ def result(variant, seed, key=None, hits=None):
     }
 
 
-def put(folder, name, seed, **options):
-    folder.mkdir(exist_ok=True)
-    content = result(VARIANTS[name], seed, **options)
-    (folder / f"{name}-{seed}.json").write_text(json.dumps(content), encoding="utf-8")
+def put(file, name, seed, **options):
+    add_result(file, result(VARIANTS[name], seed, **options))
+
+
+def place_in(folder):
+    return Place(results=folder / "results.parquet", work=folder / "work")
+
+
+def test_results_are_added_complete_and_by_several_at_once(tmp_path):
+    file = tmp_path / "results" / "r.parquet"
+    assert read_keys(file) == {}
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda seed: put(file, "full", seed), range(8)))
+    put(file, "full", 3, key="newer")
+    assert read_keys(file) == {("full", seed): "newer" if seed == 3 else VARIANTS["full"].key() for seed in range(8)}
+    assert read_results(file, VARIANTS)["full"].by_seed[2] == result(VARIANTS["full"], 2)
+    assert [path.name for path in file.parent.iterdir()] == ["r.parquet"]
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(StudyError, match="r.parquet holds no results of the study"):
+        read_keys(file)
+
+
+@pytest.mark.slow
+def test_the_tables_of_the_repository_are_those_of_its_results():
+    assert report(TableArguments()) + "\n" == (HERE / "results.md").read_text(encoding="utf-8")
 
 
 def names(runs):
@@ -228,7 +250,7 @@ def names(runs):
 
 
 def test_what_is_missing_comes_in_order(tmp_path):
-    place = Place(tmp_path / "work", tmp_path / "results")
+    place = place_in(tmp_path)
     chosen = choose(VARIANTS, ["full", "dense", "omega_learned", "upcycled", "smollm2_dense"])
     put(place.results, "full", 0)
     put(place.results, "dense", 0, key="of an earlier form")
@@ -238,20 +260,14 @@ def test_what_is_missing_comes_in_order(tmp_path):
     # A result of what it starts from is not enough: its model has to be there.
     put(place.results, "dense_half", 0)
     assert ("dense_half", 0) in names(missing(chosen, VARIANTS, [0], place))
-    folder = place.folder(VARIANTS["dense_half"], 0)
+    folder = folder_of(place, VARIANTS["dense_half"], 0)
     folder.mkdir(parents=True)
     (folder / "trained.json").write_text("{}")
     assert ("dense_half", 0) not in names(missing(chosen, VARIANTS, [0], place))
 
 
-def test_a_result_cut_short_is_missing(tmp_path):
-    place = Place(tmp_path, tmp_path)
-    (tmp_path / "full-0.json").write_text('{"key": "')
-    assert names(missing([VARIANTS["full"]], VARIANTS, [0], place)) == [("full", 0)]
-
-
 def test_runs_go_on_after_a_stop(tmp_path, capsys):
-    place = Place(tmp_path / "work", tmp_path / "results")
+    place = place_in(tmp_path)
     chosen = choose(VARIANTS, ["full", "dense", "inter_only", "no_filter"])
     codes = {"full": 0, "dense": 1, "inter_only": 128 + signal.SIGTERM, "no_filter": 0}
     asked = []
@@ -273,8 +289,8 @@ def test_runs_go_on_after_a_stop(tmp_path, capsys):
 
 
 def test_a_run_is_done_by_one_process_only(tmp_path):
-    place = Place(tmp_path, tmp_path / "results")
-    folder = place.folder(VARIANTS["full"], 0)
+    place = place_in(tmp_path)
+    folder = folder_of(place, VARIANTS["full"], 0)
     folder.mkdir(parents=True)
     with FileLock(folder / "lock"):
         assert run_one(VARIANTS["full"], 0, place, tmp_path, tmp_path, None, None) == BUSY
@@ -341,14 +357,16 @@ def test_titles_are_asked_for_pictures_and_pictures_for_titles(tmp_path):
 
 
 def test_the_table_by_hand(tmp_path):
+    file = tmp_path / "results.parquet"
+
     def hits(count):
         return {direction: (np.arange(20) < count).astype(float) for direction in DIRECTIONS}
 
-    put(tmp_path, "full", 0, hits=hits(10))
-    put(tmp_path, "full", 1, hits=hits(12))
-    put(tmp_path, "dense", 0, hits=hits(4))
-    put(tmp_path, "no_filter", 0, key="of an earlier form")
-    text = report(tmp_path, VARIANTS)
+    put(file, "full", 0, hits=hits(10))
+    put(file, "full", 1, hits=hits(12))
+    put(file, "dense", 0, hits=hits(4))
+    put(file, "no_filter", 0, key="of an earlier form")
+    text = report(TableArguments(results=file))
     lines = text.splitlines()
     assert "| MOON2.0 | full | 63.09 |" in text and "| w/o co-augmentation | w/o co-augmentation | 59.69 |" in text
     # 50 and 60 per cent: mean 55, and 12.706 * 7.071 / sqrt(2) = 63.5.
@@ -362,39 +380,42 @@ def test_the_table_by_hand(tmp_path):
         ((8, 2), rf"\| 2 \| -30\.0 {interval} ± 254\.1 \|"),
     ):
         for seed, count in enumerate(counts):
-            put(tmp_path, "dense", seed, hits=hits(count))
-        row = next(line for line in report(tmp_path, VARIANTS).splitlines() if line.startswith(dense.split("| 1 |")[0]))
+            put(file, "dense", seed, hits=hits(count))
+        lines = report(TableArguments(results=file)).splitlines()
+        row = next(line for line in lines if line.startswith(dense.split("| 1 |")[0]))
         assert re.search(expected, row)
-    assert "no_filter" not in read_results(tmp_path, VARIANTS), "results of an earlier form do not count"
-    put(tmp_path, "omega_learned", 0)
-    part = report(tmp_path, VARIANTS, tiers=[2], galleries=["hard"])
+    assert "no_filter" not in read_results(file, VARIANTS), "results of an earlier form do not count"
+    put(file, "omega_learned", 0)
+    part = report(TableArguments(results=file, tiers=[2], galleries=["hard"]))
     assert "omega learned, as written | full |" in part, "what it is compared with may be of another tier"
     assert "| full | 2 |" not in part and "## Hard" in part and "## Easy" not in part
-    assert "| full | 2 | 1.5 | 0.95 | 0.100-0.300 | 0.8000 | 0.5000 | - | - |" in report(tmp_path, VARIANTS)
-    of_seed = report(tmp_path, VARIANTS, tiers=[1], seeds=[1])
+    assert "| full | 2 | 1.5 | 0.95 | 0.100-0.300 | 0.8000 | 0.5000 | - | - |" in report(TableArguments(results=file))
+    of_seed = report(TableArguments(results=file, tiers=[1], seeds=[1]))
     assert "| full | 1 | 60.0 |" in of_seed and "| full | 1 | 2.0 | 1.00 | 0.100-0.300 | 0.8000 |" in of_seed
     for nothing in ({"tiers": [5]}, {"galleries": ["transfer"]}, {"seeds": [7]}):
         with pytest.raises(StudyError, match="There are no such results yet"):
-            report(tmp_path, VARIANTS, **nothing)
+            report(TableArguments(results=file, **nothing))
 
 
 def test_results_on_different_data_are_not_compared(tmp_path):
-    put(tmp_path, "full", 0)
-    put(tmp_path, "dense", 0)
-    file = tmp_path / "dense-0.json"
-    file.write_text(file.read_text().replace('"fingerprint": "f"', '"fingerprint": "g"'))
+    file = tmp_path / "results.parquet"
+    put(file, "full", 0)
+    other = result(VARIANTS["dense"], 0)
+    other["sets"]["hard"]["fingerprint"] = "g"
+    add_result(file, other)
     with pytest.raises(StudyError, match="different data"):
-        report(tmp_path, VARIANTS)
+        report(TableArguments(results=file))
 
 
 def test_the_sweep_is_drawn(tmp_path):
+    file = tmp_path / "results.parquet"
     with pytest.raises(StudyError, match="no results yet"):
-        sweep(tmp_path, VARIANTS)
+        sweep(file)
     for name in ("full", "joint_moe_10_1_1", "joint_moe_1_10_1", "mixing_1_1_1"):
-        put(tmp_path, name, 0)
-    lines = sweep(tmp_path, VARIANTS)
+        put(file, name, 0)
+    lines = sweep(file)
     assert list(lines["joint + MoE"]) == [(1, 10, 1), (1, 1, 1), (10, 1, 1)]
-    draw(tmp_path, VARIANTS, tmp_path / "fig2.png")
+    plot(PlotArguments(results=file, output=tmp_path / "fig2.png"))
     assert (tmp_path / "fig2.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -409,10 +430,10 @@ def test_every_way_of_training_has_five_mixes():
 
 
 def test_errors_are_sentences(tmp_path, capsys):
-    assert main(["table", "--results", str(tmp_path)]) == 2
+    assert main(["table", "--results", str(tmp_path / "none.parquet")]) == 2
     assert main(["run", "--only", "nothing"]) == 2
     assert main(["run", "--max_steps", "4"]) == 2
-    work = ["--work", str(tmp_path), "--results", str(tmp_path), "--catalogue", str(tmp_path / "none")]
+    work = ["--work", str(tmp_path), "--results", str(tmp_path / "r.parquet"), "--catalogue", str(tmp_path / "none")]
     assert main(["run", *work]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert [line.startswith("error: ") for line in errors] == [True] * 4

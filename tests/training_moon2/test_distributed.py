@@ -3,10 +3,14 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
+import fresh
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,34 +21,40 @@ from test_train_moon2 import tiny_recipe  # noqa: F401
 from training_moon2.checkpoints import damage
 from training_moon2.triplets import load_triplets
 
-SCRIPT = Path(__file__).parents[1] / "two_processes.py"
 ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "tests" / "two_processes.py"
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join((str(ROOT), str(SCRIPT.parent)))}
 
 
-def torchrun(*words: str, timeout: int = 240) -> subprocess.CompletedProcess:
-    """Two processes on this machine."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join((str(ROOT), str(SCRIPT.parent)))}
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--master_port",
-        "0",
-        "--standalone",
-    ]
-    return subprocess.run(
-        [*command, str(SCRIPT), *words], env=environment, capture_output=True, text=True, timeout=timeout
-    )
+def torchrun(*words: str) -> subprocess.CompletedProcess:
+    """Run two processes as a user starts them."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", str(SCRIPT)]
+    return subprocess.run([*command, *words], env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+
+
+def side_by_side(*words: str) -> list[subprocess.CompletedProcess]:
+    """Run two processes with what torchrun tells its own, each to its own end."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    environments = [ENVIRONMENT | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    run = partial(fresh.run, [str(SCRIPT), *words], timeout=240)
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(run, environments))
+
+
+def ended(done: list[subprocess.CompletedProcess]) -> str:
+    """What the processes printed, which both ended well."""
+    assert [one.returncode for one in done] == [0, 0], "\n".join(one.stderr[-3000:] for one in done)
+    return "".join(one.stdout + one.stderr for one in done)
 
 
 @pytest.fixture(scope="module")
 def two(mbe2, tmp_path_factory) -> Path:
     """The folder in which two processes wrote their gradients and weights."""
     folder = tmp_path_factory.mktemp("two")
-    done = torchrun("compare", mbe2, str(folder))
-    assert done.returncode == 0, done.stderr[-3000:]
+    ended(side_by_side("compare", mbe2, str(folder)))
     return folder
 
 
@@ -131,20 +141,19 @@ def test_two_processes_train_evaluate_save_and_resume(tiny_recipe, tmp_path):  #
     for name in ("checkpoint-6", "model.safetensors"):
         path = folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    done = torchrun("main", *words, "--resume_from_checkpoint", "true")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert f"Resuming from {folder / 'checkpoint-3'}" in done.stdout
+    said = ended(side_by_side("main", *words, "--resume_from_checkpoint", "true"))
+    assert f"Resuming from {folder / 'checkpoint-3'}" in said
     again = weights(folder)
     assert all(torch.equal(again[name], value) for name, value in expected.items())
     assert [json.loads(line)["step"] for line in (folder / "filter.jsonl").read_text().splitlines()] == [5]
 
 
 def test_a_process_that_raises_ends_the_other(tiny_recipe, tmp_path, mbe2):  # noqa: F811
-    """One damaged picture: one of the processes meets it, and the run ends with its sentence within a minute."""
+    """One damaged picture: one of the processes meets it, and the run ends with its sentence."""
     folder = change(mbe2, tmp_path / "spoilt", cut_picture)
     query_id = load_triplets(mbe2, "train", refresh=False)["query_id"][3]
     words = ["--dataset", str(folder), "--augmented_image_probability", "0", "--per_device_train_batch_size", "4"]
-    done = torchrun("main", tiny_recipe, *words, timeout=60)
+    done = torchrun("main", tiny_recipe, *words)
     assert done.returncode != 0
     sentences = [line for line in done.stderr.splitlines() if line.startswith("error: Triplet")]
     assert len(sentences) == 1 and query_id in sentences[0]
@@ -152,5 +161,6 @@ def test_a_process_that_raises_ends_the_other(tiny_recipe, tmp_path, mbe2):  # n
 
 def test_a_changed_run_is_refused_by_all_processes(tiny_recipe, tmp_path):  # noqa: F811
     (tmp_path / "moon2" / "checkpoint-1").mkdir(parents=True)
-    done = torchrun("main", tiny_recipe, timeout=60)
-    assert done.returncode != 0 and "holds checkpoints of an earlier run" in done.stderr
+    done = side_by_side("main", tiny_recipe)
+    assert all(one.returncode == 2 for one in done)
+    assert any("holds checkpoints of an earlier run" in one.stderr for one in done)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModel, TrainingArguments
 
-from conftest import mixed_products, tiny_model, tiny_processor, vlm_config
+from conftest import OLD_TRANSFORMERS, mixed_products, tiny_model, tiny_processor, vlm_config
 from loss_moon2 import Moon2Loss
 from modeling_moon2 import Moon2Model, Moon2Output
 from training_moon2.collator import TripletCollator
@@ -20,7 +20,8 @@ from training_moon2.triplets import TripletDataset, load_triplets
 GUIDE = (Path(__file__).parents[2] / "docs" / "finetuning.md").read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module", params=["qwen3_vl", "smolvlm"])
+# SmolVLM itself does not run under autocast before transformers 5.18.
+@pytest.fixture(scope="module", params=["qwen3_vl"] if OLD_TRANSFORMERS else ["qwen3_vl", "smolvlm"])
 def backbone(request) -> str:
     return request.param
 

@@ -2,10 +2,9 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import fresh
 import pytest
 import torch
 import yaml
@@ -17,7 +16,7 @@ from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainingArguments
 
-from conftest import change, cut_picture, picture, tiny_model, tiny_processor
+from conftest import OLD_DATASETS, change, cut_picture, picture, tiny_model, tiny_processor
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
 from train_moon2 import build_trainer, main, sentence
@@ -284,6 +283,7 @@ def test_operations_of_experts_are_counted():
     assert counter.get_total_flops() == 3 * 2 * 6 * 16 * 32
 
 
+@pytest.mark.skipif(OLD_DATASETS, reason="streaming needs datasets 5.0")
 def test_a_stream_trains_as_a_folder_does(tiny_recipe, tmp_path, capsys):
     words = ["--streaming", "true", "--max_steps", "6", "--dataloader_num_workers", "1", "--save_strategy", "steps"]
     assert main([tiny_recipe, *words, "--save_steps", "4"]) == 0
@@ -370,9 +370,7 @@ def test_going_on_from_a_checkpoint_asks_nobody_for_trust(tmp_path):
         "import sys\nfrom training_moon2.model import build_model\nfrom training_moon2.recipe import ModelArguments\n"
         "build_model(ModelArguments(model=sys.argv[1]), None)"
     )
-    child = subprocess.run(
-        [sys.executable, "-c", load, str(tmp_path)], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
+    child = fresh.run(["-c", load, str(tmp_path)], cwd=ROOT)
     assert child.returncode == 0, child.stderr
     assert "custom code" not in child.stdout + child.stderr
 

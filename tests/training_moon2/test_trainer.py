@@ -145,7 +145,7 @@ def test_grad_cache_is_refused_where_weights_are_sharded(mbe2, tmp_path, monkeyp
             super().create_accelerator_and_postprocess()
             self.is_fsdp_enabled = True
 
-    monkeypatch.setattr("test_training_trainer.Moon2Trainer", Sharded)
+    monkeypatch.setattr("test_trainer.Moon2Trainer", Sharded)
     with pytest.raises(ValueError, match="does not go with FSDP or DeepSpeed ZeRO"):
         make_trainer(tiny_model(), mbe2, tmp_path, grad_cache=True)
     make_trainer(tiny_model(), mbe2, tmp_path, grad_cache=False)

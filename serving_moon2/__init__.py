@@ -1,0 +1,1 @@
+"""Serves a Moon2 to other programs: `python -m serving_moon2`."""
