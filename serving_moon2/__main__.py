@@ -4,14 +4,14 @@ import sys
 
 from common_moon2.cli import exit_codes
 from common_moon2.fields import Command, run_command
-from serving_moon2.serve import ServeArguments
+from serving_moon2.arguments import ServeArguments
 
 PROG = "python -m serving_moon2"
 EXTRAS = {"litserve": "serve"}
 COMMANDS = {
     "serve": Command(
         ServeArguments,
-        "serving_moon2.serve:serve",
+        "serving_moon2.service:serve",
         (
             f"{PROG} serve --model moon2",
             f"{PROG} serve --model user/moon2 --model_revision v1 --host 0.0.0.0 --dtype bfloat16 --max_queue 512",

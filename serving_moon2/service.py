@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -20,8 +21,8 @@ from transformers import AutoModel, AutoProcessor, BatchFeature
 
 from common_moon2.cli import UserError
 from common_moon2.source import find_folder
+from serving_moon2.arguments import ServeArguments
 from serving_moon2.limits import MAX_TOKENS, NO_JSON, BoundedQueue, read_products, refusal
-from serving_moon2.serve import ServeArguments
 
 USUAL_TOKENS = 1024  # of a product; of longer ones fewer make a batch
 logger = logging.getLogger("litserve")
@@ -136,3 +137,26 @@ def build_server(arguments: ServeArguments) -> litserve.LitServer:
     large = f"The request has more than {arguments.max_bytes:,} bytes."
     server.app.add_exception_handler(413, lambda *_: refusal(413, large))
     return server
+
+
+def serve(arguments: ServeArguments) -> dict:
+    """Serve until SIGINT or SIGTERM; requests that have arrived are still answered.
+
+    Raises:
+        ValueError, OSError: an option is out of range, or there is no such model or device.
+    """
+    server, own = build_server(arguments), os.getpid()
+
+    def stop(*_) -> None:
+        if os.getpid() == own:  # the processes of LitServe inherit this, and are ended by LitServe
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    address = f"http://{arguments.host}:{arguments.port}/embed"
+    print(f"Loading {arguments.model}; then POST {address}", flush=True)
+    try:
+        server.run(arguments.host, arguments.port, 1, log_level="warning", generate_client_file=False)
+    except (RuntimeError, EOFError) as error:
+        raise UserError("The process with the model has ended; the log above says why.") from error
+    return {"model": arguments.model, "address": address}

@@ -26,7 +26,7 @@ from transformers import AutoModel, AutoProcessor
 
 from conftest import picture, tiny_model, tiny_processor
 from serving_moon2.__main__ import main
-from serving_moon2.serve import ServeArguments
+from serving_moon2.arguments import ServeArguments
 
 pytest.importorskip("litserve")
 from serving_moon2 import limits, service
