@@ -242,15 +242,6 @@ def test_mistakes_of_the_user_are_one_sentence(checkpoint, capsys):
             assert sentence in said and said.count("\n") == 1 and said.startswith("error: "), said
 
 
-def test_help_needs_no_torch():
-    code = (
-        "import sys\nfrom serving_moon2.__main__ import main\ntry:\n    main(['serve', '--help'])\n"
-        "except SystemExit:\n    assert not {'torch', 'litserve'} & sys.modules.keys()"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and "--max_queue" in done.stdout, done.stderr
-
-
 def ask(connection: HTTPConnection, body: bytes, kind: str = "application/json") -> tuple[int, dict]:
     connection.request("POST", "/embed", body, {"Content-Type": kind})
     answer = connection.getresponse()
