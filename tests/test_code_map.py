@@ -132,7 +132,7 @@ for name in json.loads(sys.argv[1]):
         for command in importlib.import_module(name).COMMANDS:
             ask(name, command)
 """
-HEAVY = ["torch", "datasets", "sklearn", "matplotlib", "sentence_transformers", "gradio"]
+HEAVY = ["torch", "datasets", "sklearn", "matplotlib", "sentence_transformers", "gradio", "litserve"]
 COMMANDS = [name for name in MODULES if name.endswith(".__main__")]
 
 
