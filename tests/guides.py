@@ -105,9 +105,10 @@ def options_of(name: str, subcommand: str = "") -> frozenset[str]:
 @cache
 def subcommands_of(name: str) -> tuple[str, ...]:
     """Of a package that has some; none: its `main` takes options at once."""
-    if name == "research.study":
-        return ("run", "list", "table", "plot")
-    return tuple(import_module(f"{name}.__main__").COMMANDS) if name in PACKAGES else ()
+    if name not in PACKAGES:
+        return ()
+    module = import_module(f"{name}.__main__")
+    return tuple(module.COMMANDS if hasattr(module, "COMMANDS") else import_module(f"{name}.arguments").COMMANDS)
 
 
 def options_for(told: Command) -> frozenset[str]:
