@@ -269,8 +269,8 @@ def check_training(training: TrainingArguments) -> None:
         raise ValueError("data_seed does nothing here, the order of triplets follows seed: leave it out.")
     if training.train_sampling_strategy != "random":
         raise ValueError(
-            f"train_sampling_strategy: {training.train_sampling_strategy} does nothing here: batch_by and the other "
-            "fields of batches say which triplets make a batch."
+            f"train_sampling_strategy: {training.train_sampling_strategy} does nothing here: batch_window, "
+            "batch_category and batch_modality say which triplets make a batch."
         )
     if training.dataloader_persistent_workers:
         raise ValueError(
