@@ -136,8 +136,10 @@ class NoTask(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         given = [parameter for parameter in model.parameters() if parameter.grad is not None]
+        if not given:  # the step was refused
+            return
         norms = torch._foreach_norm([parameter.grad for parameter in given])
-        for parameter, norm in zip(given, torch.stack(norms).tolist() if norms else [], strict=True):
+        for parameter, norm in zip(given, torch.stack(norms).tolist(), strict=True):
             if norm == 0:
                 parameter.grad = None
 
