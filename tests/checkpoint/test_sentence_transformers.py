@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import runpy
 from pathlib import Path
 
 import fresh
@@ -17,6 +16,7 @@ from transformers import AutoModel, AutoProcessor
 
 from conftest import mixed_products, picture, tiny_model, tiny_processor
 from modeling_moon2 import SENTENCE_TRANSFORMERS_FILES
+from research.benchmarks.__main__ import main
 
 TOLERANCE = 1e-5
 ROOT = Path(__file__).parents[2]
@@ -312,14 +312,13 @@ def test_what_is_no_product_is_refused(encoder, bad, words):
 
 @pytest.mark.parametrize("folder", ["qwen3_vl"], indirect=True)
 def test_the_benchmark_prints_the_differences(folder, mbe2, capsys):
-    main = runpy.run_path(str(ROOT / "research" / "benchmarks" / "agreement.py"))["main"]
-    assert main(["--model", str(folder), "--dataset", mbe2, "--products", "3"]) == 0
+    assert main(["agreement", "--model", str(folder), "--dataset", mbe2, "--products", "3"]) == 0
     table = capsys.readouterr().out.splitlines()[3:]
     figures = [float(figure) for row in table for figure in re.findall(r"\d\.\de[-+]\d+", row)]
     assert len(figures) >= 9 and max(figures) <= TOLERANCE
     (folder / "modules.json").rename(folder / "hidden.json")
     try:
-        assert main(["--model", str(folder), "--dataset", mbe2]) == 2
+        assert main(["agreement", "--model", str(folder), "--dataset", mbe2]) == 2
         assert "no modules.json" in capsys.readouterr().err
     finally:
         (folder / "hidden.json").rename(folder / "modules.json")
