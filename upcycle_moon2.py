@@ -88,7 +88,7 @@ def is_moon2(model: str, revision: str | None = None) -> bool:
         config, _ = PreTrainedConfig.get_config_dict(model, revision=revision)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"The model {model} is neither a folder nor to be had from the Hub: {reason}") from error
+        raise ValueError(f"The model {model} is neither a folder nor available on the Hub: {reason}") from error
     return config.get("model_type") == Moon2Config.model_type
 
 
