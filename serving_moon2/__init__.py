@@ -1,27 +1,30 @@
 """Serve Moon2 checkpoints with vLLM: as they are, by this plugin, or converted (`python -m serving_moon2 convert`).
 
-The functions here are vLLM's entry points. It calls them in every process and for every model, so they import nothing
-that is large.
+The functions here are vLLM's entry points. It calls them in every process, whatever the model, so they import little.
 """
 
 
 def register() -> None:
-    """Tell vLLM how to read a Moon2's config.json, run its model, and render what is sent to it."""
+    """Tell vLLM how to read a Moon2's config.json, which model to run, and who renders what is sent to it."""
+    from transformers import AutoConfig
     from vllm import ModelRegistry
-    from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
     from vllm.renderers.registry import RENDERER_REGISTRY
     from vllm.tokenizers.registry import TokenizerRegistry
-    from vllm.transformers_utils.config import _CONFIG_REGISTRY
 
-    from serving_moon2.stock import RendererChoice, ServedConfig
+    from serving_moon2.stock import ServedConfig
 
-    if "Moon2Model" in ModelRegistry.get_supported_archs():
-        return
-    _CONFIG_REGISTRY[ServedConfig.model_type] = ServedConfig
-    MODELS_CONFIG_MAP["Moon2Model"] = RendererChoice
-    ModelRegistry.register_model("Moon2Model", "serving_moon2.vllm_model:Moon2ForEmbedding")
-    TokenizerRegistry.register("moon2", "vllm.tokenizers.hf", "CachedHfTokenizer")
-    RENDERER_REGISTRY.register("moon2", "serving_moon2.vllm_renderer", "Moon2Renderer")
+    class ChooseRenderer(VerifyAndUpdateConfig):
+        @staticmethod
+        def verify_and_update_model_config(model_config) -> None:
+            model_config.tokenizer_mode = "moon2"  # by which vLLM looks up both registries below
+
+    if "Moon2Model" not in ModelRegistry.get_supported_archs():
+        AutoConfig.register(ServedConfig.model_type, ServedConfig, exist_ok=True)
+        MODELS_CONFIG_MAP["Moon2Model"] = ChooseRenderer
+        ModelRegistry.register_model("Moon2Model", "serving_moon2.vllm_model:Moon2ForEmbedding")
+        TokenizerRegistry.register("moon2", "vllm.tokenizers.hf", "CachedHfTokenizer")
+        RENDERER_REGISTRY.register("moon2", "serving_moon2.vllm_renderer", "Moon2Renderer")
 
 
 def io_processor() -> str:

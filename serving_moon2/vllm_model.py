@@ -1,7 +1,7 @@
 """The model in vLLM's own layers: its Qwen3-VL-MoE under other names of weights, pooled as a Moon2 is.
 
-An instruction is attended to and not pooled. Which tokens are one is said by the tokens themselves: `Moon2Renderer`
-adds the vocabulary's size to their ids.
+An instruction is attended to and not pooled. Which tokens are one is said by their ids, to which `Moon2Renderer` adds
+the size of the vocabulary.
 """
 
 import functools
@@ -17,12 +17,10 @@ from vllm.model_executor.models.qwen3_vl import Qwen3VLDummyInputsBuilder, Qwen3
 from vllm.model_executor.models.qwen3_vl_moe import Qwen3VLMoeForConditionalGeneration, Qwen3VLMoeProcessingInfo
 from vllm.model_executor.models.utils import WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
-from vllm.multimodal.processing import BaseProcessingInfo
 
 from processing_moon2 import Moon2Processor
 
-# Pictures of one product, whatever --limit-mm-per-prompt allows: each takes up to 25 MB until the model has seen it.
-MOST_PICTURES = 16
+MOST_IMAGES = 16  # of one product, whatever --limit-mm-per-prompt allows: each takes up to 25 MB until it is embedded
 
 
 @functools.lru_cache(maxsize=1)
@@ -32,28 +30,17 @@ def load_processor(model: str, revision: str | None) -> Moon2Processor:
 
 
 class Moon2ProcessingInfo(Qwen3VLMoeProcessingInfo):
-    """What vLLM must know of pictures to reserve memory; requests are prepared by `Moon2Renderer`."""
+    """What vLLM must know of pictures to reserve memory; `Moon2Renderer` prepares those of requests."""
 
     def get_hf_processor(self, **kwargs) -> Qwen3VLProcessor:
         processor = load_processor(self.ctx.model_config.model, self.ctx.model_config.revision)
         return Qwen3VLProcessor(processor.image_processor, self.get_tokenizer(), Qwen3VLVideoProcessor())
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
-        return {"image": MOST_PICTURES}
-
-    def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int]:
-        return {"image": self.get_max_image_tokens()}
+        return {"image": MOST_IMAGES}
 
     def get_supported_mm_processor_kwargs(self) -> dict[str, set[str]]:
-        return BaseProcessingInfo.get_supported_mm_processor_kwargs(self)  # the one of Qwen3-VL expects videos
-
-
-class Moon2DummyInputs(Qwen3VLDummyInputsBuilder):
-    """The largest pictures, without videos."""
-
-    def get_dummy_mm_data(self, seq_len, mm_counts, mm_options) -> dict:
-        width, height = self.info.get_image_size_with_most_features()
-        return {"image": self._get_dummy_images(width=width, height=height, num_images=mm_counts.get("image", 0))}
+        return {}
 
 
 class MeanOfProduct(SequencePoolingMethod):
@@ -70,33 +57,28 @@ class MeanOfProduct(SequencePoolingMethod):
         return PoolingParamsUpdate(requires_token_ids=True)
 
     def forward(self, hidden_states: torch.Tensor, pooling_metadata) -> torch.Tensor:
-        """(tokens, D) of B items in a row -> (B, D).
-
-        Raises:
-            RuntimeError: vLLM was made to prefill in chunks.
-        """
+        """(tokens, D) of B items in a row -> (B, D)."""
         cursor = pooling_metadata.get_pooling_cursor()
         if cursor.is_partial_prefill():
             raise RuntimeError("A mean needs all of an item at once: start vLLM without --enable-chunked-prefill.")
-        items = hidden_states.split(cursor.prompt_lens_cpu.tolist())
         means = []
+        items = hidden_states.split(cursor.prompt_lens_cpu.tolist())
         for hidden, ids in zip(items, pooling_metadata.get_prompt_token_ids_cpu(), strict=True):
             own = (ids < self.vocab_size).to(hidden.device, torch.float32)
-            means.append(own @ hidden.float() / own.sum().clamp(min=1))
+            means.append(own @ hidden.float() / own.sum())
         return torch.stack(means)
 
 
 @default_pooling_type(seq_pooling_type="MEAN")  # vLLM then prefills in one piece, and shares no prefixes
 @MULTIMODAL_REGISTRY.register_processor(
-    Qwen3VLMultiModalProcessor, info=Moon2ProcessingInfo, dummy_inputs=Moon2DummyInputs
+    Qwen3VLMultiModalProcessor, info=Moon2ProcessingInfo, dummy_inputs=Qwen3VLDummyInputsBuilder
 )
 class Moon2ForEmbedding(Qwen3VLMoeForConditionalGeneration, VllmModelForPooling):
-    """A Moon2 in vLLM; it generates nothing, so that `--runner pooling` need not be said."""
+    """A Moon2 in vLLM. It generates nothing, so that `--runner pooling` need not be said."""
 
     is_pooling_model = True
     compute_logits = None
     supports_mm_device_do_normalize = False  # the processor has normalised the pixels
-
     hf_to_vllm_mapper = WeightsMapper(
         orig_to_new_prefix={
             "vlm.visual.": "visual.",
@@ -112,14 +94,13 @@ class Moon2ForEmbedding(Qwen3VLMoeForConditionalGeneration, VllmModelForPooling)
         self.pooler = DispatchPooler({"embed": SequencePooler(MeanOfProduct(self.vocab_size), head)})
 
     def embed_input_ids(self, input_ids: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        """As in vLLM; the tokens of an instruction are embedded like all others."""
         return super().embed_input_ids(input_ids % self.vocab_size, *args, **kwargs)
 
     def forward(self, input_ids: torch.Tensor | None, *args, **kwargs) -> torch.Tensor:
-        """As in vLLM; with --limit-mm-per-prompt '{"image": 0}' ids come here without having been embedded."""
+        """As in vLLM. With --limit-mm-per-prompt '{"image": 0}' ids come here that were not embedded yet."""
         return super().forward(None if input_ids is None else input_ids % self.vocab_size, *args, **kwargs)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        """Load a Moon2's weights, whose experts are (experts, out, in); vLLM expects (experts, in, out)."""
+        # Experts are (experts, out, in) in a Moon2, and (experts, in, out) in the files that vLLM expects.
         turned = ((name, value.transpose(1, 2) if ".mlp.experts." in name else value) for name, value in weights)
         return super().load_weights(turned)

@@ -15,7 +15,7 @@ from vllm.plugins.io_processors.interface import IOProcessor
 from vllm.renderers.base import BaseRenderer
 from vllm.utils.async_utils import make_async
 
-from serving_moon2.requests import marked_ids, picture_places, prepare, read_chat
+from serving_moon2.requests import image_places, marked_ids, prepare, read_chat
 from serving_moon2.vllm_model import load_processor
 
 MOST_PRODUCTS = 256  # in one request to /pooling
@@ -23,13 +23,13 @@ MOST_BYTES = 32 * 2**20  # of one picture that is fetched
 
 
 class Moon2Renderer(BaseRenderer):
-    """Render chat messages, plain texts and product dicts; other templates and token ids are refused."""
+    """Render plain texts, chat messages and product dicts; other templates, token ids and cuts are refused."""
 
     def __init__(self, config, tokenizer):
         super().__init__(config, tokenizer)
         self.processor = load_processor(self.model_config.model, self.model_config.revision)
         self.vocab_size = self.model_config.get_vocab_size()
-        self.most_pictures = self.mm_processor.info.allowed_mm_limits["image"] if self.mm_processor else 0
+        self.most_images = self.mm_processor.info.allowed_mm_limits["image"] if self.mm_processor else 0
         self.tokenize_prompt_async = make_async(self.tokenize_prompt, executor=self._executor)
 
     def render_messages(self, messages: list[dict], params) -> tuple[list, dict]:
@@ -43,30 +43,28 @@ class Moon2Renderer(BaseRenderer):
         Raises:
             ValueError: it cannot be prepared, or is too long; the message says why.
         """
-        if params.pad_prompt_tokens is not None:
-            raise ValueError("Padding would be pooled: leave `padding` out of the request.")
         if "product" not in prompt and prompt.keys() != {"prompt"}:
             raise ValueError("Token ids are not taken: send texts or chat messages, or products to /pooling.")
         product = prompt.get("product", {"text": prompt["prompt"]})
-        features = prepare(self.processor, product, prompt.get("index", 0), self.most_pictures, self._fetch)
-        tokens = {"prompt_token_ids": marked_ids(features, self.vocab_size)}
-        if "pixel_values" in features:
-            tokens["multi_modal_data"] = {"image": features}
-        return params.apply_post_tokenization(self.tokenizer, tokens)
+        features = prepare(self.processor, product, prompt.get("index", 0), self.most_images, self._fetch)
+        ids = marked_ids(features, self.vocab_size)
+        tokens = params.apply_post_tokenization(self.tokenizer, {"prompt_token_ids": ids})
+        if len(tokens["prompt_token_ids"]) != len(ids):
+            raise ValueError(
+                f"Truncation and padding would change what is pooled of these {len(ids)} tokens: leave them out."
+            )
+        return tokens | ({"multi_modal_data": {"image": features}} if "pixel_values" in features else {})
 
     def _fetch(self, address: str) -> bytes:
         """Download a picture from a host in --allowed-media-domains; a redirect, which could lead elsewhere, fails."""
         url = parse_url(address)
         if url.host not in (self.model_config.allowed_media_domains or ()):
-            raise ValueError(
-                f"{url.host} is not in this server's --allowed-media-domains: send the picture as data:image/...;base64."
-            )
+            raise ValueError(f"{url.host} is not in this server's --allowed-media-domains: send the picture in base64.")
+        options = {"timeout": envs.VLLM_IMAGE_FETCH_TIMEOUT, "max_bytes": MOST_BYTES}
         try:
-            return global_http_connection.get_bytes(
-                url.url, timeout=envs.VLLM_IMAGE_FETCH_TIMEOUT, allow_redirects=False, max_bytes=MOST_BYTES
-            )
+            return global_http_connection.get_bytes(url.url, allow_redirects=False, **options)
         except (OSError, ValueError) as error:
-            raise ValueError(f"the picture cannot be fetched from {url.host} ({type(error).__name__}).") from error
+            raise ValueError(f"the picture cannot be had from {url.host} ({type(error).__name__}).") from error
 
     def _process_multimodal(
         self, prompt, mm_data, mm_uuids, mm_processor_kwargs, media_io_kwargs=None, *, skip_mm_cache=False
@@ -75,15 +73,16 @@ class Moon2Renderer(BaseRenderer):
         if mm_processor_kwargs:
             raise ValueError("The checkpoint's own settings of pictures hold: leave mm_processor_kwargs out.")
         features = mm_data["image"]
-        patches = features["image_grid_thw"].prod(-1)
+        pixels, grids = features["pixel_values"], features["image_grid_thw"]
+        patches = grids.prod(-1)
         fields = {
             "pixel_values": MultiModalFieldConfig.flat_from_sizes("image", patches),
             "image_grid_thw": MultiModalFieldConfig.batched("image", keep_on_cpu=True),
         }
         items = MultiModalKwargsItems.from_hf_inputs(BatchFeature({name: features[name] for name in fields}), fields)
-        parts = zip(features["pixel_values"].split(patches.tolist()), features["image_grid_thw"].tolist(), strict=True)
-        hashes = [hashlib.sha256(pixels.numpy().tobytes() + str(grid).encode()).hexdigest() for pixels, grid in parts]
-        places = [PlaceholderRange(*place) for place in picture_places(prompt, features, self.processor)]
+        parts = zip(pixels.split(patches.tolist()), grids, strict=True)
+        hashes = [hashlib.sha256(b"".join(part.numpy().tobytes() for part in image)).hexdigest() for image in parts]
+        places = [PlaceholderRange(*place) for place in image_places(prompt, features, self.processor)]
         return mm_input(prompt, items, {"image": hashes}, {"image": places})
 
     def validate_token_ids(self, token_ids: Sequence[int], *, parameter: str | None = None) -> None:
