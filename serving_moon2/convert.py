@@ -104,8 +104,8 @@ def convert(arguments: ConvertArguments) -> dict:
     lost = {name: prompt for name, prompt in prompts.items() if prompt}
     count = sum(value.numel() for value in weights.values())
     print(
-        f"In {output}/: a Qwen3-VL-MoE of {count / 1e6:,.1f} M parameters. It refuses instructions, and cuts no texts (a "
-        f"Moon2 does, at {processor.max_text_length} tokens)."
+        f"In {output}/: a Qwen3-VL-MoE of {count / 1e6:,.1f} M parameters. It refuses instructions, and cuts no texts; "
+        f"a Moon2 cuts them at {processor.max_text_length} tokens."
     )
     for name, prompt in lost.items():
         print(f"It cannot honour the saved prompt {name!r}: {prompt!r}.")

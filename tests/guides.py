@@ -15,7 +15,7 @@ PAGES = [
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")),
 ]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PACKAGES = ("evaluation", "mbe2_dataset", "study", "demo")
+PACKAGES = ("evaluation", "mbe2_dataset", "study", "demo", "serving_moon2")
 
 
 class Block(NamedTuple):

@@ -53,6 +53,8 @@ NOT_RUN = {
     "make": "each sets up an environment; the tests of the demo, the benchmarks and the study run what is in them",
     "python -m demo": "serves until it is stopped, or needs a Hub; `test_demo_push.py` does both",
     "pip install": "needs the network",
+    "vllm serve": "does not end; test_serving_vllm.py starts it",
+    "curl": "needs that server",
     "uvicorn": "does not end; the application is called without it",
     "python -m pytest": "is this",
     "python -m benchmarks.training": "takes minutes; `test_benchmarks.py` runs it small",
@@ -325,6 +327,7 @@ def every_option() -> set[str]:
 
 # `accelerate launch` has these; its own parser reads those of commands.
 OF_LAUNCHERS = {"--machine_rank"}
+OF_VLLM = {"--allowed-media-domains", "--limit-mm-per-prompt", "--hf-overrides", "--api-key"}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -332,7 +335,7 @@ def test_options_and_fields_in_prose_exist(page):
     known = every_option()
     for code in in_backticks(page):
         if code.startswith("--"):
-            assert set(given_options(shlex.split(code))) <= known | OF_LAUNCHERS, code
+            assert set(given_options(shlex.split(code))) <= known | OF_LAUNCHERS | OF_VLLM, code
         elif field := re.fullmatch(r"([a-z]\w+): \S.*", code):
             assert f"--{field[1]}" in known or code == "name: value", code
 
