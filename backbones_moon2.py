@@ -28,7 +28,7 @@ BACKBONES = {
 
 
 def family_of(vlm_config) -> Family:
-    """The family of a backbone's configuration.
+    """Return the family of a backbone's configuration.
 
     Raises:
         ValueError: it is not known how such a backbone takes pictures, or whether its attention is causal.
@@ -47,7 +47,7 @@ def family_of(vlm_config) -> Family:
 
 
 def image_block(vlm_config, tokenizer) -> dict[str, Any]:
-    """How a family of backbones writes one picture in a sequence.
+    """Tell how a family of backbones writes one picture in a sequence.
 
     Returns:
         `image_token`, `image_start`, `image_end` and `image_seq_length` as `Moon2Processor` takes them.

@@ -4,7 +4,6 @@ from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
 
 # The M alignment objectives: three between a query and a product, two inside one product (MOON2.0, section 3).
 INTER_OBJECTIVES = ("t2mm", "i2mm", "mm2mm")
@@ -14,6 +13,8 @@ ROUTERS = ("token", "composition")
 COMPOSITIONS = ("t", "i", "mm")
 # What `position_types` says of a position of a sequence; written by Moon2Processor, read by Moon2Model.
 NOT_POOLED, IMAGE, TEXT = 0, 1, 2
+# What image processors give for pictures, as far as backbones read it.
+PICTURE_INPUTS = ("pixel_values", "pixel_attention_mask", "image_grid_thw")
 
 
 @strict
@@ -50,9 +51,7 @@ class Moon2Config(PreTrainedConfig):
     """
 
     model_type = "moon2"
-    sub_configs_defaults: ClassVar[dict] = {
-        "vlm_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen3_vl"),
-    }
+    sub_configs: ClassVar[dict] = {"vlm_config": AutoConfig}
 
     vlm_config: dict | PreTrainedConfig | None = None
     num_experts: int = 4
@@ -65,6 +64,8 @@ class Moon2Config(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
+        if not isinstance(self.vlm_config, PreTrainedConfig):
+            self.vlm_config = AutoConfig.for_model(**{"model_type": "qwen3_vl"} | (self.vlm_config or {}))
         super().__post_init__(**kwargs)
         self.objectives = list(self.objectives)
         if not 1 <= self.num_experts_per_tok <= self.num_experts:
@@ -92,7 +93,7 @@ class Moon2Config(PreTrainedConfig):
             )
 
     def get_text_config(self, *args, **kwargs) -> PreTrainedConfig:
-        """The configuration of the backbone's language model."""
+        """Return the configuration of the backbone's language model."""
         return self.vlm_config.get_text_config(*args, **kwargs)
 
     @property

@@ -154,7 +154,7 @@ class Moon2Loss:
         aux_loss: torch.Tensor,
         progress: float,
     ) -> LossOutput:
-        """The loss of B triplets; NaN if a vector that takes part is.
+        """Return the loss of B triplets; NaN if a vector that takes part is.
 
         Args:
             query, products: the views of queries, positives and negatives.
@@ -261,7 +261,8 @@ def info_nce(
 def inter_product_losses(
     query: Role, products: Products, temperature: float, dims: Sequence[int] = ()
 ) -> dict[str, tuple]:
-    """Every view of the query against the multimodal positives and negatives of the batch (section 3, inter-product).
+    """Compare every view of the query with the multimodal positives and negatives of the batch (section 3,
+    inter-product).
 
     A query's negatives are its own negative and all other products of the batch, except those that share a product or
     group id with its positive: listings of one product are not negatives of each other (our choice).
@@ -371,7 +372,7 @@ def dynamic_filter(
 
 
 def _similarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """The cosines (B,) of normalised embeddings (B, D) row by row, in float32 and without gradient."""
+    """Return the cosines (B,) of normalised embeddings (B, D) row by row, in float32 and without gradient."""
     return (a.detach().float() * b.detach().float()).sum(-1)
 
 

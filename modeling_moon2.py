@@ -1,49 +1,264 @@
 """Moon2Model: one embedding for a product from its title, its pictures or both.
 
-`Moon2Model` takes a vision-language backbone, puts experts in the place of its feed-forward layers (`experts_moon2.py`,
-MOON2.0, section 2), runs it, and pools its last layer into the item's own view and its image-only view (section 1).
+`Moon2Model` takes a vision-language backbone, replaces its feed-forward layers by a modality-driven mixture of experts
+(MOON2.0, section 2), runs it, and pools its last layer into the item's own view and its image-only view (section 1).
 """
 
 import inspect
 import json
 import os
+from contextlib import nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
+from transformers.integrations.moe import use_experts_implementation
 from transformers.utils import ModelOutput, can_return_tuple
 
 try:
     from .backbones_moon2 import family_of
-    from .chat_moon2 import SENTENCE_TRANSFORMERS_FILES
-    from .configuration_moon2 import IMAGE, NOT_POOLED, TEXT, Moon2Config
-    from .experts_moon2 import (
-        Moon2DualAlignment,
-        Moon2Experts,
-        Moon2Router,
-        Moon2SparseMoeBlock,
-        Routing,
-        gated_unit,
-        receive_routing,
-        spread,
-    )
+    from .configuration_moon2 import COMPOSITIONS, IMAGE, NOT_POOLED, PICTURE_INPUTS, TEXT, Moon2Config
 except ImportError:  # in the repository these files are top-level modules, in a checkpoint they are a package
     from backbones_moon2 import family_of
-    from chat_moon2 import SENTENCE_TRANSFORMERS_FILES
-    from configuration_moon2 import IMAGE, NOT_POOLED, TEXT, Moon2Config
-    from experts_moon2 import (
-        Moon2DualAlignment,
-        Moon2Experts,
-        Moon2Router,
-        Moon2SparseMoeBlock,
-        Routing,
-        gated_unit,
-        receive_routing,
-        spread,
-    )
+    from configuration_moon2 import COMPOSITIONS, IMAGE, NOT_POOLED, PICTURE_INPUTS, TEXT, Moon2Config
+
+# What `from_backbone` takes for the new parts.
+EXPERT_OPTIONS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "shared_expert_intermediate_size",
+                  "moe_layers", "router", "objectives", "experts_implementation")  # fmt: skip
+# From these files sentence-transformers runs the model in its stock module; without them, it would pool anew.
+POOLER_OUTPUT = {"method": "forward", "method_output_name": "pooler_output"}
+SENTENCE_TRANSFORMERS_FILES = {
+    "modules.json": [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}
+    ],
+    "sentence_bert_config.json": {
+        "transformer_task": "feature-extraction",
+        "modality_config": {
+            "text": POOLER_OUTPUT,
+            "image": POOLER_OUTPUT,
+            "message": POOLER_OUTPUT | {"format": "structured"},
+        },
+        "module_output_name": "sentence_embedding",
+        "unpad_inputs": False,  # without padding, `position_types` would be lost
+    },
+    "config_sentence_transformers.json": {
+        "__version__": {"sentence_transformers": "6.2.0"},
+        "model_type": "SentenceTransformer",
+        "similarity_fn_name": "cosine",
+        "prompts": {"query": "", "document": ""},
+        "default_prompt_name": None,
+    },
+}
+
+
+class Routing:
+    """What one forward tells its routers, and what they answer. Threads share the modules, so it lives on none of them.
+
+    Attributes:
+        composition (`torch.LongTensor` of shape `(B,)`, *optional*): index into `COMPOSITIONS` of each item.
+        gates (`list`, *optional*): the routers' outputs, in the order of the layers; `None` once the forward has
+            ended, since activation checkpointing then runs the layers a second time.
+    """
+
+    def __init__(self, composition: torch.LongTensor | None = None):
+        self.composition = composition
+        self.gates: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] | None = []
+
+
+# The routing of the layer that this thread is running.
+ROUTING: ContextVar[Routing | None] = ContextVar("moon2_routing", default=None)
+
+
+class Moon2Router(nn.Module):
+    """The gate G = softmax(W_g h) and its top-k, renormalised (section 2).
+
+    With `router="composition"` a bias for the item's modality composition, zero at first, is added to the logits.
+    """
+
+    def __init__(self, config: Moon2Config, hidden_size: int, **factory):
+        super().__init__()
+        self.top_k = config.num_experts_per_tok
+        self.weight = nn.Parameter(torch.empty(config.num_experts, hidden_size, **factory))
+        by_composition = config.router == "composition"
+        shape = (len(COMPOSITIONS), config.num_experts)
+        self.composition_bias = nn.Parameter(torch.empty(shape, **factory)) if by_composition else None
+
+    def forward(
+        self, hidden_states: torch.Tensor, composition: torch.LongTensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(tokens, D) -> logits (tokens, Z), weights (tokens, k) that sum to one, expert indices (tokens, k).
+
+        Args:
+            composition (`(tokens,)`, with `router="composition"`): index into `COMPOSITIONS` of each token's item.
+
+        Raises:
+            ValueError: `router="composition"`, and no composition is given.
+        """
+        logits = F.linear(hidden_states, self.weight)
+        if self.composition_bias is not None:
+            if composition is None:
+                raise ValueError(
+                    'router="composition" must know what each item is made of; call the Moon2Model, not its vlm.'
+                )
+            logits = logits + self.composition_bias[composition.to(logits.device)]
+        weights, indices = logits.softmax(-1, dtype=torch.float32).topk(self.top_k, dim=-1)
+        return logits, weights / weights.sum(-1, keepdim=True), indices
+
+
+@use_experts_implementation
+class Moon2Experts(nn.Module):
+    """Z gated feed-forward experts, stored as 3-D tensors; `experts_implementation` chooses how they are run."""
+
+    def __init__(self, config: Moon2Config, hidden_size: int, intermediate_size: int, act_fn: nn.Module, **factory):
+        super().__init__()
+        self.num_experts = config.num_experts
+        self.gate_up_proj = nn.Parameter(torch.empty(self.num_experts, 2 * intermediate_size, hidden_size, **factory))
+        self.down_proj = nn.Parameter(torch.empty(self.num_experts, hidden_size, intermediate_size, **factory))
+        self.act_fn = act_fn
+
+    def forward(self, hidden_states: torch.Tensor, indices: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Sum weight_z * f_z(h) over the chosen experts z, one after the other; shapes as in `Moon2Router`."""
+        output = torch.zeros_like(hidden_states)
+        for expert in range(self.num_experts):
+            token, slot = torch.where(indices == expert)
+            gate, up = F.linear(hidden_states[token], self.gate_up_proj[expert]).chunk(2, dim=-1)
+            expert_output = F.linear(self.act_fn(gate) * up, self.down_proj[expert])
+            output.index_add_(0, token, (expert_output * weights[token, slot, None]).to(output.dtype))
+        return output
+
+
+class AutocastGroupedMM(TorchFunctionMode):
+    """Under autocast, runs grouped matrix products in autocast's type: torch's own autocast leaves them out, and the
+    experts would be computed in the float32 of their weights."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch._grouped_mm:  # what torch.nn.functional.grouped_mm calls
+            device, dtype = args[0].device.type, torch.get_autocast_dtype(args[0].device.type)
+            # The kernel wants rows of whole 16 bytes; transformers has checked that for the weights' type only.
+            rows = {size for matrix in args for size in matrix.shape[-2:][matrix.ndim == 2 :]}
+            if torch.is_autocast_enabled(device) and not any(size * dtype.itemsize % 16 for size in rows):
+                args = [matrix.to(dtype) for matrix in args]
+        return func(*args, **(kwargs or {}))
+
+
+class Moon2SharedExpert(nn.Module):
+    """A gated feed-forward unit that every token passes (`shared_expert_intermediate_size`; our addition)."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int, act_fn: nn.Module, **factory):
+        super().__init__()
+        self.gate_proj, self.up_proj = (
+            nn.Linear(hidden_size, intermediate_size, bias=False, **factory) for _ in range(2)
+        )
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False, **factory)
+        self.act_fn = act_fn
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+
+
+class Moon2SparseMoeBlock(nn.Module):
+    """Takes the place of one dense feed-forward layer of the backbone (section 2). No token is ever dropped."""
+
+    def __init__(self, config: Moon2Config, dense: nn.Module):
+        super().__init__()
+        intermediate_size, hidden_size = dense.gate_proj.weight.shape
+        factory = {"dtype": dense.gate_proj.weight.dtype, "device": dense.gate_proj.weight.device}
+        self.gate = Moon2Router(config, hidden_size, **factory)
+        width = config.moe_intermediate_size or intermediate_size
+        self.experts = Moon2Experts(config, hidden_size, width, dense.act_fn, **factory)
+        shared = config.shared_expert_intermediate_size
+        self.shared_expert = Moon2SharedExpert(hidden_size, shared, dense.act_fn, **factory) if shared else None
+
+    @torch.no_grad()
+    def upcycle(self, dense: nn.Module):
+        """Start the experts from the dense layer.
+
+        Experts as wide as the layer are copies of it: whatever the router chooses, the block computes what the layer
+        did. A narrower expert z gets the next `width` of its neurons, scaled so that the mean over experts that cover
+        all neurons evenly is the dense layer; with few experts chosen the block then computes something else.
+
+        Raises:
+            ValueError: the experts are wider than the dense layer, or its weights are not in memory.
+        """
+        width, dense_width = self.experts.down_proj.shape[-1], dense.down_proj.weight.shape[-1]
+        if width > dense_width:
+            raise ValueError(f"moe_intermediate_size is {width}, but a dense layer has only {dense_width} neurons.")
+        if dense.down_proj.weight.is_meta:
+            raise ValueError(
+                "device_map offloaded some layers of the backbone; load it without offloading to make experts of them."
+            )
+        for expert in range(self.experts.num_experts):
+            neurons = (torch.arange(width) + expert * width) % dense_width
+            gate_up = [dense.gate_proj.weight[neurons], dense.up_proj.weight[neurons]]
+            self.experts.gate_up_proj[expert] = torch.cat(gate_up)
+            self.experts.down_proj[expert] = dense.down_proj.weight[:, neurons] * (dense_width / width)
+        if self.shared_expert is not None:
+            self.shared_expert.down_proj.weight.zero_()
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(B, L, D) -> (B, L, D)"""
+        tokens = hidden_states.reshape(-1, hidden_states.shape[-1])
+        routing = ROUTING.get() or Routing()
+        composition = routing.composition
+        if composition is not None:
+            composition = composition.repeat_interleave(hidden_states.shape[1])
+        gate = self.gate(tokens, composition)
+        if routing.gates is not None:
+            routing.gates.append(gate)
+        _, weights, indices = gate
+        with AutocastGroupedMM() if torch.is_autocast_enabled(tokens.device.type) else nullcontext():
+            output = self.experts(tokens, indices, weights.to(tokens.dtype))
+        if self.shared_expert is not None:
+            output = output + self.shared_expert(tokens)
+        return output.reshape(hidden_states.shape)
+
+
+class Moon2DualAlignment(nn.Module):
+    """W* of section 2: how much each expert is for each alignment objective. The losses read `weight`.
+
+    Attributes:
+        weight (`nn.Parameter` of shape `(Z, M)`): experts against objectives.
+    """
+
+    def __init__(self, config: Moon2Config):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(config.num_experts, len(config.objectives)))
+
+
+def receive_routing(attention: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Take the keyword `routing` from a call of a layer's attention, for the `Moon2SparseMoeBlock` that comes next.
+
+    A forward pre-hook: a decoder layer hands its keywords to its attention but not to its feed-forward part. Unlike a
+    hook of the layer itself, this one runs again when activation checkpointing runs the layer's forward again.
+    """
+    ROUTING.set(kwargs.pop("routing", None))
+    return args, kwargs
+
+
+def gated_unit(layer: nn.Module, index: int) -> nn.Module:
+    """Return the dense feed-forward layer that a block replaces.
+
+    Raises:
+        ValueError: it does not have the form that experts can take.
+    """
+    dense = getattr(layer, "mlp", None)
+    parts = [getattr(dense, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
+    if not all(isinstance(part, nn.Linear) and part.bias is None for part in parts) or not hasattr(dense, "act_fn"):
+        raise ValueError(
+            f"Layer {index} of the backbone has no gated feed-forward unit without "
+            f"bias (mlp.gate_proj, up_proj, down_proj, act_fn) but a {type(dense).__name__}; experts cannot replace it."
+        )
+    return dense
+
+
+def spread(weights: torch.Tensor, indices: torch.Tensor, num_experts: int) -> torch.Tensor:
+    """Top-k weights and indices (tokens, k) -> G~ (tokens, Z), zero for the experts that were not chosen."""
+    return weights.new_zeros(weights.shape[0], num_experts).scatter(1, indices, weights)
 
 
 @dataclass
@@ -112,12 +327,8 @@ class Moon2PreTrainedModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
-    @classmethod
-    def _can_set_experts_implementation(cls) -> bool:
-        return True  # transformers looks for the experts in this file only
-
     def initialize_weights(self):
-        """Initialises routers and experts here: they sit in a nested model, whose class does not know them."""
+        """Initialise routers and experts here: they sit in a nested model, whose class does not know them."""
         for module in self.modules():
             if isinstance(module, (Moon2Router, Moon2Experts)):
                 self._initialize_weights(module)
@@ -125,7 +336,7 @@ class Moon2PreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
-        """As in transformers, but a checkpoint whose weights do not fit exactly is refused.
+        """Load as in transformers, but refuse weights that do not fit exactly.
 
         Raises:
             ValueError: weights are missing, left over or of another shape; the message names them.
@@ -136,7 +347,7 @@ class Moon2PreTrainedModel(PreTrainedModel):
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, *args, **kwargs):
-        """As in transformers, and with the files from which sentence-transformers loads the model."""
+        """Save as in transformers, and with the files from which sentence-transformers loads the model."""
         if self.should_save_on_this_rank(is_main_process):
             os.makedirs(save_directory, exist_ok=True)
             for name, content in SENTENCE_TRANSFORMERS_FILES.items():
@@ -169,6 +380,8 @@ class Moon2Model(Moon2PreTrainedModel):
     def __init__(self, config: Moon2Config, vlm: PreTrainedModel | None = None):
         super().__init__(config)
         family = family_of(config.vlm_config)
+        # transformers hands this setting down to the backbone, which has no experts of its own and would refuse it.
+        config.vlm_config._experts_implementation = "eager"
         self.vlm = AutoModel.from_config(config.vlm_config) if vlm is None else vlm
         for index in self.moe_layer_indices:
             layer = self._decoder_layers[index]
@@ -182,56 +395,33 @@ class Moon2Model(Moon2PreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_backbone(
-        cls,
-        pretrained_model_name_or_path: str,
-        *,
-        num_experts: int = 4,
-        num_experts_per_tok: int = 2,
-        moe_intermediate_size: int | None = None,
-        shared_expert_intermediate_size: int | None = None,
-        moe_layers: list[int] | None = None,
-        router: str = "token",
-        objectives: list[str] | None = None,
-        experts_implementation: str | None = None,
-        **kwargs,
-    ) -> "Moon2Model":
-        """Upcycles a dense vision-language checkpoint: all experts start as copies of its feed-forward layers, so the
+    def from_backbone(cls, pretrained_model_name_or_path: str, **kwargs) -> "Moon2Model":
+        """Upcycle a dense vision-language checkpoint: all experts start as copies of its feed-forward layers, so the
         new model computes the same hidden states as the dense one (our choice, section 2).
 
         Args:
             pretrained_model_name_or_path: a Hub id or folder of a transformers vision-language model.
-            num_experts, num_experts_per_tok, moe_layers, router, objectives: see `Moon2Config`.
-            moe_intermediate_size: narrower experts share out the dense layer's neurons; such a model does not compute
-                what the dense one did and has to be trained first (`Moon2SparseMoeBlock.upcycle`).
-            shared_expert_intermediate_size: see `Moon2Config`; the shared expert adds nothing at first.
-            experts_implementation: "grouped_mm", "eager", ...; `None` leaves the choice to transformers.
-            kwargs: handed to `AutoModel.from_pretrained` (dtype, device_map, revision, attn_implementation, ...).
+            kwargs: `num_experts`, `num_experts_per_tok`, `moe_layers`, `router`, `objectives` as in `Moon2Config`;
+                `moe_intermediate_size` (narrower experts share out the dense layer's neurons; such a model does not
+                compute what the dense one did and has to be trained first); `shared_expert_intermediate_size` (that
+                expert adds nothing at first); `experts_implementation`. All others go to `AutoModel.from_pretrained`
+                (dtype, device_map, revision, attn_implementation, ...).
 
         Raises:
             ValueError: the backbone cannot take experts, its weights do not fit, or an option contradicts it; the
                 message says why.
         """
+        chosen = {name: kwargs.pop(name) for name in EXPERT_OPTIONS if kwargs.get(name) is not None}
+        kwargs = {name: value for name, value in kwargs.items() if name not in EXPERT_OPTIONS}
         kwargs["ignore_mismatched_sizes"] = True  # so that they are named below, with all the others
         vlm, info = AutoModel.from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
         family_of(vlm.config)
         # A checkpoint for generation has an output head, which an encoder does not need.
         info["unexpected_keys"] = {key for key in info["unexpected_keys"] if "lm_head" not in key.split(".")}
         _check_keys(pretrained_model_name_or_path, type(vlm).__name__, info)
-        config = Moon2Config(
-            vlm_config=vlm.config,
-            num_experts=num_experts,
-            num_experts_per_tok=num_experts_per_tok,
-            moe_intermediate_size=moe_intermediate_size,
-            shared_expert_intermediate_size=shared_expert_intermediate_size,
-            moe_layers=moe_layers,
-            router=router,
-            attn_implementation=vlm.config._attn_implementation,
-            experts_implementation=experts_implementation,
-            **({} if objectives is None else {"objectives": objectives}),
-        )
+        chosen["attn_implementation"] = vlm.config._attn_implementation
         dense = [getattr(layer, "mlp", None) for layer in vlm.get_decoder().layers]
-        model = cls(config, vlm)
+        model = cls(Moon2Config(vlm_config=vlm.config, **chosen), vlm)
         for index in model.moe_layer_indices:
             model._decoder_layers[index].mlp.upcycle(dense[index])
         return model
@@ -242,12 +432,12 @@ class Moon2Model(Moon2PreTrainedModel):
 
     @property
     def moe_layer_indices(self) -> list[int]:
-        """The decoder layers that have experts."""
+        """Return the indices of the decoder layers that have experts."""
         chosen = self.config.moe_layers
         return list(range(len(self._decoder_layers))) if chosen is None else list(chosen)
 
     def num_active_parameters(self) -> int:
-        """The parameters that one token passes through: all but the experts that are not chosen."""
+        """Count the parameters that one token passes: all but the experts that are not chosen."""
         experts = sum(parameter.numel() for name, parameter in self.named_parameters() if ".experts." in name)
         return self.num_parameters() - experts + experts * self.config.num_experts_per_tok // self.config.num_experts
 
@@ -258,11 +448,7 @@ class Moon2Model(Moon2PreTrainedModel):
         self.vlm.set_input_embeddings(value)
 
     def _set_gradient_checkpointing(self, **kwargs):
-        """As in transformers, but reentrant checkpointing is refused.
-
-        Raises:
-            ValueError: `use_reentrant=True`.
-        """
+        """Switch checkpointing on or off as in transformers, but refuse `use_reentrant=True` with a ValueError."""
         if getattr(kwargs.get("gradient_checkpointing_func"), "keywords", {}).get("use_reentrant"):
             raise ValueError(
                 "use_reentrant=True would cut the router's statistics off from the gradient, so that L_aux and omega "
@@ -281,7 +467,7 @@ class Moon2Model(Moon2PreTrainedModel):
         image_grid_thw: torch.LongTensor | None = None,
         **kwargs,
     ) -> Moon2Output:
-        """Embeds B items; the vision tower sees each picture once.
+        """Embed B items; the vision tower sees each picture once.
 
         Image tokens stand first. Where attention is causal and routing is by token, the hidden states of an item's
         image positions do not depend on its text: their mean is the image-only view, and one pass gives both views
@@ -295,16 +481,19 @@ class Moon2Model(Moon2PreTrainedModel):
             kwargs: handed to the backbone (`output_attentions`, `output_hidden_states`, ...).
 
         Raises:
-            ValueError: image positions without pictures.
+            ValueError: image positions without pictures, or more positions than the backbone has.
         """
         for name in ("output_attentions", "output_hidden_states"):
             if kwargs.get(name) is None:  # the backbone would ask its own config, which was not told
                 kwargs[name] = getattr(self.config, name)
-        if pixel_values is None and not torch.compiler.is_compiling() and (position_types == IMAGE).any():
-            raise ValueError("position_types has image positions, but there are no pixel_values: pass both.")
-        names = ("pixel_values", "pixel_attention_mask", "image_grid_thw")
-        given = zip(names, (pixel_values, pixel_attention_mask, image_grid_thw), strict=True)
-        pictures = {name: value for name, value in given if value is not None}
+        if not torch.compiler.is_compiling():
+            if pixel_values is None and (position_types == IMAGE).any():
+                raise ValueError("position_types has image positions, but there are no pixel_values: pass both.")
+            longest, most = input_ids.shape[1], getattr(self.config.get_text_config(), "max_position_embeddings", None)
+            if most is not None and longest > most:
+                raise ValueError(f"An item has {longest} positions; the backbone has {most}. Pass fewer pictures.")
+        pictures = dict(zip(PICTURE_INPUTS, (pixel_values, pixel_attention_mask, image_grid_thw), strict=True))
+        pictures = {name: value for name, value in pictures.items() if value is not None}
         # What an exported program gets ready-made (transformers' `accepts_precomputed_kwargs`), see docs/export.md.
         precomputed = {name: kwargs.pop(name) for name in [*kwargs] if name.startswith("image_")}
         visual = self._see(pictures, precomputed) if pictures else {}
@@ -334,16 +523,18 @@ class Moon2Model(Moon2PreTrainedModel):
         )
 
     def _see(self, pictures: dict[str, torch.Tensor], precomputed: dict[str, torch.Tensor]) -> dict:
-        """Pictures -> what the backbone's forward takes in their place: the visual tokens, made once."""
+        """Turn pictures into what the backbone's forward takes for them: the visual tokens, made once."""
         if self._family.pictures_in_rows:
             pictures = {name: value[None] for name, value in pictures.items()}
+        if "mm_encoder_outputs" not in self._forward_takes:  # transformers before 5.18: every pass sees for itself
+            return pictures
         features = self.vlm.get_image_features(**pictures, **precomputed, return_dict=True)
         visual = {"mm_encoder_outputs": {"image": features}}
         # The Qwen-VL families derive a visual token's position from its place in the picture.
         return visual | {name: pictures[name] for name in ("image_grid_thw",) if name in pictures}
 
     def _read(self, input_ids, attention_mask, position_types, visual: dict, **kwargs):
-        """One pass of the language model.
+        """Run the language model once.
 
         Returns:
             the backbone's output, the gates' outputs of every mixture-of-experts layer, and G~ of every position,
@@ -365,8 +556,8 @@ class Moon2Model(Moon2PreTrainedModel):
         return outputs, gates, usage.view(*input_ids.shape, -1)
 
     def _without_text(self, input_ids, attention_mask, position_types) -> tuple[torch.Tensor, ...]:
-        """The items that have pictures, without their text, padded on the right: ids, mask and types, as `forward`
-        takes them."""
+        """Return the items that have pictures, without their text, padded on the right: ids, mask and types, as
+        `forward` takes them."""
         rows = (position_types == IMAGE).any(1)
         kept = (attention_mask[rows] != 0) & (position_types[rows] != TEXT)
         no_picture = int(self.vlm.config.image_token_id == 0)  # padding may be any token but this one
@@ -378,7 +569,7 @@ class Moon2Model(Moon2PreTrainedModel):
 
 
 def _check_keys(checkpoint: str, model: str, info: dict):
-    """Refuses weights that do not fit exactly, by name; `info` is what `from_pretrained` says of the loading."""
+    """Refuse weights that do not fit exactly, by name; `info` is what `from_pretrained` says of the loading."""
     wrong = {what: sorted(map(str, info[what])) for what in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     if any(wrong.values()):
         found = "; ".join(f"{what.replace('_', ' ')}: {', '.join(keys)}" for what, keys in wrong.items() if keys)

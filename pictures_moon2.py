@@ -4,16 +4,13 @@ import math
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-
-try:
-    from .fetch_moon2 import fetch
-except ImportError:  # in the repository these files are top-level modules, in a checkpoint they are a package
-    from fetch_moon2 import fetch
 
 # Pictures may come in these formats only: product photos need no others, and Pillow's rarer readers are a risk.
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -25,16 +22,16 @@ PILLOW_ERRORS = (OSError, ValueError, TypeError, SyntaxError, EOFError, LookupEr
 def load_picture(
     source: Any,
     *,
-    allow_urls: bool = False,
+    fetch: Callable[[str], bytes] | None = None,
     max_pixels: int | None = None,
     least: int | tuple[int, int] | None = None,
 ) -> Image.Image:
-    """A picture in any accepted form -> RGB, upright, transparency on white, first frame. `source` stays as it is.
+    """Read a picture in any accepted form: RGB, upright, transparency on white, first frame; `source` is not changed.
 
     Args:
-        source: a `PIL.Image`, a path, a file object, an array of uint8 (H, W[, 1 | 3 | 4]) or uint16 (H, W[, 1]), or
-            the `{"bytes", "path"}` of an undecoded datasets column.
-        allow_urls: a path may also be an http or https address on the public Internet.
+        source: a `PIL.Image`, a path, the bytes of a file, a file object, an array of uint8 (H, W[, 1 | 3 | 4]) or
+            uint16 (H, W[, 1]), or the `{"bytes", "path"}` of an undecoded datasets column.
+        fetch: gives the bytes at an http or https address; without it addresses are refused.
         max_pixels: larger pictures are scaled down, at their own shape, to at most this many pixels.
         least: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, which is far cheaper, while it keeps at least this
             many pixels, or this width and height. By default `max_pixels`.
@@ -46,8 +43,8 @@ def load_picture(
         if isinstance(source, np.ndarray):
             return _finish(_from_array(source), max_pixels)
         if isinstance(source, Image.Image):
-            return _finish(source, max_pixels)
-        with Image.open(_file(source, allow_urls), formats=PICTURE_FORMATS) as picture:
+            return _finish(_first_frame(source), max_pixels)
+        with Image.open(_file(source, fetch), formats=PICTURE_FORMATS) as picture:
             limit = Image.MAX_IMAGE_PIXELS  # above it Pillow warns, above twice of it Pillow refuses
             if limit is not None and picture.width * picture.height > limit:
                 raise ValueError(f"{picture.width} x {picture.height} pixels, at most {limit:,} are read")
@@ -59,21 +56,29 @@ def load_picture(
         raise ValueError(getattr(error, "strerror", None) or str(error) or type(error).__name__) from error
 
 
-def _file(source: Any, allow_urls: bool) -> Any:
-    """What `Image.open` takes: a path or a file object."""
+def _file(source: Any, fetch: Callable[[str], bytes] | None) -> Any:
+    """Return what `Image.open` takes: a path or a file object."""
     if isinstance(source, dict):
         data = source.get("bytes")
         source = source.get("path") if data is None else BytesIO(data)
+    elif isinstance(source, (bytes, bytearray)):
+        return BytesIO(source)
     if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
-        if not allow_urls:
-            raise ValueError("addresses are not fetched; download the picture and pass its path")
+        if fetch is None:
+            raise ValueError("addresses are not fetched; download the picture and pass its path, or pass `fetch`")
         return BytesIO(fetch(source))
     if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "read"):
         raise ValueError(
-            f"a picture cannot be a {type(source).__name__}; give a PIL image, a path, a file object, a numpy array, "
-            "or a dict with 'bytes' or 'path'"
+            f"a picture cannot be a {type(source).__name__}; give a PIL image, a path, bytes, a file object, a numpy "
+            "array, or a dict with 'bytes' or 'path'"
         )
     return source
+
+
+def address(url: str) -> str:
+    """Return a URL as a message, a log or a record may have it: no password, no query, either of which may be a key."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl() or url
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -87,8 +92,19 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(array.reshape(shape))
 
 
+def _first_frame(picture: Image.Image) -> Image.Image:
+    """Return the first frame of an animation that stands at another one; the animation stays where it is."""
+    frame = picture.tell() if getattr(picture, "is_animated", False) else 0
+    if frame == 0:
+        return picture
+    picture.seek(0)
+    first = picture.copy()
+    picture.seek(frame)
+    return first
+
+
 def _draft(picture: Image.Image, least: int | tuple[int, int] | None):
-    """Tells the JPEG reader to decode at a fraction of the size, if that is large enough."""
+    """Tell the JPEG reader to decode at a fraction of the size, if that is large enough."""
     if isinstance(least, int):
         scale = math.sqrt(least / (picture.width * picture.height))
         least = (math.ceil(picture.width * scale), math.ceil(picture.height * scale))
@@ -96,7 +112,7 @@ def _draft(picture: Image.Image, least: int | tuple[int, int] | None):
 
 
 def _finish(picture: Image.Image, max_pixels: int | None) -> Image.Image:
-    """The first frame, decoded: upright, RGB, transparency on white, of at most `max_pixels`."""
+    """Decode the first frame: upright, RGB, transparency on white, of at most `max_pixels`."""
     if 0 in picture.size:
         raise ValueError("it has no pixels")
     picture.load()

@@ -2,36 +2,116 @@
 
 import copy
 import functools
+import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
+
+# From its own module: before 5.18 the one of `transformers` wants torchvision, which is not used here.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 try:
     from .backbones_moon2 import image_block
-    from .chat_moon2 import chat_template as jinja_template
-    from .chat_moon2 import read_messages, read_options
-    from .configuration_moon2 import IMAGE, NOT_POOLED, TEXT
-    from .fetch_moon2 import address
-    from .pictures_moon2 import load_picture
-    from .products_moon2 import ProductError, pair, read_product
+    from .configuration_moon2 import IMAGE, NOT_POOLED, PICTURE_INPUTS, TEXT
+    from .pictures_moon2 import address, load_picture
 except ImportError:  # in the repository these files are top-level modules, in a checkpoint they are a package
     from backbones_moon2 import image_block
-    from chat_moon2 import chat_template as jinja_template
-    from chat_moon2 import read_messages, read_options
-    from configuration_moon2 import IMAGE, NOT_POOLED, TEXT
-    from fetch_moon2 import address
-    from pictures_moon2 import load_picture
-    from products_moon2 import ProductError, pair, read_product
+    from configuration_moon2 import IMAGE, NOT_POOLED, PICTURE_INPUTS, TEXT
+    from pictures_moon2 import address, load_picture
 
 # Our choice: a page of Qwen3-VL costs one token per 32 x 32 pixels, so that a picture takes 1024 tokens at most.
 MAX_PIXELS = 1024 * 1024
 # The limit of Qwen's image processors, for all: others would squash a line to a square, or blow it up without bounds.
 MAX_ASPECT_RATIO = 200
 POSITIONS = ("input_ids", "attention_mask", "position_types")
-# What image processors give for pictures, as far as backbones read it.
-PICTURE_INPUTS = ("pixel_values", "pixel_attention_mask", "image_grid_thw")
+# What the processor does anyway, in the words of transformers.
+AS_ALWAYS = {"padding": (True, "longest"), "truncation": (True, "longest_first")}
+# The order is that of Moon2Processor: instruction, then pictures, then text, wherever they stand in the messages.
+CHAT_TEMPLATE = r"""
+{%- set found = namespace(instruction=[], pictures="", text=[]) -%}
+{%- for message in messages -%}
+  {%- if message.role not in ["system", "user"] -%}
+    {{- raise_exception("A message has the role '" ~ message.role ~ "'; only 'system' and 'user' are known.") -}}
+  {%- endif -%}
+  {%- set content = [{"type": "text", "text": message.content}] if message.content is string else message.content -%}
+  {%- for part in content -%}
+    {%- if part.type == "text" and message.role == "system" -%}
+      {%- set found.instruction = found.instruction + [part.text] -%}
+    {%- elif part.type == "text" -%}
+      {%- set found.text = found.text + [part.text] -%}
+    {%- elif part.type == "image" and message.role == "user" -%}
+      {%- set found.pictures = found.pictures ~ PICTURE -%}
+    {%- else -%}
+      {{- raise_exception("A '" ~ message.role ~ "' message cannot have a part of type '" ~ part.type ~ "'.") -}}
+    {%- endif -%}
+  {%- endfor -%}
+{%- endfor -%}
+{{- (found.instruction | join("\n")) ~ ("\n" if found.instruction else "") -}}
+{{- found.pictures ~ (found.text | join("\n")) -}}
+"""
+
+
+class ProductError(ValueError):
+    """An item that cannot be prepared: `index` is its place in the list, `problem` says what is wrong with it."""
+
+    def __init__(self, index: int, problem: str):
+        super().__init__(index, problem)  # both, so that the error can be pickled: it comes out of worker processes
+        self.index = index
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"Item {self.index}: {self.problem}"
+
+
+def pair(text: list | str | None, images: Any) -> list[dict]:
+    """Return the usual `text=`, `images=` arguments as product dicts.
+
+    Raises:
+        ValueError: there is neither, or they differ in length.
+    """
+    text = [text] if isinstance(text, str) else text
+    if images is not None and not isinstance(images, (list, tuple)):
+        images = [images]
+    if text is None and images is None:
+        raise ValueError("Give products, or text= and / or images=.")
+    if text is not None and images is not None and len(text) != len(images):
+        raise ValueError(
+            f"There are {len(text)} texts but {len(images)} images; give one entry an item, None where absent."
+        )
+    count = len(text if text is not None else images)
+    return [{"text": text and text[index], "image": images and images[index]} for index in range(count)]
+
+
+def read_product(product: dict, index: int) -> tuple[str | None, str | None, list]:
+    """Check a product dict; return its text, its instruction, and what its pictures are to be read from.
+
+    Raises:
+        ProductError: it is not a product; `index` is its place in the list.
+    """
+    if not isinstance(product, dict):
+        raise ProductError(index, f"a product is a dict with 'text' and / or 'image', not a {type(product).__name__}.")
+    unknown = sorted(str(key) for key in set(product) - {"text", "image", "instruction"})
+    if unknown:
+        raise ProductError(index, f"unknown keys {unknown}; a product has 'text', 'image', 'instruction'.")
+    text, instruction, sources = product.get("text"), product.get("instruction"), product.get("image")
+    if isinstance(text, (list, tuple)) and all(isinstance(line, str) for line in text):
+        text = "\n".join(text)
+    for name, value in (("text", text), ("instruction", instruction)):
+        if value is not None and not _is_text(value):
+            raise ProductError(index, f"the {name} is {value!r}; give a string of valid Unicode, or None.")
+    text = text if text and text.strip() else None  # blank is as absent
+    sources = list(sources) if isinstance(sources, (list, tuple)) else [] if sources is None else [sources]
+    if text is None and not sources:
+        raise ProductError(index, "there is neither text nor image; a product needs one of them.")
+    return text, instruction, sources
+
+
+def _is_text(value: Any) -> bool:
+    """Tell whether the tokenizer can read it: half an emoji, as broken JSON has them, is no text."""
+    return isinstance(value, str) and value.encode(errors="ignore").decode() == value
 
 
 class ProductBatch(BatchFeature):
@@ -64,6 +144,7 @@ class Moon2Processor(ProcessorMixin):
         image_seq_length (`int`, *optional*): visual tokens of one picture; `None` where it follows from its size.
         max_text_length (`int`): longer texts are cut to this many tokens, or to the tokenizer's `model_max_length` if
             that is less (sentence-transformers' `max_seq_length`). Instructions and pictures are never cut.
+        max_positions (`int`, *optional*): an item with a longer sequence is refused; `None`: the model refuses it.
         chat_template (`str`, *optional*): the template in Jinja, for servers that render strings; built from the
             picture's marks when absent. Tensors do not depend on it.
     """
@@ -77,16 +158,18 @@ class Moon2Processor(ProcessorMixin):
         image_end: str = "<|vision_end|>",
         image_seq_length: int | None = None,
         max_text_length: int = 512,
+        max_positions: int | None = None,
         chat_template: str | None = None,
     ):
         if chat_template is None:
-            chat_template = jinja_template(image_start + image_token + image_end)
+            chat_template = chat_template_of(image_start + image_token + image_end)
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         self.image_token = image_token
         self.image_start = image_start
         self.image_end = image_end
         self.image_seq_length = image_seq_length
         self.max_text_length = max_text_length
+        self.max_positions = max_positions
         self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
         if self.image_token_id is None or self.image_token_id == tokenizer.unk_token_id:
             raise ValueError(f"The tokenizer has no image token {image_token!r}.")
@@ -102,7 +185,7 @@ class Moon2Processor(ProcessorMixin):
         revision: str | None = None,
         **kwargs,
     ) -> "Moon2Processor":
-        """The processor that goes with `Moon2Model.from_backbone` of the same checkpoint.
+        """Make the processor that goes with `Moon2Model.from_backbone` of the same checkpoint.
 
         Args:
             max_pixels: the size of a picture at most, for backbones that take pictures at their own shape. It is kept
@@ -128,11 +211,13 @@ class Moon2Processor(ProcessorMixin):
             )
         if hasattr(image_processor, "do_image_splitting"):
             image_processor.do_image_splitting = False  # a picture is one block of visual tokens, not one for each tile
-        return cls(image_processor, tokenizer, **image_block(vlm_config, tokenizer), **kwargs)
+        positions = getattr(vlm_config.get_text_config(), "max_position_embeddings", None)
+        options = image_block(vlm_config, tokenizer) | {"max_positions": positions} | kwargs
+        return cls(image_processor, tokenizer, **options)
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs) -> list:
-        """As in transformers, but always with Pillow: pixels must not depend on whether torchvision is installed."""
+        """Load with Pillow always: pixels must not depend on whether torchvision is installed."""
         image_processor = AutoImageProcessor.from_pretrained(pretrained_model_name_or_path, backend="pil", **kwargs)
         return [image_processor, AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)]
 
@@ -147,19 +232,19 @@ class Moon2Processor(ProcessorMixin):
         text: list[str | None] | str | None = None,
         images: list | None = None,
         on_error: str = "raise",
-        allow_urls: bool = False,
+        fetch: Callable[[str], bytes] | None = None,
         max_length: int | None = None,
         padding_side: str = "right",
         return_tensors: str = "pt",
     ) -> ProductBatch:
-        """Prepares one batch.
+        """Prepare one batch.
 
         Args:
             products: B product dicts, in any mixture of modalities.
-            text, images: the usual form, instead of `products`: B texts, B pictures (or lists of pictures), or both.
+            text, images: B texts, B pictures (or lists of pictures), or both, instead of `products`.
             on_error: "raise", or "skip" to leave out the items that cannot be prepared.
-            allow_urls: pictures may be http and https addresses on the public Internet. An argument and no setting,
-                for a setting would be saved: loading someone's checkpoint must not switch it on.
+            fetch: gives the bytes at an http or https address, so that pictures may be such addresses. An argument and
+                no setting: loading someone's checkpoint must not switch it on.
             max_length: cuts texts to this many tokens, if that is less than `max_text_length`.
             padding_side: "right" or "left".
             return_tensors: "pt", the only kind.
@@ -186,40 +271,47 @@ class Moon2Processor(ProcessorMixin):
         if not products:
             raise ValueError("There are no products to prepare: the list is empty.")
         items, skipped = [], []
+
+        def refuse(error: ProductError):
+            if on_error == "raise":
+                raise error
+            skipped.append(ProductError(error.index, error.problem))  # a caught one holds on to its frames
+
         for index, product in enumerate(products):
             try:
                 text, instruction, sources = read_product(product, index)
-                pictures = [self._read_picture(source, index, allow_urls) for source in sources]
-                items.append({"text": text, "pictures": pictures, "instruction": instruction})
+                items.append((index, text or "", instruction or "", self._read_pictures(sources, index, fetch)))
             except ProductError as error:
-                if on_error == "raise":
-                    raise
-                skipped.append(ProductError(index, error.problem))  # a caught one holds on to its frames
-        if not items:
-            problems = " ".join(str(error) for error in skipped[:3])
-            raise ValueError(f"None of the {len(skipped)} items can be prepared. {problems}")
-
+                refuse(error)
         limits = [self.max_text_length, self.tokenizer.model_max_length, max_length]
-        texts = iter(self._tokenize([item["text"] for item in items if item["text"]], _least(limits)))
+        longest = min(limit for limit in limits if limit is not None)
+        if longest < 1:
+            raise ValueError(f"A text would be cut to {longest} tokens; max_length must be positive.")
+        texts = self._tokenize([text for _, text, _, _ in items], longest)
         # A line of its own, so that its last word and the first one of the text stay apart (our choice).
-        instructions = iter(self._tokenize([item["instruction"] + "\n" for item in items if item["instruction"]]))
+        instructions = self._tokenize([instruction and instruction + "\n" for _, _, instruction, _ in items])
         _, start, end = self._plain
-        input_ids, position_types = [], []
-        for item in items:
-            instruction_ids = next(instructions) if item["instruction"] else []
+        input_ids, position_types, pictures = [], [], []
+        for (index, _, _, seen), text_ids, instruction_ids in zip(items, texts, instructions, strict=True):
             image_ids = []
-            for picture in item["pictures"]:
+            for picture in seen:
                 image_ids += [*start, *[self.image_token_id] * self._visual_tokens(picture), *end]
-            text_ids = next(texts) if item["text"] else []
-            input_ids.append(torch.tensor(instruction_ids + image_ids + text_ids))
+            ids = instruction_ids + image_ids + text_ids
+            if self.max_positions is not None and len(ids) > self.max_positions:
+                refuse(self._too_long(index, len(ids)))
+                continue
+            input_ids.append(torch.tensor(ids))
             # An instruction is attended to but not pooled, so that a product's vector is the mean over the product.
             types = [NOT_POOLED] * len(instruction_ids) + [IMAGE] * len(image_ids) + [TEXT] * len(text_ids)
             position_types.append(torch.tensor(types))
-        pictures = [picture for item in items for picture in item["pictures"]]
+            pictures += seen
+        if not input_ids:
+            problems = " ".join(str(error) for error in skipped[:3])
+            raise ValueError(f"None of the {len(skipped)} items can be prepared. {problems}")
         return self._batch(input_ids, position_types, pictures, padding_side, skipped)
 
     def join(self, batches: list[ProductBatch], padding_side: str = "right") -> ProductBatch:
-        """Several batches as one, as if all their items had been prepared together.
+        """Join batches to one, as if all their items had been prepared together.
 
         So the lengths of items can be known, and items of similar length be put together, before anything is padded.
 
@@ -256,7 +348,7 @@ class Moon2Processor(ProcessorMixin):
         padding_side: str,
         skipped: list[ProductError],
     ) -> ProductBatch:
-        """Pads the positions of B items, and puts the inputs of all their pictures in a row."""
+        """Pad the positions of B items, and put the inputs of all their pictures in a row."""
 
         def pad(rows: list[torch.Tensor], value: int) -> torch.Tensor:
             return torch.nn.utils.rnn.pad_sequence(rows, True, value, padding_side)
@@ -272,10 +364,24 @@ class Moon2Processor(ProcessorMixin):
             skipped,
         )
 
-    def _read_picture(self, source: Any, index: int, allow_urls: bool) -> dict[str, torch.Tensor]:
-        """The pixel inputs of one picture. One at a time, so that a batch never holds more than one in full size."""
+    def _read_pictures(self, sources: list, index: int, fetch: Callable | None) -> list[dict[str, torch.Tensor]]:
+        """Return the pixel inputs of an item's pictures, but no more than fit into a sequence."""
+        pictures, positions = [], 0
+        for source in sources:
+            pictures.append(self._read_picture(source, index, fetch))
+            positions += self._visual_tokens(pictures[-1])
+            if self.max_positions is not None and positions > self.max_positions:
+                raise self._too_long(index, positions)
+        return pictures
+
+    def _too_long(self, index: int, positions: int) -> ProductError:
+        problem = f"its sequence has {positions} positions or more; the model takes {self.max_positions}."
+        return ProductError(index, f"{problem} Give fewer pictures or a shorter instruction.")
+
+    def _read_picture(self, source: Any, index: int, fetch: Callable | None) -> dict[str, torch.Tensor]:
+        """Return the pixel inputs of one picture: one at a time, so that a batch never holds two in full size."""
         try:
-            picture = load_picture(source, allow_urls=allow_urls, least=_enough(self.image_processor))
+            picture = load_picture(source, fetch=fetch, least=_enough(self.image_processor))
         except ValueError as error:
             path = source.get("path") if isinstance(source, dict) else source
             path = address(path) if isinstance(path, str) and "://" in path else path
@@ -297,15 +403,15 @@ class Moon2Processor(ProcessorMixin):
         }
 
     def _visual_tokens(self, picture: dict[str, torch.Tensor]) -> int:
-        """How many visual tokens a picture takes."""
+        """Count the visual tokens of a picture."""
         if "image_grid_thw" in picture:
             return picture["image_grid_thw"].prod().item() // self.image_processor.merge_size**2
         return self.image_seq_length
 
     @functools.cached_property
     def _plain(self) -> tuple:
-        """A copy of the tokenizer in which no word of a text becomes a special token, and the ids of the marks before
-        and behind a picture.
+        """Copy the tokenizer so that no word of a text becomes a special token; with the ids of the marks before and
+        behind a picture.
 
         The tokenizer itself keeps such a setting, and where it cuts, as its own state, which threads share.
         """
@@ -318,7 +424,7 @@ class Moon2Processor(ProcessorMixin):
         return plain, *marks
 
     def _tokenize(self, texts: list[str], max_length: int | None = None) -> list[list[int]]:
-        """Plain text to ids. Only our own markers may become special tokens, never the words of a title."""
+        """Turn plain texts into ids. Only our own marks may become special tokens, never the words of a title."""
         tokenizer, _, _ = self._plain
         cut = slice(-max_length, None) if max_length and self.tokenizer.truncation_side == "left" else slice(max_length)
         return [encoding.ids[cut] for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
@@ -334,9 +440,9 @@ class Moon2Processor(ProcessorMixin):
         processor_kwargs: dict | None = None,
         **kwargs,
     ) -> str | list[str] | BatchFeature | torch.Tensor:
-        """Chat messages as strings, or, with `tokenize=True`, as the very tensors that `__call__` gives for products.
+        """Render chat messages as strings or, with `tokenize=True`, as the tensors that `__call__` gives for products.
 
-        Either way system messages are the instruction, and the pictures of the user's messages come before their text.
+        System messages are the instruction; the pictures of the user's messages come before their text.
 
         Args:
             conversation: one conversation or a list of them, such as `[{"role": "user", "content": [{"type": "text",
@@ -367,21 +473,13 @@ class Moon2Processor(ProcessorMixin):
         return features if return_dict else features["input_ids"]
 
 
-def _least(limits: list[int | None]) -> int:
-    """The strictest of the limits that are set."""
-    least = min(limit for limit in limits if limit is not None)
-    if least < 1:
-        raise ValueError(f"A text would be cut to {least} tokens; max_length must be positive.")
-    return least
-
-
 def _is_any_size(image_processor) -> bool:
-    """Whether pictures keep their shape (the Qwen families); "longest_edge" then is a number of pixels."""
+    """Tell whether pictures keep their shape (the Qwen families); "longest_edge" then is a number of pixels."""
     return hasattr(image_processor, "merge_size")
 
 
 def _enough(image_processor) -> int | tuple[int, int] | None:
-    """How large a JPEG must be decoded: as `load_picture` takes it for `least`."""
+    """Return how large a JPEG must be decoded, as `load_picture` takes it for `least`."""
     if not image_processor.do_resize:
         return None
     if _is_any_size(image_processor):
@@ -389,6 +487,71 @@ def _enough(image_processor) -> int | tuple[int, int] | None:
     size = getattr(image_processor, "max_image_size", image_processor.size)
     side = 2 * max(dict(size).values())  # twice of what it is scaled to, since that may be sharper than a draft
     return side, side
+
+
+def chat_template_of(picture: str) -> str:
+    """Return the template with what stands for one picture: its marks, and the placeholder once."""
+    return CHAT_TEMPLATE.strip().replace("PICTURE", json.dumps(picture, ensure_ascii=False))
+
+
+def read_messages(messages: list[dict]) -> dict:
+    """Return the product that one conversation tells of; a part whose value is None counts as absent.
+
+    Raises:
+        ValueError: a role, or a part of a message, that a product cannot have; the message says which.
+    """
+    found = {"instruction": [], "image": [], "text": []}
+    for message in messages:
+        role = message.get("role") if isinstance(message, dict) else None
+        if role not in ("system", "user"):
+            raise ValueError(
+                f"a message has the role {role!r}; a product is told by 'user' messages, its instruction by 'system'."
+            )
+        content = message.get("content")
+        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content or []:
+            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+            if kind not in ("text", "image") or (kind == "image" and role == "system"):
+                raise ValueError(f"a {role!r} message cannot have a part of type {kind!r}.")
+            names = ("text",) if kind == "text" else ("image", "path", "url")  # as transformers names them
+            values = [part[name] for name in names if name in part]
+            if not values:
+                raise ValueError(
+                    f"a part of type {kind!r} must have one of the keys {', '.join(names)}, not {sorted(part)}."
+                )
+            if values[0] is not None:  # sentence-transformers before 6.1 puts all pictures into one part
+                several = values[0] if kind == "image" and isinstance(values[0], list) else [values[0]]
+                found["instruction" if role == "system" else kind] += several
+    wrong = [part for part in found["instruction"] + found["text"] if not isinstance(part, str)]
+    if wrong:
+        raise ValueError(f"a text in a message is {wrong[0]!r}; give a string.")
+    return {
+        "instruction": "\n".join(found["instruction"]) or None,
+        "image": found["image"] or None,
+        "text": found["text"] or None,
+    }
+
+
+def read_options(processor_kwargs: dict) -> dict:
+    """Translate options of a transformers processor into those of `Moon2Processor.__call__`.
+
+    Args:
+        processor_kwargs: options by name, or in groups (`text_kwargs`, ...) as sentence-transformers has them.
+
+    Raises:
+        ValueError: an option that the processor does not have; the message names it.
+    """
+    options = {}
+    for name, value in processor_kwargs.items():
+        if name in ("text_kwargs", "images_kwargs", "common_kwargs"):
+            options |= value
+        elif name not in ("audio_kwargs", "videos_kwargs"):  # they always come, and there is nothing to apply them to
+            options[name] = value
+    options = {name: value for name, value in options.items() if value not in AS_ALWAYS.get(name, ())}
+    known = ("max_length", "padding_side", "return_tensors")
+    wrong = [f"{name}={value!r}" for name, value in options.items() if name not in known]
+    if wrong:
+        raise ValueError(f"Moon2Processor cannot follow {', '.join(wrong)}; for messages it takes {', '.join(known)}.")
+    return options
 
 
 Moon2Processor.register_for_auto_class()

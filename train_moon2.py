@@ -4,6 +4,7 @@ Installed: `python -m train_moon2 tiny`; recipes that come along go by their nam
 """
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -12,13 +13,14 @@ import yaml
 from accelerate.utils import broadcast_object_list
 from transformers import ProgressCallback, TrainingArguments, set_seed
 
-from commands_moon2 import exit_codes
-from evaluation.card_training import RUN
+from common_moon2.cli import exit_codes
+from common_moon2.hub import without_secrets
+from common_moon2.machine import hardware, versions
 from evaluation.errors import EvaluationError
-from evaluation.machine import hardware, versions
-from hub_moon2 import without_secrets
-from training.callbacks import REFUSED_LOG, Progress, TrainingError
-from training.checkpoints import (
+from publishing_moon2.checkpoints import PUSHING, push_final
+from publishing_moon2.files import RUN
+from training_moon2.callbacks import REFUSED_LOG, Progress, TrainingError
+from training_moon2.checkpoints import (
     STAGING,
     CheckpointError,
     check_writable,
@@ -28,19 +30,18 @@ from training.checkpoints import (
     newest_complete,
     writing,
 )
-from training.collator import TripletCollator
-from training.hub import PUSHING, push_final
-from training.models import ADAPTER, build_model
-from training.recipe import Recipe, read_recipe
-from training.report import report
-from training.trainer import FILTER_LOG, LOG, Moon2Trainer
-from training.triplets import TripletDataset, TripletError, TripletStream, fingerprint, load_triplets
-from training.validation import ValidationRetrieval
+from training_moon2.collator import TripletCollator
+from training_moon2.dry_run import report
+from training_moon2.model import ADAPTER, build_model
+from training_moon2.recipe import Recipe, read_recipe
+from training_moon2.trainer import FILTER_LOG, LOG, Moon2Trainer
+from training_moon2.triplets import TripletDataset, TripletError, TripletStream, fingerprint, load_triplets
+from training_moon2.validation import ValidationRetrieval
 
 
 @exit_codes()
 def main(argv: list[str]) -> int:
-    """Trains and saves; returns the exit code: 0, 2 after an error, 128 + the number of a signal that stopped it."""
+    """Train and save; return the exit code: 0, 2 after an error, 128 + the number of a signal that stopped it."""
     try:
         recipe = read_recipe(argv)
         if recipe.run.dry_run:
@@ -69,15 +70,21 @@ def main(argv: list[str]) -> int:
             pushed = push_final(Path(recipe.training.output_dir), recipe.training, trainer.hub_model_id)
             tell(recipe.training, pushed.sentence())
     except (TripletError, TrainingError, CheckpointError, EvaluationError, ValueError, OSError) as error:
-        # A worker process puts its traceback before the sentence.
-        sentence = str(error).strip().splitlines()[-1].removeprefix("training.triplets.TripletError: ")
-        print(f"\nerror: {without_secrets(sentence)}", file=sys.stderr)  # on a line of its own, below the progress bar
+        print(f"\nerror: {without_secrets(sentence(error))}", file=sys.stderr)  # below the progress bar
         return 2
     return 0
 
 
+def sentence(error: Exception) -> str:
+    """Return all that an error says, on one line; of one from a worker process without the traceback before it."""
+    text = str(error).strip()
+    if "Traceback (most recent call last):" in text:
+        text = re.split(r"\n(?=[\w.]+: )", text)[-1].partition(": ")[2]
+    return " ".join(text.split())
+
+
 def build_trainer(recipe: Recipe) -> Moon2Trainer:
-    """Everything that a run needs, from its recipe.
+    """Build everything that a run needs, from its recipe.
 
     Raises:
         ValueError, OSError: the recipe contradicts itself, or names something that is not there.
@@ -122,7 +129,7 @@ def build_trainer(recipe: Recipe) -> Moon2Trainer:
 
 
 def prepare_output(trainer: Moon2Trainer, recipe: Recipe) -> str | None:
-    """Finds the checkpoint to resume from, if that is asked for, and readies the output folder.
+    """Find the checkpoint to resume from, if that is asked for, and ready the output folder.
 
     Raises:
         ValueError, CheckpointError: there is none, it is of another run, or nothing can be written.
@@ -188,7 +195,8 @@ def _prepare_output(trainer: Moon2Trainer, recipe: Recipe) -> str | None:
 
 
 def save(trainer: Moon2Trainer, recipe: Recipe):
-    """The finished model with its processor, code, recipe and figures; a LoRA adapter is merged and kept beside it.
+    """Save the finished model with its processor, code, recipe and figures; a LoRA adapter is merged and kept beside
+    it.
 
     Raises:
         CheckpointError: it cannot be written.
@@ -226,7 +234,7 @@ def save(trainer: Moon2Trainer, recipe: Recipe):
 
 
 def run_facts(trainer: Moon2Trainer) -> dict:
-    """What a run was made from, with and on, for the model card."""
+    """Return what a run was made from, with and on, for the model card."""
     rows = trainer.train_dataset
     return {
         "triplets": None if isinstance(rows, TripletStream) else len(rows),
@@ -238,7 +246,7 @@ def run_facts(trainer: Moon2Trainer) -> dict:
 
 
 def describe(trainer: Moon2Trainer, recipe: Recipe) -> str:
-    """A line on the size of the run."""
+    """Describe the size of the run in a line."""
     training = recipe.training
     model = trainer.accelerator.unwrap_model(trainer.model)
     trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
@@ -252,7 +260,7 @@ def describe(trainer: Moon2Trainer, recipe: Recipe) -> str:
 
 
 def tell(training: TrainingArguments, sentence: str):
-    """Prints once, however many processes there are."""
+    """Print once, however many processes there are."""
     if training.process_index == 0:
         print(sentence, flush=True)
 

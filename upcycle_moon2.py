@@ -5,18 +5,18 @@ computes what the old one did, so it is a sound place for training to start from
 """
 
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 from transformers import AutoModel, PreTrainedConfig
 
-from commands_moon2 import answer, exit_codes
+from common_moon2.cli import answer, exit_codes
+from common_moon2.fields import FieldParser, option
 from configuration_moon2 import Moon2Config
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
-from recipe_moon2 import FieldParser
 
 EXAMPLES = (
     "python upcycle_moon2.py --model Qwen/Qwen3-VL-2B-Instruct --output_dir moon2-init --num_experts 4 --verify",
@@ -29,21 +29,17 @@ EXAMPLES = (
 class ExpertArguments:
     """The experts of a new model; `Moon2Config` says what is left out."""
 
-    num_experts: int | None = field(default=None, metadata={"help": "Z, experts of a layer; left out: 4."})
-    num_experts_per_tok: int | None = field(default=None, metadata={"help": "Experts for a token; left out: 2."})
-    moe_intermediate_size: int | None = field(
-        default=None, metadata={"help": "Width of an expert; left out: that of a dense layer."}
+    num_experts: int | None = option(None, "Z, experts of a layer; left out: 4.")
+    num_experts_per_tok: int | None = option(None, "Experts for a token; left out: 2.")
+    moe_intermediate_size: int | None = option(None, "Width of an expert; left out: that of a dense layer.")
+    shared_expert_intermediate_size: int | None = option(
+        None, "Width of an expert that every token passes; left out: there is none."
     )
-    shared_expert_intermediate_size: int | None = field(
-        default=None, metadata={"help": "Width of an expert that every token passes; left out: there is none."}
-    )
-    moe_layers: list[int] | None = field(default=None, metadata={"help": "Layers with experts; left out: all."})
-    router: str | None = field(
-        default=None, metadata={"help": "'token' or 'composition' (of the item's modalities); left out: token."}
-    )
+    moe_layers: list[int] | None = option(None, "Layers with experts; left out: all.")
+    router: str | None = option(None, "'token' or 'composition' (of the item's modalities); left out: token.")
 
     def experts(self) -> dict:
-        """What is given, as `Moon2Config` and `Moon2Model.from_backbone` take it."""
+        """Return what is given, as `Moon2Config` and `Moon2Model.from_backbone` take it."""
         names = ExpertArguments.__dataclass_fields__
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
@@ -52,27 +48,19 @@ class ExpertArguments:
 class UpcycleArguments(ExpertArguments):
     """What to convert, and where to."""
 
-    model: str = field(kw_only=True, metadata={"help": "A transformers vision-language model: Hub id or folder."})
-    output_dir: str = field(
-        kw_only=True, metadata={"help": "The Moon2 folder to write (--output is the same).", "aliases": ["--output"]}
-    )
-    overwrite: bool = field(default=False, metadata={"help": "Write into the folder although it is not empty."})
-    json: bool = field(default=False, metadata={"help": "Print the answer as JSON, and nothing else, on stdout."})
-    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit on the Hub."})
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
-        default="auto", metadata={"help": "Of the weights; auto: as stored."}
-    )
-    device_map: str | None = field(default=None, metadata={"help": "As in transformers: auto, cpu, cuda:0, ..."})
-    max_pixels: int | None = field(
-        default=None, metadata={"help": "Larger pictures are scaled down to this; left out: 1048576 (1024 x 1024)."}
-    )
-    verify: bool = field(
-        default=False, metadata={"help": "Compare with the dense model on a sentence (takes its memory once more)."}
-    )
+    model: str = option(help="A transformers vision-language model: Hub id or folder.")
+    output_dir: str = option(help="The Moon2 folder to write (--output is the same).", aliases=["--output"])
+    overwrite: bool = option(False, "Write into the folder although it is not empty.")
+    json: bool = option(False, "Print the answer as JSON, and nothing else, on stdout.")
+    revision: str | None = option(None, "Branch, tag or commit on the Hub.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option("auto", "Of the weights; auto: as stored.")
+    device_map: str | None = option(None, "As in transformers: auto, cpu, cuda:0, ...")
+    max_pixels: int | None = option(None, "Larger pictures are scaled down to this; left out: 1048576 (1024 x 1024).")
+    verify: bool = option(False, "Compare with the dense model on a sentence (takes its memory once more).")
 
 
 def upcycle(model: str, max_pixels: int | None = None, **options) -> tuple[Moon2Model, Moon2Processor]:
-    """The model and processor made from a dense checkpoint.
+    """Make the model and processor from a dense checkpoint.
 
     Args:
         model: Hub id or folder.
@@ -106,7 +94,7 @@ def is_moon2(model: str, revision: str | None = None) -> bool:
 
 @torch.no_grad()
 def largest_difference(model: Moon2Model, processor: Moon2Processor, dense: str, **options) -> tuple[float, float]:
-    """Compares the last hidden states of the converted and of the dense model on a sentence.
+    """Compare the last hidden states of the converted and of the dense model on a sentence.
 
     Returns:
         the largest absolute difference, and the largest absolute value of the dense states.
@@ -131,13 +119,13 @@ def build_parser() -> FieldParser:
 
 @exit_codes(ValueError, OSError)
 def main(argv: list[str]) -> None:
-    """Converts and saves; returns the exit code."""
+    """Convert and save; return the exit code."""
     (arguments,) = build_parser().read(argv)
     answer(lambda: carry_out(arguments), arguments.json)
 
 
 def carry_out(arguments: UpcycleArguments) -> dict:
-    """Converts and saves.
+    """Convert and save.
 
     Returns:
         What became of it.

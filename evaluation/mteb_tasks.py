@@ -1,9 +1,9 @@
 """An MBE2.0-format benchmark as mteb tasks, and checkpoints as encoders that mteb shows pictures to. Needs mteb.
 
-The figures are those of `evaluation.evaluate`, as far as mteb goes the same way: it rounds most figures to five digits,
-cuts a ranking after a thousand candidates (its `mrr_at_1000` gives nothing for a later one), and compares in float32.
-It also hands over decoded pictures, where the harness lets the JPEG decoder shrink one of at least twice the model's
-size while decoding: of such pictures the vectors, and so the figures, differ a little.
+The figures are those of `evaluation.measure.evaluate`, as far as mteb goes the same way: it rounds most figures to five
+digits, cuts a ranking after a thousand candidates (its `mrr_at_1000` gives nothing for a later one), and compares in
+float32. It also hands over decoded pictures, where the harness lets the JPEG decoder shrink one of at least twice the
+model's size while decoding: of such pictures the vectors, and so the figures, differ a little.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,12 @@ from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.models import SentenceTransformerEncoderWrapper
 from sentence_transformers import SentenceTransformer
 
-from evaluation.benchmark import QUERY_VIEWS, Benchmark, Products, load_benchmark
-from evaluation.checkpoint import find_checkpoint, fingerprint
-from evaluation.classification import CATEGORY_TEMPLATE, category_labels
 from evaluation.errors import EvaluationError
-from evaluation.retrieval import DIRECTIONS
+from evaluation.measure.classification import CATEGORY_TEMPLATE, category_labels
+from evaluation.measure.retrieval import DIRECTIONS
+from evaluation.models.checkpoint import find_checkpoint, fingerprint
+from evaluation.tables.benchmark import QUERY_VIEWS, Benchmark, load_benchmark
+from evaluation.tables.products import Products
 
 # view: mteb's letters for it, and the columns that hold it
 CATEGORIES = {"t": "t", "i": "i", "mm": "it"}
@@ -29,7 +30,7 @@ PREFIX = "MBE2Format"
 
 
 def mbe2_tasks(dataset: str, revision: str | None = None, languages: Sequence[str] = ("eng-Latn",)) -> list[AbsTask]:
-    """The five retrieval directions that have queries, and classification if there are categories, for `mteb.evaluate`.
+    """Return the directions that have queries, and classification if there are categories, for `mteb.evaluate`.
 
     Args:
         dataset: folder or Hub id of a data set with the configurations corpus, queries and qrels.
@@ -45,17 +46,16 @@ def mbe2_tasks(dataset: str, revision: str | None = None, languages: Sequence[st
     tasks: list[AbsTask] = []
     for direction, (modality, view) in DIRECTIONS.items():
         if _judged(benchmark, modality, view):
-            task = _with_metadata(Mbe2Retrieval, _retrieval_metadata(direction, facts))
-            tasks.append(task(benchmark, direction))
+            tasks.append(_retrieval_task(direction, facts)(benchmark, direction))
     if any(benchmark.categories[row] for row in benchmark.corpus.rows("mm")):
-        tasks.append(_with_metadata(Mbe2Classification, _classification_metadata(facts))(benchmark))
+        tasks.append(_classification_task(facts)(benchmark))
     if not tasks:
         raise EvaluationError(f"{dataset} has neither a query with a relevant product nor a category to score.")
     return tasks
 
 
 def mteb_encoder(model: str, revision: str | None = None) -> SentenceTransformerEncoderWrapper:
-    """A Moon2 checkpoint, or another sentence-transformers model, for `mteb.evaluate`. Its code is run.
+    """Load a Moon2 checkpoint, or another sentence-transformers model, for `mteb.evaluate`. Its code is run.
 
     mteb takes a plain `SentenceTransformer` for a text encoder and drops pictures; this one says what it can embed. It
     also has a name and a revision, by which mteb keeps the results of different models apart.
@@ -82,7 +82,27 @@ def mteb_encoder(model: str, revision: str | None = None) -> SentenceTransformer
     return wrapper
 
 
-class Mbe2Retrieval(AbsTaskRetrieval):
+class SeesAll:
+    """A task for encoders that read all it shows; mteb itself only warns, and drops the images."""
+
+    def evaluate(self, model, *args, **kwargs):
+        """Score the model.
+
+        Raises:
+            EvaluationError: it is said to read fewer modalities than the task has.
+        """
+        facts = model.mteb_model_meta
+        missing = sorted(set(self.metadata.modalities) - set(facts.modalities or ()))
+        if missing:
+            raise EvaluationError(
+                f"mteb takes {facts.name} for an encoder of {', '.join(facts.modalities or ['nothing'])}, and would "
+                f"drop the {' and '.join(missing)} of {self.metadata.name}: load it with "
+                "evaluation.mteb_tasks.mteb_encoder."
+            )
+        return super().evaluate(model, *args, **kwargs)
+
+
+class Mbe2Retrieval(SeesAll, AbsTaskRetrieval):
     """One direction: the queries of its modality against the products that have its corpus view."""
 
     def __init__(self, benchmark: Benchmark, direction: str):
@@ -91,7 +111,7 @@ class Mbe2Retrieval(AbsTaskRetrieval):
         super().__init__()
 
     def load_data(self, num_proc: int | None = None, **_: Any) -> None:
-        """From the benchmark, which is read and checked once for all tasks."""
+        """Take the data from the benchmark, which is read and checked once for all tasks."""
         corpus, queries = self.benchmark.corpus, self.benchmark.queries
         judged = _judged(self.benchmark, self.modality, self.view)
         data = RetrievalSplitData(
@@ -107,7 +127,7 @@ class Mbe2Retrieval(AbsTaskRetrieval):
         self.data_loaded = True
 
 
-class Mbe2Classification(AbsTaskZeroShotClassification):
+class Mbe2Classification(SeesAll, AbsTaskZeroShotClassification):
     """The category of each product with text and picture: the nearest text among all category labels of the corpus."""
 
     input_column_name = ("text", "image")
@@ -119,7 +139,7 @@ class Mbe2Classification(AbsTaskZeroShotClassification):
         super().__init__()
 
     def load_data(self, num_proc: int | None = None, **_: Any) -> None:
-        """From the benchmark, which is read and checked once for all tasks."""
+        """Take the data from the benchmark, which is read and checked once for all tasks."""
         corpus, categories = self.benchmark.corpus, self.benchmark.categories
         rows = [row for row in corpus.rows("mm") if categories[row]]
         index = {label: position for position, label in enumerate(self.labels)}
@@ -128,42 +148,40 @@ class Mbe2Classification(AbsTaskZeroShotClassification):
         self.data_loaded = True
 
     def get_candidate_labels(self) -> list[str]:
+        """Return the texts of the labels."""
         return [CATEGORY_TEMPLATE.format(label=label) for label in self.labels]
 
 
-def _with_metadata(base: type[AbsTask], metadata: TaskMetadata) -> type[AbsTask]:
-    """A class of its own: mteb looks for metadata in classes, and takes them off an object that it unloads."""
-    return type(metadata.name, (base,), {"metadata": metadata})
+def _task(base: type[AbsTask], name: str, description: str, facts: dict) -> type[AbsTask]:
+    """Return a class of its own: mteb looks for metadata in classes, and takes them off an object that it unloads."""
+    name = f"{PREFIX}-{name}"
+    return type(name, (base,), {"metadata": TaskMetadata(name=name, description=description, **facts)})
 
 
-def _retrieval_metadata(direction: str, facts: dict) -> TaskMetadata:
+def _retrieval_task(direction: str, facts: dict) -> type[AbsTask]:
     modality, view = DIRECTIONS[direction]
     query_view = QUERY_VIEWS[modality]
-    return TaskMetadata(
-        name=f"{PREFIX}-{direction}",
-        description=f"Products (view {view}) for {modality} queries.",
-        type="Any2AnyRetrieval",
-        category=f"{CATEGORIES[query_view]}2{CATEGORIES[view]}",
-        modalities=sorted({*COLUMNS[query_view], *COLUMNS[view]}, reverse=True),
-        main_score="recall_at_10",
-        **facts,
-    )
+    facts = facts | {
+        "type": "Any2AnyRetrieval",
+        "category": f"{CATEGORIES[query_view]}2{CATEGORIES[view]}",
+        "modalities": sorted({*COLUMNS[query_view], *COLUMNS[view]}, reverse=True),
+        "main_score": "recall_at_10",
+    }
+    return _task(Mbe2Retrieval, direction, f"Products (view {view}) for {modality} queries.", facts)
 
 
-def _classification_metadata(facts: dict) -> TaskMetadata:
-    return TaskMetadata(
-        name=f"{PREFIX}-classification",
-        description="Category of a product by the nearest label text.",
-        type="ZeroShotClassification",
-        category="it2t",
-        modalities=["text", "image"],
-        main_score="accuracy",
-        **facts,
-    )
+def _classification_task(facts: dict) -> type[AbsTask]:
+    facts = facts | {
+        "type": "ZeroShotClassification",
+        "category": "it2t",
+        "modalities": ["text", "image"],
+        "main_score": "accuracy",
+    }
+    return _task(Mbe2Classification, "classification", "Category of a product by the nearest label text.", facts)
 
 
 def _judged(benchmark: Benchmark, modality: str, view: str) -> dict[int, dict[int, int]]:
-    """{query row: {corpus row: grade}} of the queries that have a relevant product among the candidates."""
+    """Return {query row: {corpus row: grade}} of the queries that have a relevant product among the candidates."""
     present = set(benchmark.corpus.rows(view))
     found = {
         row: {candidate: grade for candidate, grade in grades.items() if candidate in present}

@@ -1,29 +1,29 @@
 """MBE2.0-format data for MOON2.0: a product catalogue becomes training triplets and a retrieval benchmark.
 
-`python -m mbe2_dataset build --help` is the way in; the names below are for use from Python.
+Start with `python -m mbe2_dataset build --help`; the names below are for use from Python.
 """
 
-from .build import BuildOptions, OutputError, build_dataset
-from .card import Origin
-from .catalogue import CatalogueError, Row, read_catalogue
-from .checks import LeakageError
-from .pictures import Picture
-from .synthetic import IMAGE_ONLY, TEXT_ONLY, Product, synthetic_photo, synthetic_product, synthetic_rows
+from importlib import import_module
 
-__all__ = [
-    "IMAGE_ONLY",
-    "TEXT_ONLY",
-    "BuildOptions",
-    "CatalogueError",
-    "LeakageError",
-    "Origin",
-    "OutputError",
-    "Picture",
-    "Product",
-    "Row",
-    "build_dataset",
-    "read_catalogue",
-    "synthetic_photo",
-    "synthetic_product",
-    "synthetic_rows",
-]
+_MODULES = {
+    "BuildOptions": "build",
+    "build_dataset": "build",
+    "CatalogueError": "errors",
+    "LeakageError": "errors",
+    "OutputError": "errors",
+    "Origin": "output.card",
+    "Picture": "catalogue.pictures",
+    "Row": "catalogue.store",
+    "read_catalogue": "catalogue.ingest",
+    **dict.fromkeys(
+        ("IMAGE_ONLY", "TEXT_ONLY", "Product", "synthetic_photo", "synthetic_product", "synthetic_rows"),
+        "synthetic.catalogue",
+    ),
+}
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

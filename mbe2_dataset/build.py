@@ -2,34 +2,30 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from .augment import SCORES, TITLE, VIEWS, EnrichTitles, ExpandPictures, Made, ScoreConsistency
-from .benchmark import plan_benchmark
-from .card import SIGNATURE, Origin, Terms, card
-from .catalogue import SPLITS, Row
-from .checks import CheckError, catalogue_facts, check_dataset, check_leakage
-from .consistency import ConsistencyScorer, Threshold, apply_threshold, histogram
-from .embedding import Embedder, EmbedProducts
-from .enrichment import TemplateWriter, TitleWriter, learn_gazetteer
-from .expansion import ClassicalExtractor, ImageEditor, SubjectExtractor
-from .journal import Journal, key_for
-from .negatives import CategoryNegatives, Hardness, MinedNegatives
-from .operations import carry_out
-from .parallel import Engine
-from .provenance import identity_of
-from .shards import FIELDS, MODALITY, NEGATIVE, NOISE, ORIGIN, plan_shards, write_shards
-from .sources.search_log import LoggedQuery
-from .stopwatch import Stopwatch
-from .triplets import Negatives, Plan, plan_logged_triplets, plan_triplets
+from common_moon2.files import replace_folder, write_text
+from mbe2_dataset.catalogue.search_log import LoggedQuery
+from mbe2_dataset.catalogue.store import SPLITS, Row
+from mbe2_dataset.checks.check import check_dataset
+from mbe2_dataset.coaugmentation.makers import Makers
+from mbe2_dataset.coaugmentation.operations import EmbedProducts, carry_out, coaugment
+from mbe2_dataset.errors import CheckError, LeakageError, OutputError
+from mbe2_dataset.journal import Journal, key_for
+from mbe2_dataset.output.benchmark import plan_benchmark
+from mbe2_dataset.output.card import SIGNATURE, Origin, Terms, card
+from mbe2_dataset.output.shards import FIELDS, MODALITY, NEGATIVE, NOISE, ORIGIN, plan_shards, write_shards
+from mbe2_dataset.parallel import Engine, Stopwatch
+from mbe2_dataset.triplets.make import Negatives, Plan, plan_logged_triplets, plan_triplets
+from mbe2_dataset.triplets.negatives import CategoryNegatives, Hardness, MinedNegatives
 
 # Of what is written; another number makes everything anew.
 FORMAT = 2
@@ -37,20 +33,16 @@ FACTS = "build.json"
 FINGERPRINT = "fingerprint"
 
 
-class OutputError(ValueError):
-    """The output folder cannot be used; the message says why."""
-
-
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
     """How triplets are made.
 
     Attributes:
-        query_mix: shares of text, image and mixed queries among those that are made from listings.
-        made_queries: queries are made from listings; otherwise all come from a search log.
+        query_mix: shares of text, image and mixed queries among those made from products.
+        made_queries: make queries from products; otherwise all come from a search log.
         false_positive_rate: share of train triplets with a wrong positive.
-        negatives: where those come from that a search log does not give: the nearest category, any, or mined with a
-            model within the window `hardness`.
+        negatives: where negatives come from that no search log gives: the nearest category, any, or mined with a model
+            within the window `hardness`.
         rows_per_shard: triplets, or rows of the corpus or queries, in one file.
     """
 
@@ -61,43 +53,6 @@ class BuildOptions:
     negatives: Literal["category", "random", "mined"] = "category"
     hardness: Hardness = field(default_factory=Hardness)
     rows_per_shard: int = 1000
-
-
-@dataclass(frozen=True)
-class Makers:
-    """What makes the co-augmented fields (MOON2.0, section 5) and finds hard negatives.
-
-    Attributes:
-        writer: of enriched titles; None: there are none. `writer_place`: as `place` of `operations.Operation`.
-        extractor, editor: of changed views, see `expansion.expand`; `views`: how many of each product.
-        scorer: of consistency; `threshold`: which scores are kept.
-        embedder: for mined negatives.
-    """
-
-    writer: TitleWriter | None = field(default_factory=TemplateWriter)
-    writer_place: Literal["processes", "threads", "here"] = "processes"
-    extractor: SubjectExtractor | None = field(default_factory=ClassicalExtractor)
-    editor: ImageEditor | None = None
-    picture_place: Literal["processes", "threads", "here"] = "processes"
-    picture_threads: int = 1
-    views: int = 1
-    scorer: ConsistencyScorer | None = None
-    threshold: Threshold | None = None
-    embedder: Embedder | None = None
-
-    def without_services(self) -> "Makers":
-        """The same with the offline defaults in the place of servers."""
-        changed = {}
-        if self.writer_place == "threads":
-            changed |= {"writer": TemplateWriter(), "writer_place": "processes"}
-        if self.picture_place == "threads":
-            changed |= {"extractor": ClassicalExtractor(), "editor": None, "picture_place": "processes"}
-        return replace(self, **changed)
-
-    def identity(self) -> list:
-        """What the makers are, for the fingerprint of a build."""
-        parts = [self.writer, self.extractor, self.editor, self.scorer, self.embedder]
-        return [*map(identity_of, parts), self.views, str(self.threshold)]
 
 
 @dataclass(frozen=True)
@@ -127,12 +82,11 @@ def build_dataset(
 
     The same rows, options and makers give the same bytes, whatever the engine is. What was made is kept in `work` (by
     default `<output>.work`): a build that was stopped goes on where it was, and another one makes only what is new. If
-    `output` is already what would be written, nothing is done, except that what could not be made then (a server did
-    not answer) is tried again.
+    `output` is already what would be written, only what a server failed to make is tried again.
 
     Args:
-        logged: queries of a search log (`sources.join_log`).
-        overwrite: another data set of this format may be replaced.
+        logged: queries of a search log (`search_log.join_log`).
+        overwrite: replace another data set of this format.
         terms: licence and languages, for the card.
         watch: gets the seconds of each stage.
 
@@ -154,7 +108,7 @@ def build_dataset(
         return Built(found["rows"], counts, found, is_new=False)
     check_output(output, overwrite or is_same)
     splits = {split: [row for row in rows if row.split == split] for split in SPLITS}
-    check_leakage({split: catalogue_facts(part) for split, part in splits.items()})
+    check_leakage(splits)
 
     journal = Journal(work / "journal.sqlite")
     try:
@@ -164,7 +118,7 @@ def build_dataset(
                 with watch("plan"):
                     plans[split] = _plans(splits[split], split, options, makers, logged, journal, engine)
         products = {row.id: row for part in plans.values() for plan in part for row in plan.products()}
-        made, facts = _make(list(products.values()), splits["train"], makers, options.seed, journal, engine, watch)
+        made, facts = coaugment(list(products.values()), splits["train"], makers, options.seed, journal, engine, watch)
     finally:
         journal.close()
     benchmark = plan_benchmark(splits["test"], options.seed, logged, options.made_queries)
@@ -206,6 +160,33 @@ def check_output(output: Path, overwrite: bool) -> None:
         )
 
 
+SHOWN = 5
+# What splits must not share: its kind ("product id", "group id" or "picture"), its value, and the name it is shown by.
+Fact = tuple[str, str, str]
+
+
+def check_leakage(splits: dict[str, Iterable[Row]]) -> None:
+    """Raise a LeakageError if two splits share a product, a group or a picture."""
+    facts = {split: {(kind, value): name for kind, value, name in _facts(rows)} for split, rows in splits.items()}
+    for first, second in combinations(facts, 2):
+        shared = sorted(facts[first].keys() & facts[second].keys())
+        if shared:
+            names = [f"{kind} '{facts[first][kind, value]}'" for kind, value in shared[:SHOWN]]
+            more = f" and {len(shared) - SHOWN} more" if len(shared) > SHOWN else ""
+            raise LeakageError(
+                f"The splits '{first}' and '{second}' share {', '.join(names)}{more}: put whole groups, and rows with "
+                f"the same picture, into one split (columns 'split' and 'group_id')."
+            )
+
+
+def _facts(rows: Iterable[Row]) -> Iterator[Fact]:
+    for row in rows:
+        yield "product id", row.id, row.id
+        yield "group id", row.group_id, row.group_id
+        for picture in row.images:
+            yield "picture", picture.sha256, f"{picture.path} ({row.id})"
+
+
 def _fingerprint(
     rows: Sequence[Row],
     said: tuple[Origin, Terms | None],
@@ -213,7 +194,7 @@ def _fingerprint(
     makers: Makers,
     logged: Sequence[LoggedQuery],
 ) -> str:
-    """A digest of all that the bytes of the data set depend on."""
+    """Hash all that the bytes of the data set depend on."""
     digest = hashlib.blake2b(digest_size=16)
     for row in rows:
         pictures = [(picture.path, picture.sha256) for picture in row.images]
@@ -228,7 +209,7 @@ def _fingerprint(
 
 
 def _written(output: Path) -> dict | None:
-    """What `output` says of itself, if all its files are there in their sizes."""
+    """Return the facts that `output` holds, if all its files are there in their sizes."""
     try:
         facts = json.loads((output / FACTS).read_text(encoding="utf-8"))
         whole = all((output / name).stat().st_size == size for name, size in facts["files"].items())
@@ -260,62 +241,14 @@ def _plans(
     return plans
 
 
-def _make(
-    products: list[Row],
-    train: list[Row],
-    makers: Makers,
-    seed: int,
-    journal: Journal,
-    engine: Engine,
-    watch: Stopwatch,
-) -> tuple[Made, dict]:
-    """Carries out the co-augmentation; what reads its results, and facts about it for the report."""
-    keys: dict[str, dict[str, str]] = {}
-    ids = [row.id for row in products]
-    if makers.writer is not None:
-        with watch("titles"):
-            operation = EnrichTitles(makers.writer, learn_gazetteer(train), makers.writer_place)
-            keys[TITLE] = dict(zip(ids, carry_out(operation, products, journal, engine), strict=True))
-    if makers.views:
-        how = (makers.picture_place, makers.picture_threads)
-        operation = ExpandPictures(makers.extractor, makers.editor, makers.views, seed, *how)
-        with watch("pictures"):
-            keys[VIEWS] = dict(zip(ids, carry_out(operation, products, journal, engine), strict=True))
-    made = Made(journal.path, keys)
-    # Products that are alike share a key.
-    wanted = [key for of in keys.values() for key in of.values()]
-    known = journal.known(wanted)
-    facts: dict = {"unfinished": sum(key not in known for key in wanted)}
-    if makers.scorer is not None:
-        with watch("scores"):
-            operation = ScoreConsistency(makers.scorer, made)
-            keys[SCORES] = dict(zip(ids, carry_out(operation, products, journal, engine), strict=True))
-        scores = [made.scores(row) for row in products]
-        found = {
-            "title": [score.title for score in scores if score.title is not None],
-            "views": [view for score in scores for view in score.views if view is not None],
-        }
-        cuts, shown = {}, {"original": histogram([score.original for score in scores], [True] * len(scores)).text()}
-        for name, values in found.items():
-            kept = [True] * len(values)
-            if makers.threshold is not None and values:
-                selection = apply_threshold(values, makers.threshold)
-                cuts[name], kept = selection.cut, selection.kept
-            shown[name] = histogram(values, kept).text()
-        scorer = identity_of(makers.scorer)
-        made = Made(journal.path, keys, cuts, scorer["model"])
-        threshold = makers.threshold and str(makers.threshold)
-        facts["consistency"] = {**scorer, "threshold": threshold, "cuts": cuts, "histograms": shown}
-    return made, facts
-
-
 def _begin(staging: Path, fingerprint: str) -> None:
-    """Keeps the shards of a build that was stopped, if they are those that are wanted now."""
+    """Keep the shards of a build that was stopped, if they are those that are wanted now."""
     mark = staging / FINGERPRINT
     if not mark.exists() or mark.read_text(encoding="utf-8") != fingerprint:
         shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        mark.write_text(fingerprint, encoding="utf-8")
+        write_text(mark, fingerprint)
+    for unfinished in staging.glob("*/.*"):
+        unfinished.unlink()
 
 
 def _summary(counts: Counter, facts: dict) -> Built:
@@ -331,7 +264,7 @@ def _summary(counts: Counter, facts: dict) -> Built:
 
 
 def _finish(staging: Path, output: Path, built: Built, fingerprint: str) -> None:
-    """Facts; then `staging` takes the place of `output`, by renames, so that no reader ever sees half of it."""
+    """Write the facts, then make `staging` the output."""
     (staging / FINGERPRINT).unlink()
     for path in staging.glob("*/*.json"):
         path.unlink()
@@ -339,16 +272,5 @@ def _finish(staging: Path, output: Path, built: Built, fingerprint: str) -> None
         str(path.relative_to(staging)): path.stat().st_size for path in sorted(staging.rglob("*")) if path.is_file()
     }
     facts = {"fingerprint": fingerprint, "files": files, "rows": built.rows, "counts": built.counts, **built.facts}
-    (staging / FACTS).write_text(json.dumps(facts, ensure_ascii=False, indent=1), encoding="utf-8")
-    for path in staging.rglob("*"):
-        if path.is_file():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-    if output.exists():
-        old = output.with_name(f".{output.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        output.rename(old)
-        staging.rename(output)
-        shutil.rmtree(old)
-    else:
-        staging.rename(output)
+    write_text(staging / FACTS, json.dumps(facts, ensure_ascii=False, indent=1))
+    replace_folder(staging, output)

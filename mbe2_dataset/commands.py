@@ -1,46 +1,22 @@
-"""What the commands of `python -m mbe2_dataset` do and print."""
+"""What the commands of `python -m mbe2_dataset` print."""
 
-import os
+from dataclasses import asdict
 from pathlib import Path
 
-from huggingface_hub.errors import HfHubHTTPError
-
-from commands_moon2 import CommandParser, answer, exit_codes, whole
-
-from .build import OutputError
-from .catalogue import CatalogueError
-from .checks import CheckError, LeakageError, check_dataset, local_folder, write_report
-from .enrichment import WriterError
-from .expansion import EditorUnavailable
-from .models import ModelError
-from .options import OptionError, Options, build_parser, read_options
-from .parallel import EngineError
-from .pipeline import dry_run
-from .pipeline import run as run_build
-from .publish import PublishError, plan_push, push_dataset
-from .stopwatch import Stopwatch
-
-MENDABLE = (CatalogueError, CheckError, EditorUnavailable, EngineError, HfHubHTTPError, LeakageError, ModelError,
-            ModuleNotFoundError, OptionError, OSError, OutputError, PublishError, WriterError)  # fmt: skip
+from mbe2_dataset import pipeline
+from mbe2_dataset.arguments import Build, Check, Push
+from mbe2_dataset.checks.check import check_dataset, data_folder
+from mbe2_dataset.checks.page import write_report
+from mbe2_dataset.output.publish import plan_push, push_dataset
+from mbe2_dataset.parallel import Stopwatch
 
 
-@exit_codes(*MENDABLE, interrupted="interrupted; the same command goes on from here")
-def run(command: str, argv: list[str]) -> int:
-    """Runs one command; the exit code."""
-    return {"build": build, "check": check, "push": push}[command](argv)
-
-
-def build(argv: list[str]) -> int:
-    if {"-h", "--help"} & set(argv):
-        build_parser().parse_args(["--help"])
-    options = read_options(argv)
-    answer(lambda: dry_run(options) if options.output.dry_run else _build(options), options.output.json)
-    return 0
-
-
-def _build(options: Options) -> dict:
+def build(told: Build) -> dict:
+    """Build a data set, or say what that would take."""
+    if told.dry_run:
+        return pipeline.dry_run(told)
     watch = Stopwatch()
-    built, catalogue = run_build(options, watch)
+    built, catalogue = pipeline.run(told, watch)
     counts = catalogue.summary["counts"]
     print(
         f"rows in {counts['rows_in']:,} = used {counts['rows_out']:,} + set aside {counts['rows_quarantined']:,}; "
@@ -53,7 +29,7 @@ def _build(options: Options) -> dict:
         print(f"{config:<9}" + ", ".join(f"{split} {rows:,} rows" for split, rows in splits.items()))
     for kind, count in sorted(built.counts["augmented field"].items()):
         print(f"{kind}: {count:,}")
-    output = Path(options.output.output)
+    output = Path(told.output)
     print(f"took: {watch}")
     print(f"written to {output}" if built.is_new else f"{output} is up to date: nothing was written")
     print(f'load with  load_dataset("{output}")')
@@ -61,86 +37,24 @@ def _build(options: Options) -> dict:
     return facts | {"catalogue": counts, "quarantine": quarantine}
 
 
-def check_parser() -> CommandParser:
-    parser = CommandParser(
-        prog="python -m mbe2_dataset check",
-        description="Looks for faults in an MBE2.0-format data set: columns, pictures, judgements, duplicates, what "
-        "splits share.",
-        examples=[
-            "python -m mbe2_dataset check mbe2",
-            "python -m mbe2_dataset check mbe2 --report check.html --samples 30",
-            "python -m mbe2_dataset check user/mbe2 --revision v1 --json > findings.json",
-        ],
-        exit_1="there are errors in the data set",
-    )
-    parser.add_argument("dataset", help="a folder, or user/name on the Hub")
-    parser.add_argument("--revision", help="of a data set on the Hub: branch, tag or commit")
-    parser.add_argument(
-        "--model",
-        help="a multimodal sentence-transformers or Moon2 model: products of different splits whose vectors are near "
-        "are reported, too. Its code is run",
-    )
-    parser.add_argument("--report", type=Path, metavar="HTML", help="write a page with sample rows and pictures")
-    parser.add_argument("--samples", type=whole(1), default=12, help="rows on that page")
-    _add_num_proc(parser)
-    parser.add_json()
-    return parser
+def check(told: Check) -> dict:
+    """Check a data set and, if asked, write the report."""
+    folder = data_folder(told.dataset, told.revision)
+    report = check_dataset(folder, model=told.model, num_proc=told.num_proc, name=told.dataset)
+    print("\n".join(report.lines()))
+    if told.report is not None:
+        write_report(folder, report, told.report, told.samples)
+        print(f"the report is in {told.report}")
+    return report.as_dict() | {"failed": report.failed}
 
 
-def check(argv: list[str]) -> int:
-    told = check_parser().parse_args(argv)
-
-    if told.report is not None and not told.report.absolute().parent.is_dir():
-        raise CheckError(f"--report {told.report}: there is no folder {told.report.parent}; make it first.")
-
-    def work() -> dict:
-        folder = local_folder(told.dataset, told.revision)
-        report = check_dataset(folder, model=told.model, num_proc=told.num_proc, name=told.dataset)
-        print("\n".join(report.lines()))
-        if told.report is not None:
-            write_report(folder, report, told.report, told.samples)
-            print(f"the report is in {told.report}")
-        return report.as_dict() | {"failed": report.failed}
-
-    return int(answer(work, told.json)["failed"])
-
-
-def push_parser() -> CommandParser:
-    parser = CommandParser(
-        prog="python -m mbe2_dataset push",
-        description="Checks a data set and uploads it to the Hub. What is there already is not uploaded again, so "
-        "after an interruption the same command goes on. Sign in with `hf auth login` or HF_TOKEN.",
-        examples=[
-            "python -m mbe2_dataset push mbe2 --repo user/mbe2 --dry_run",
-            "python -m mbe2_dataset push mbe2 --repo user/mbe2 --private --tag v1",
-        ],
-    )
-    parser.add_argument("dataset", help="the folder that was built")
-    parser.add_argument("--repo", required=True, help="user/name; made if there is none")
-    parser.add_argument("--private", action="store_true", help="a new repository is private")
-    parser.add_argument("--tag", help="name for this state, to load it by: load_dataset(..., revision=TAG)")
-    parser.add_argument("--message", help="of the commit")
-    parser.add_argument("--force", action="store_true", help="publish although the check finds errors")
-    parser.add_argument("--dry_run", action="store_true", help="upload nothing: check, and list the files")
-    _add_num_proc(parser)
-    parser.add_json()
-    return parser
-
-
-def push(argv: list[str]) -> int:
-    told = push_parser().parse_args(argv)
-    answer(lambda: _plan(told) if told.dry_run else _push(told), told.json)
-    return 0
-
-
-def _plan(told) -> dict:
-    sizes = plan_push(told.dataset, told.repo, told.force, told.num_proc)
-    for path, size in sizes.items():
-        print(f"{size:>14,}  {path}")
-    return {"repo": told.repo, "dry_run": True, "files": sizes}
-
-
-def _push(told) -> dict:
+def push(told: Push) -> dict:
+    """Upload a data set, or list what would be uploaded."""
+    if told.dry_run:
+        sizes = plan_push(told.dataset, told.repo, told.force, told.num_proc)
+        for path, size in sizes.items():
+            print(f"{size:>14,}  {path}")
+        return {"repo": told.repo, "dry_run": True, "files": sizes}
     done = push_dataset(
         told.dataset, told.repo, told.private or None, told.tag, told.message, force=told.force, num_proc=told.num_proc
     )
@@ -151,10 +65,4 @@ def _push(told) -> dict:
     print(f"{done.url} at commit {done.commit}" + (f", tag {told.tag}" if told.tag else ""))
     revision = f', revision="{told.tag}"' if told.tag else ""
     print(f'load with  load_dataset("{told.repo}"{revision})')
-    return {"repo": told.repo, "tag": told.tag, **done._asdict()}
-
-
-def _add_num_proc(parser: CommandParser):
-    parser.add_argument(
-        "--num_proc", type=whole(1), default=os.cpu_count() or 1, help="processes; left out: one a core"
-    )
+    return {"repo": told.repo, "tag": told.tag, **asdict(done)}

@@ -1,9 +1,9 @@
-"""What was made for each product, written down at once, so that a build that was stopped goes on where it was."""
+"""Keeps what was made for each product, so that a build that was stopped goes on where it was."""
 
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +25,7 @@ class Result:
 
 
 def key_for(**parts: object) -> str:
-    """A key for everything on which a result depends: 32 hexadecimal digits of a hash of the parts, as JSON."""
+    """Hash everything on which a result depends, as JSON, to 32 hexadecimal digits."""
     text = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=list)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -54,7 +54,7 @@ class Journal:
         self._database.commit()
 
     def add(self, operation: str, results: Iterable[tuple[str, Result]]) -> None:
-        """Writes results and returns when they are safe. A key keeps its first final result."""
+        """Write results and return when they are safe. A key keeps its first final result."""
         with self._database:
             for key, result in results:
                 facts = json.dumps(result.facts, ensure_ascii=False)
@@ -66,7 +66,7 @@ class Journal:
                     self._database.executemany("INSERT INTO blobs VALUES (?, ?, ?)", rows)
 
     def known(self, keys: Iterable[str]) -> set[str]:
-        """Those of the keys that have a final result."""
+        """Return those of the keys that have a final result."""
         found, keys = set(), list(keys)
         for start in range(0, len(keys), _PARAMETERS):
             part = keys[start : start + _PARAMETERS]
@@ -78,7 +78,7 @@ class Journal:
         return found
 
     def facts(self, key: str) -> dict:
-        """The facts of a result, without its blobs.
+        """Return the facts of a result, without its blobs.
 
         Raises:
             KeyError: there is none.
@@ -89,28 +89,20 @@ class Journal:
         return json.loads(row[0])
 
     def result(self, key: str) -> Result:
-        """The whole result.
+        """Return the whole result.
 
         Raises:
             KeyError: there is none.
         """
         blobs = self._database.execute("SELECT content FROM blobs WHERE key = ? ORDER BY number", (key,))
-        return Result(self.facts(key), tuple(content for (content,) in blobs), self._is_final(key))
-
-    def _is_final(self, key: str) -> bool:
-        return self.known([key]) == {key}
-
-    def counts(self) -> Iterator[tuple[str, int]]:
-        """How many results each operation has."""
-        yield from self._database.execute(
-            "SELECT operation, COUNT(*) FROM results GROUP BY operation ORDER BY operation"
-        )
+        return Result(self.facts(key), tuple(content for (content,) in blobs), self.known([key]) == {key})
 
     def close(self) -> None:
+        """Close the file."""
         self._database.close()
 
 
 @lru_cache(maxsize=4)
 def open_journal(path: Path) -> Journal:
-    """The journal for reading, opened once in each process."""
+    """Open the journal for reading, once in each process."""
     return Journal(path, read_only=True)

@@ -1,6 +1,5 @@
 """From options to a finished data set: source, catalogue, search log, build; and what it would take."""
 
-import os
 import shutil
 import tempfile
 import time
@@ -11,68 +10,62 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .build import Built, OutputError, build_dataset
-from .card import Origin
-from .catalogue import Catalogue, CatalogueError
-from .enrichment import EndpointWriter, estimate, learn_gazetteer
-from .ingest import IngestOptions, ingest
-from .makers import makers_for
-from .options import Options, SourceArguments
-from .parallel import Engine
-from .sources import (
-    Fashion200K,
-    HubTables,
-    LocalTables,
-    LoggedQuery,
-    M5Product,
-    ProductSource,
-    Source,
-    Tables,
-    TripletSource,
-    join_log,
-    log_events,
-    parse_columns,
-    read_columns,
-)
-from .sources.search_log import LOG_QUARANTINE
-from .stopwatch import Stopwatch
-from .synthetic import SyntheticSource
+from mbe2_dataset.arguments import SYNTHETIC_FALSE_POSITIVES, Build, processes
+from mbe2_dataset.build import BuildOptions, Built, build_dataset
+from mbe2_dataset.catalogue.columns import parse_columns
+from mbe2_dataset.catalogue.ingest import IngestOptions, ingest
+from mbe2_dataset.catalogue.products import Fashion200K, M5Product, ProductSource, TripletSource
+from mbe2_dataset.catalogue.search_log import LOG_QUARANTINE, LoggedQuery, join_log, log_events
+from mbe2_dataset.catalogue.store import Catalogue, Source
+from mbe2_dataset.catalogue.tables import HubTables, LocalTables, Tables
+from mbe2_dataset.coaugmentation.makers import makers_for
+from mbe2_dataset.coaugmentation.titles.gazetteer import learn_gazetteer
+from mbe2_dataset.coaugmentation.titles.writers import EndpointWriter, estimate
+from mbe2_dataset.errors import CatalogueError, OutputError
+from mbe2_dataset.output.card import Origin, Terms
+from mbe2_dataset.parallel import Engine, Stopwatch
+from mbe2_dataset.synthetic.catalogue import SyntheticSource
+from mbe2_dataset.triplets.negatives import Hardness
 
 
-def open_source(told: SourceArguments, seed: int, num_proc: int) -> Source:
-    """The source that the options name.
+def open_source(told: Build, num_proc: int) -> Source:
+    """Open the source that the options name.
 
     Raises:
         CatalogueError: there is none, or it is laid out otherwise.
     """
     if told.synthetic:
-        return SyntheticSource(seed, **told.sizes, num_proc=num_proc)
+        return SyntheticSource(told.seed, **told.sizes, num_proc=num_proc)
     if told.format == "fashion200k":
         return Fashion200K(told.catalogue)
-    columns = (read_columns(told.columns_file) if told.columns_file else {}) | parse_columns(told.columns)
+    columns = parse_columns(told.columns)
     if told.format == "m5product":
         return M5Product(told.catalogue, told.pictures, columns, told.encoding)
-    only = {name: value[0] for name, value in parse_columns(told.only).items() if value}
     kind = TripletSource if told.format == "triplets" else ProductSource
-    return kind(_tables(told), columns, told.pictures, only)
+    return kind(_tables(told), columns, told.pictures, _selection(told.only))
 
 
-def _tables(told: SourceArguments) -> Tables:
-    named = told.catalogue
+def _tables(told: Build) -> Tables:
+    named, revision = told.catalogue, told.revision("catalogue")
     on_hub = not Path(named).exists() and named.count("/") == 1 and not named.startswith((".", "/"))
-    if on_hub or told.hub_config or told.hub_split or told.hub_revision:
-        return HubTables(named, told.hub_config, told.hub_split, told.hub_revision)
+    if on_hub or told.hub_config or told.hub_split or revision:
+        return HubTables(named, told.hub_config, told.hub_split, revision)
     return LocalTables(named, told.encoding)
 
 
-def store_catalogue(source: Source, told: SourceArguments, folder: Path, seed: int, num_proc: int) -> Catalogue:
-    """The catalogue of the source, stored in `folder`.
+def _selection(pairs: Sequence[str]) -> dict[str, str]:
+    """Return column -> value of `--only` or `--log_only`."""
+    return {name: value[0] for name, value in parse_columns(pairs).items() if value}
+
+
+def store_catalogue(source: Source, told: Build, folder: Path, num_proc: int) -> Catalogue:
+    """Store the catalogue of the source in `folder`.
 
     Raises:
         CatalogueError: it cannot be read, or has no row to train or to test with.
     """
     options = IngestOptions(
-        seed=seed,
+        seed=told.seed,
         shares=told.shares,
         assign_splits=told.assign_splits,
         max_pixels=told.max_pixels,
@@ -89,18 +82,18 @@ def store_catalogue(source: Source, told: SourceArguments, folder: Path, seed: i
     return catalogue
 
 
-def open_log(told: SourceArguments, source: Source, catalogue: Catalogue, work: Path) -> Sequence[LoggedQuery]:
-    """The queries of shoppers: of the search log, or of a source of triplets; none otherwise."""
+def open_log(told: Build, source: Source, catalogue: Catalogue, work: Path) -> Sequence[LoggedQuery]:
+    """Return the queries of shoppers, from the search log or a source of triplets; otherwise none."""
     if told.search_log is not None:
-        only = {name: value[0] for name, value in parse_columns(told.log_only).items() if value}
         tables = LocalTables(told.search_log, told.encoding)
-        events, pictures = log_events(tables, parse_columns(told.log_columns), only), tables.folder
+        events = log_events(tables, parse_columns(told.log_columns), _selection(told.log_only))
+        pictures = tables.folder
     elif isinstance(source, TripletSource):
         events, pictures = source.events(), source.folder
     else:
         return ()
     items = {row.id for row in catalogue.rows}
-    log = join_log(events, items, work / "log", pictures, told.allow_urls, told.min_exposures)
+    log = join_log(events, items, work / "log", pictures, told.allow_urls)
     print("search log: " + ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in log.counts.items()))
     if not log.queries:
         reasons = work / "log" / LOG_QUARANTINE
@@ -108,9 +101,31 @@ def open_log(told: SourceArguments, source: Source, catalogue: Catalogue, work: 
     return log.queries
 
 
+def build_options(told: Build) -> BuildOptions:
+    """Return how triplets are made."""
+    rate = told.false_positive_rate
+    return BuildOptions(
+        seed=told.seed,
+        query_mix=told.mix,
+        made_queries=told.made_queries,
+        false_positive_rate=(SYNTHETIC_FALSE_POSITIVES if told.synthetic else 0.0) if rate is None else rate,
+        negatives=told.negatives,
+        hardness=Hardness(*told.ranks, told.most_alike),
+        rows_per_shard=told.rows_per_shard,
+    )
+
+
+def terms(told: Build) -> Terms | None:
+    """Return licence and languages for the card; None: the defaults."""
+    if told.licence is None:
+        return None
+    languages = tuple(code.strip() for code in told.languages.split(",") if code.strip())
+    return Terms(told.licence, told.licence_name, told.licence_link, languages, told.attribution)
+
+
 @contextmanager
 def _alone(work: Path) -> Iterator[None]:
-    """Keeps other builds out of the work folder, until the block or the process ends."""
+    """Keep other builds out of the work folder until the block or the process ends."""
     work.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(work / "lock", timeout=0).acquire()
@@ -122,61 +137,53 @@ def _alone(work: Path) -> Iterator[None]:
         yield
 
 
-def run(options: Options, watch: Stopwatch) -> tuple[Built, Catalogue]:
-    """Everything; a second run of the same does nothing but look.
+def run(told: Build, watch: Stopwatch) -> tuple[Built, Catalogue]:
+    """Do everything that the options say; a second run of the same only looks whether anything changed.
 
     Raises:
         OutputError: the output is a file, or another build uses the work folder.
     """
-    told = options.output
     output = Path(told.output).absolute()
     if output.is_file():
         raise OutputError(f"The output {told.output} is a file; give a folder.")
     work = Path(told.work or f"{output}.work").absolute()
-    engine = Engine(told.engine, told.num_proc or os.cpu_count() or 1)
-    makers = makers_for(options)
+    engine = Engine(told.engine, told.num_proc or processes())
+    makers, licence = makers_for(told), terms(told)
     with watch("read"):  # before anything is written: where there is no source, nothing is left behind
-        source = open_source(options.source, told.seed, engine.num_proc)
+        source = open_source(told, engine.num_proc)
     with _alone(work):
         with watch("read"):
-            catalogue = store_catalogue(source, options.source, work / "catalogue", told.seed, engine.num_proc)
-            logged = open_log(options.source, source, catalogue, work)
-        origin = Origin(
-            catalogue=source.name,
-            synthetic=options.source.synthetic,
-            command=options.command(source.name),
-            seed=told.seed,
-        )
+            catalogue = store_catalogue(source, told, work / "catalogue", engine.num_proc)
+            logged = open_log(told, source, catalogue, work)
         built = build_dataset(
             catalogue.rows,
             output,
-            origin,
-            options.build_options(),
+            Origin(source.name, told.synthetic, told.command(source.name), told.seed),
+            build_options(told),
             makers,
             logged=logged,
             work=work,
             overwrite=told.overwrite,
             engine=engine,
-            terms=told.terms(),
+            terms=licence,
             watch=watch,
         )
         return built, catalogue
 
 
-def dry_run(options: Options) -> dict:
-    """Says what a build would take, from carrying it out for a few products in a temporary folder.
+def dry_run(told: Build) -> dict:
+    """Print what a build would take, from carrying it out for a few products in a temporary folder.
 
     Returns:
         The same as figures.
     """
-    num_proc, seed = options.output.num_proc or os.cpu_count() or 1, options.output.seed
+    num_proc, few = told.num_proc or processes(), told.dry_run_rows
     folder = Path(tempfile.mkdtemp(prefix="mbe2-dry-run-"))
-    few = options.output.dry_run_rows
     try:
         start = time.perf_counter()
-        source = open_source(options.source, seed, num_proc)
-        total = options.source.limit or sum(1 for _ in source)
-        shares = IngestOptions(seed, options.source.shares, True, options.source.max_pixels, False, limit=few)
+        source = open_source(told, num_proc)
+        total = told.limit or sum(1 for _ in source)
+        shares = IngestOptions(told.seed, told.shares, True, told.max_pixels, False, limit=few)
         catalogue = ingest(source, folder / "catalogue", shares, num_proc)
         facts: dict = {"dry_run": True, "rows": total, "tried": min(few, total)}
         print(f"{total:,} rows in the source; {facts['tried']:,} of them tried")
@@ -184,7 +191,7 @@ def dry_run(options: Options) -> dict:
         if problem := next(catalogue.quarantine(), None):
             facts["first_reason"] = problem["reason"]
             print(f"set aside: {facts['set_aside']} of those tried, the first because {problem['reason']}")
-        makers = makers_for(options)
+        makers = makers_for(told)
         if isinstance(makers.writer, EndpointWriter):
             sample = catalogue.rows
             expected = estimate(sample, total, learn_gazetteer(sample), makers.writer)
@@ -193,17 +200,22 @@ def dry_run(options: Options) -> dict:
                 f"titles: about {expected.calls:,} requests to {makers.writer.model}, {expected.input_tokens:,} tokens "
                 f"read, {expected.output_tokens:,} written, cost {expected.cost:,.2f} (no retries; nothing was sent)"
             )
-        if options.pictures.editor == "endpoint":
-            edits = total * options.pictures.augmented_images
-            facts["pictures"] = {"edits": edits, "cost": edits * options.pictures.editor_price}
+        if told.editor == "endpoint":
+            edits = total * told.augmented_images
+            facts["pictures"] = {"edits": edits, "cost": edits * told.editor_price}
             print(f"pictures: about {edits:,} edits, cost {facts['pictures']['cost']:,.2f} (nothing was sent)")
-        offline = makers.without_services()
-        origin = Origin(source.name, options.source.synthetic, "", seed)
-        build_dataset(catalogue.rows, folder / "mbe2", origin, options.build_options(), offline, work=folder / "work",
-                      engine=Engine("processes", num_proc))  # fmt: skip
+        build_dataset(
+            catalogue.rows,
+            folder / "mbe2",
+            Origin(source.name, told.synthetic, "", told.seed),
+            build_options(told),
+            makers.without_services(),
+            work=folder / "work",
+            engine=Engine("processes", num_proc),
+        )
         taken = time.perf_counter() - start
         size = sum(path.stat().st_size for path in (folder / "mbe2").rglob("*.parquet"))
-        scale = total / max(1, min(few, total))
+        scale = total / max(1, facts["tried"])
         facts |= {"seconds": taken * scale, "bytes": round(size * scale), "num_proc": num_proc}
         print(
             f"time: about {_duration(facts['seconds'])} with {num_proc} processes, without waiting for servers "

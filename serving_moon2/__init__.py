@@ -1,4 +1,4 @@
-"""Serve Moon2 checkpoints with vLLM: as they are, by this plugin, or converted (`python -m serving_moon2 convert`).
+"""Serve a Moon2 to other programs: `python -m serving_moon2`, or vLLM.
 
 The functions here are vLLM's entry points. It calls them in every process, whatever the model, so they import little.
 """

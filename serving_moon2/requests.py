@@ -1,7 +1,4 @@
-"""Requests of strangers -> what `Moon2Processor` makes of them. Nothing here needs vLLM.
-
-No string is taken for a path: a picture is the base64 of its file, or an address if the server may fetch from there.
-"""
+"""What strangers send to vLLM -> what `Moon2Processor` makes of it. Nothing here needs vLLM."""
 
 import base64
 import re
@@ -12,12 +9,13 @@ from transformers import BatchFeature
 
 from configuration_moon2 import NOT_POOLED
 from processing_moon2 import Moon2Processor, ProductError, read_messages
+from serving_moon2.limits import read_products
 
 DATA_URL = re.compile(r"\Adata:[^,]*;base64,", re.IGNORECASE)
 
 
 def read_chat(messages: list[dict]) -> dict:
-    """Return the product that one conversation tells of, whose pictures are `image_url` parts, as OpenAI has them.
+    """Return the product that a conversation tells of; its images are `image_url` parts, as OpenAI has them.
 
     Raises:
         ValueError: it tells of none; the message says why.
@@ -29,7 +27,7 @@ def read_chat(messages: list[dict]) -> dict:
 
 
 def _parts(message: dict) -> list | str:
-    """Return what a message holds, with pictures named as transformers names them."""
+    """Return what a message holds, with images named as transformers names them."""
     content = message.get("content")
     if not content or isinstance(content, str):
         return content
@@ -54,7 +52,6 @@ def prepare(
 
     Args:
         index: its place in the request, for errors.
-        most_images: of one product.
         fetch: address -> bytes; raises a `ValueError` for one that is not to be fetched.
 
     Returns:
@@ -67,22 +64,20 @@ def prepare(
         if isinstance(product, dict) and product.get("image") is not None:
             sources = product["image"] if isinstance(product["image"], list) else [product["image"]]
             if len(sources) > most_images:
-                raise ValueError(f"there are {len(sources)} pictures; at most {most_images} are taken.")
-            product = product | {"image": [{"bytes": _bytes(source, fetch)} for source in sources]}
-        return processor([product])
+                raise ValueError(f"it has {len(sources)} images; {most_images} are allowed.")
+            product = product | {"image": [_in_base64(source, fetch) for source in sources]}
+        return processor(read_products([product]))
     except ValueError as error:
         raise ProductError(index, getattr(error, "problem", str(error))) from error
 
 
-def _bytes(source: Any, fetch: Callable[[str], bytes]) -> bytes:
-    if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
-        return fetch(source)
-    try:
-        return base64.b64decode(DATA_URL.sub("", source), validate=True)
-    except (TypeError, ValueError):
-        raise ValueError(
-            "a picture is neither 'data:image/...;base64,...' nor the base64 of a file; paths are not read."
-        ) from None
+def _in_base64(source: Any, fetch: Callable[[str], bytes]) -> Any:
+    """Return the base64 of what an address or a data URL names; anything else as it is."""
+    if not isinstance(source, str):
+        return source
+    if source.lower().startswith(("http://", "https://")):
+        return base64.b64encode(fetch(source)).decode()
+    return DATA_URL.sub("", source)
 
 
 def marked_ids(features: BatchFeature, vocab_size: int) -> list[int]:
@@ -93,7 +88,7 @@ def marked_ids(features: BatchFeature, vocab_size: int) -> list[int]:
 
 
 def image_places(ids: list[int], features: BatchFeature, processor: Moon2Processor) -> list[tuple[int, int]]:
-    """Return where the visual tokens of each picture start, and how many they are."""
+    """Return where the visual tokens of each image start, and how many they are."""
     places = [place for place, token in enumerate(ids) if token == processor.image_token_id]
     lengths = (features["image_grid_thw"].prod(-1) // processor.image_processor.merge_size**2).tolist()
     return [(places[sum(lengths[:count])], length) for count, length in enumerate(lengths)]

@@ -19,8 +19,7 @@ from vllm.model_executor.models.utils import WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from processing_moon2 import Moon2Processor
-
-MOST_IMAGES = 16  # of one product, whatever --limit-mm-per-prompt allows: each takes up to 25 MB until it is embedded
+from serving_moon2.limits import MAX_IMAGES
 
 
 @functools.lru_cache(maxsize=1)
@@ -30,21 +29,21 @@ def load_processor(model: str, revision: str | None) -> Moon2Processor:
 
 
 class Moon2ProcessingInfo(Qwen3VLMoeProcessingInfo):
-    """What vLLM must know of pictures to reserve memory; `Moon2Renderer` prepares those of requests."""
+    """What vLLM must know of images to reserve memory; `Moon2Renderer` prepares those of requests."""
 
     def get_hf_processor(self, **kwargs) -> Qwen3VLProcessor:
         processor = load_processor(self.ctx.model_config.model, self.ctx.model_config.revision)
         return Qwen3VLProcessor(processor.image_processor, self.get_tokenizer(), Qwen3VLVideoProcessor())
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
-        return {"image": MOST_IMAGES}
+        return {"image": MAX_IMAGES}
 
     def get_supported_mm_processor_kwargs(self) -> dict[str, set[str]]:
         return {}
 
 
 class MeanOfProduct(SequencePoolingMethod):
-    """The mean over the positions of pictures and text, in float32."""
+    """The mean over the positions of images and text, in float32."""
 
     def __init__(self, vocab_size: int):
         super().__init__()

@@ -1,5 +1,5 @@
 """What is sent to the server -> what vLLM's engine takes, by way of `Moon2Processor`: one template, the same limits of
-pictures and text, and no word of a title becomes a special token."""
+images and text, and no word of a title becomes a special token."""
 
 import hashlib
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from serving_moon2.requests import image_places, marked_ids, prepare, read_chat
 from serving_moon2.vllm_model import load_processor
 
 MOST_PRODUCTS = 256  # in one request to /pooling
-MOST_BYTES = 32 * 2**20  # of one picture that is fetched
+MOST_BYTES = 32 * 2**20  # of one image that is fetched
 
 
 class Moon2Renderer(BaseRenderer):
@@ -38,7 +38,7 @@ class Moon2Renderer(BaseRenderer):
         return [], {"prompt": "", "product": read_chat(messages)}
 
     def tokenize_prompt(self, prompt: dict, params) -> dict:
-        """Turn a plain text or a product into token ids, and its pictures into what the model takes.
+        """Turn a plain text or a product into token ids, and its images into what the model takes.
 
         Raises:
             ValueError: it cannot be prepared, or is too long; the message says why.
@@ -56,22 +56,22 @@ class Moon2Renderer(BaseRenderer):
         return tokens | ({"multi_modal_data": {"image": features}} if "pixel_values" in features else {})
 
     def _fetch(self, address: str) -> bytes:
-        """Download a picture from a host in --allowed-media-domains; a redirect, which could lead elsewhere, fails."""
+        """Download an image from a host in --allowed-media-domains; a redirect, which could lead elsewhere, fails."""
         url = parse_url(address)
         if url.host not in (self.model_config.allowed_media_domains or ()):
-            raise ValueError(f"{url.host} is not in this server's --allowed-media-domains: send the picture in base64.")
+            raise ValueError(f"{url.host} is not in this server's --allowed-media-domains: send the image in base64.")
         options = {"timeout": envs.VLLM_IMAGE_FETCH_TIMEOUT, "max_bytes": MOST_BYTES}
         try:
             return global_http_connection.get_bytes(url.url, allow_redirects=False, **options)
         except (OSError, ValueError) as error:
-            raise ValueError(f"the picture cannot be had from {url.host} ({type(error).__name__}).") from error
+            raise ValueError(f"the image cannot be had from {url.host} ({type(error).__name__}).") from error
 
     def _process_multimodal(
         self, prompt, mm_data, mm_uuids, mm_processor_kwargs, media_io_kwargs=None, *, skip_mm_cache=False
     ) -> MultiModalInput:
-        """Hand over what the processor made of the pictures; vLLM's own code would prepare them anew."""
+        """Hand over what the processor made of the images; vLLM's own code would prepare them anew."""
         if mm_processor_kwargs:
-            raise ValueError("The checkpoint's own settings of pictures hold: leave mm_processor_kwargs out.")
+            raise ValueError("The checkpoint's own settings of images hold: leave mm_processor_kwargs out.")
         features = mm_data["image"]
         pixels, grids = features["pixel_values"], features["image_grid_thw"]
         patches = grids.prod(-1)

@@ -15,7 +15,7 @@ PAGES = [
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")),
 ]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PACKAGES = ("evaluation", "mbe2_dataset", "study", "demo", "serving_moon2")
+PACKAGES = ("evaluation", "mbe2_dataset", "research.study", "research.benchmarks", "demo_moon2", "serving_moon2")
 
 
 class Block(NamedTuple):
@@ -39,7 +39,7 @@ class Command(NamedTuple):
 
     @property
     def is_ours(self) -> bool:
-        return self.name in PACKAGES or self.name.startswith("benchmarks.") or self.name.endswith("_moon2.py")
+        return self.name in PACKAGES or self.name.endswith("_moon2.py")
 
 
 def text_of(page: str) -> str:
@@ -105,9 +105,10 @@ def options_of(name: str, subcommand: str = "") -> frozenset[str]:
 @cache
 def subcommands_of(name: str) -> tuple[str, ...]:
     """Of a package that has some; none: its `main` takes options at once."""
-    if name == "study":
-        return ("run", "list", "table", "plot")
-    return tuple(import_module(f"{name}.__main__").COMMANDS) if name in PACKAGES else ()
+    if name not in PACKAGES:
+        return ()
+    module = import_module(f"{name}.__main__")
+    return tuple(module.COMMANDS if hasattr(module, "COMMANDS") else import_module(f"{name}.arguments").COMMANDS)
 
 
 def options_for(told: Command) -> frozenset[str]:

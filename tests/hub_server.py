@@ -13,7 +13,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+import fresh
 import pytest
 import yaml
 
@@ -601,13 +601,9 @@ def run_python(
         home: the cache (HF_HOME); `None`: an empty one, removed afterwards.
     """
     arguments = ["-c", what] if isinstance(what, str) else what
-    fresh = tempfile.mkdtemp(prefix="moon2-hub-") if home is None else None
+    empty = tempfile.mkdtemp(prefix="moon2-hub-") if home is None else None
     try:
-        return subprocess.run(
-            [sys.executable, *arguments],
-            env=hub.environment(Path(fresh or home), token),
-            cwd=cwd, capture_output=True, text=True, timeout=timeout,
-        )  # fmt: skip
+        return fresh.run(arguments, hub.environment(Path(empty or home), token), cwd, timeout)
     finally:
-        if fresh:
-            shutil.rmtree(fresh, ignore_errors=True)
+        if empty:
+            shutil.rmtree(empty, ignore_errors=True)

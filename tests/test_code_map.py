@@ -1,13 +1,18 @@
-"""docs/code.md draws what imports what; here the imports themselves are read."""
+"""docs/code.md draws what imports what; here the imports themselves are read, and what commands import is looked at."""
 
 import ast
+import json
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 from guides import ROOT, blocks
 
-from evaluation.trust import SHIPPED_CODE
+from publishing_moon2.files import SHIPPED_CODE
 
 
 def modules_of(path: Path) -> set[str]:
@@ -56,3 +61,84 @@ def test_they_go_one_way(drawn):
         ends = {target for _, target in left} - {source for source, _ in left}
         assert ends, f"a circle among {left}"
         left = {(source, target) for source, target in left if target not in ends}
+
+
+ROOMS = [path.parent for path in ROOT.glob("*/__init__.py") if path.parent.name != "tests"]
+FILES = [*ROOT.glob("*.py"), *(file for room in ROOMS for file in room.rglob("*.py"))]
+MODULES = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in FILES}
+
+
+def imported(tree: ast.AST, in_functions: bool) -> Iterator[str]:
+    """What a module imports when it is imported, or also when its functions run: modules and parts of them."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):  # only the files of a checkpoint have relative ones, of one another
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue  # for readers and type checkers only
+        elif in_functions or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from imported(node, in_functions)
+
+
+def graph(in_functions: bool) -> dict[str, set[str]]:
+    """Module -> the modules of this repository that it imports."""
+    found = {}
+    for module, path in MODULES.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = set(imported(tree, in_functions))
+        found[module] = {name if name in MODULES else name.rpartition(".")[0] for name in names} & MODULES.keys()
+        found[module] -= {module}
+    return found
+
+
+@pytest.mark.parametrize("in_functions", [False, True], ids=["when imported", "when functions run"])
+def test_no_modules_import_each_other_in_a_circle(in_functions):
+    try:
+        TopologicalSorter(graph(in_functions)).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(reversed(error.args[1])))
+
+
+def test_packages_import_nothing_but_the_standard_library():
+    """So that to import one module of a room does not load the room."""
+    for module, path in MODULES.items():
+        if path.name == "__init__.py":
+            names = {name.split(".")[0] for name in imported(ast.parse(path.read_text(encoding="utf-8")), False)}
+            assert names <= sys.stdlib_module_names, module
+
+
+# Runs each command's --help in a process that is forked from one which has what all commands import.
+HELP = """
+import importlib, json, os, sys
+import common_moon2.fields
+heavy = set(json.loads(sys.argv[2]))
+def ask(name, *words):
+    print(name, *words, flush=True)
+    if pid := os.fork():
+        os.waitpid(pid, 0)
+        return
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    module = importlib.import_module(name)
+    try:
+        module.main([*words, "--help"])
+    except SystemExit:
+        pass
+    print(json.dumps([name, *words, sorted(heavy & sys.modules.keys())]), file=sys.stderr, flush=True)
+    os._exit(0)
+for name in json.loads(sys.argv[1]):
+    ask(name)
+    if name.endswith("__main__"):
+        for command in importlib.import_module(name).COMMANDS:
+            ask(name, command)
+"""
+HEAVY = ["torch", "datasets", "sklearn", "matplotlib", "sentence_transformers", "gradio", "litserve"]
+COMMANDS = [name for name in MODULES if name.endswith(".__main__")]
+
+
+def test_help_imports_neither_torch_nor_datasets():
+    words = [sys.executable, "-c", HELP, json.dumps(COMMANDS), json.dumps(HEAVY)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    answers = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("[")]
+    assert [" ".join(answer[:-1]) for answer in answers] == done.stdout.splitlines(), done.stderr
+    assert len(answers) > 20 and not [answer for answer in answers if answer[-1]]

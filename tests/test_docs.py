@@ -5,7 +5,6 @@ with 0. YAML that begins with "# name.yaml" becomes that file. What a command is
 `SMALLER`; what cannot be run at all is in `NOT_RUN`, with the reason. All else runs, or the page fails.
 """
 
-import io
 import json
 import re
 import shlex
@@ -45,20 +44,23 @@ from test_upcycle_moon2 import save_dense
 SLOW = {"docs/export.md", "docs/serving.md"}
 NEEDED = {
     "docs/export.md": ["onnxruntime"],
-    "docs/serving.md": ["fastapi", "httpx", "onnxruntime"],
+    "docs/serving.md": ["litserve", "onnxruntime"],
     "docs/vectors.md": ["mteb"],
 }
 # Start of a command -> why it is not run. Their options, files and targets are checked all the same.
 NOT_RUN = {
     "make": "each sets up an environment; the tests of the demo, the benchmarks and the study run what is in them",
-    "python -m demo": "serves until it is stopped, or needs a Hub; `test_demo_push.py` does both",
+    "python -m demo_moon2": "serves until it is stopped, or needs a Hub; `test_demo_push.py` does both",
     "pip install": "needs the network",
-    "vllm serve": "does not end; test_serving_vllm.py starts it",
-    "curl": "needs that server",
-    "uvicorn": "does not end; the application is called without it",
+    **dict.fromkeys(
+        ("python -m serving_moon2 serve", "curl", "printf"), "`test_service.py` does; serves until stopped"
+    ),
+    "vllm serve": "serves until stopped; `test_vllm.py` starts it",
     "python -m pytest": "is this",
-    "python -m benchmarks.training": "takes minutes; `test_benchmarks.py` runs it small",
+    "python -m research.benchmarks training": "takes minutes; `test_benchmarks.py` runs it small",
 }
+# Folders of the repository that pages name files of.
+ROOMS = sorted({path.parent.name for path in ROOT.glob("*/__init__.py")} | {"recipes", "tests", "docs", "release"})
 LANGUAGES = {"bibtex": "nothing to run", "mermaid": "compared with the imports by test_code_map.py"}
 # Start of a command -> what it is given besides; the last of two equal options counts.
 ON_CPU = "--dataloader_num_workers 0 --use_cpu true --bf16 false"
@@ -70,8 +72,9 @@ SMALLER = {
     "python train_moon2.py": TRAINED_SMALL,
     "torchrun": TRAINED_SMALL,
     "accelerate launch": TRAINED_SMALL,
-    "python -m benchmarks.agreement": "--products 8",
-    "python -m benchmarks.serving": "--titles 1 2 --repeats 1",
+    "python -m research.benchmarks agreement": "--products 8",
+    "python -m research.benchmarks serving": "--titles 1 2 --repeats 1",
+    "python -m research.benchmarks http_service": "--clients 2 --requests 4 --repeats 1",
 }
 # What cannot be had here -> what takes its place.
 IN_PLACE_OF = {"Qwen/Qwen3-VL-2B-Instruct": "dense", "http://localhost:8000/v1": "{chat}", "192,96": "64,32"}
@@ -242,7 +245,7 @@ def after_finetuning(number: int, names: dict, printed: str):
             base = plain(**names["processor"]([{"text": "Blue ceramic mug"}])).embeddings
         assert (vector - base).abs().max() > 1e-6, "two steps of training should show"
     elif number == 2:
-        assert names["model"].is_activation_checkpointing
+        assert names["model"].is_gradient_checkpointing
     else:
         assert names["model"].dtype == torch.bfloat16
 
@@ -251,30 +254,12 @@ def after_export(number: int, names: dict, printed: str):
     assert names["difference"] <= 1e-5
 
 
-def after_serving(number: int, names: dict, printed: str):
-    import base64
-
-    from fastapi.testclient import TestClient
-
-    client, photo = TestClient(names["app"]), io.BytesIO()
-    picture(40, 30).save(photo, "PNG")
-    encoded = base64.b64encode(photo.getvalue()).decode()
-    answer = client.post("/embed", json=[{"text": "mug"}, {"image": encoded}, {"text": "mug", "image": encoded}])
-    rows = [{"text": "mug"}, {"image": photo}, {"text": "mug", "image": photo}]
-    with torch.no_grad():
-        expected = names["model"](**names["processor"](rows)).embeddings
-    torch.testing.assert_close(torch.tensor(answer.json()), expected, atol=1e-5, rtol=0)
-    for wrong in ({}, {"image": "no base64!"}, {"image": "L2V0Yy9wYXNzd2Q="}):
-        assert client.post("/embed", json=[wrong]).status_code == 422
-
-
 # Page -> what must hold after each of its Python blocks, by number.
 AFTER = {
     "README.md": after_readme,
     "docs/vectors.md": after_vectors,
     "docs/finetuning.md": after_finetuning,
     "docs/export.md": after_export,
-    "docs/serving.md": after_serving,
 }
 
 
@@ -305,8 +290,7 @@ def test_what_is_not_run_is_there(page):
             assert f"\n{line.split()[1]}:" in makefile, line
         for extra in re.findall(r"moon2\[([\w,]+)\]", line):
             assert set(extra.split(",")) <= extras.keys(), line
-        folders = "recipes|tests|evaluation|training|mbe2_dataset|benchmarks|demo"
-        for file in re.findall(rf"(?<![\w/.-])(?:{folders})/[\w./-]+", line):
+        for file in re.findall(rf"(?<![\w/.-])(?:{'|'.join(ROOMS)})/[\w./-]+", line):
             assert (ROOT / file).exists(), line
         if line.startswith("python ") and not line.startswith("python -m pytest"):
             told = command(line)
@@ -318,9 +302,9 @@ def test_what_is_not_run_is_there(page):
 
 
 def every_option() -> set[str]:
-    commands = [Command(name, []) for name in ("train_moon2.py", "upcycle_moon2.py", "benchmarks.agreement")]
+    commands = [Command(name, []) for name in ("train_moon2.py", "upcycle_moon2.py")]
     found = set().union(*map(options_for, commands))
-    for name in ("evaluation", "mbe2_dataset"):
+    for name in ("evaluation", "mbe2_dataset", "research.benchmarks", "serving_moon2"):
         found |= set().union(*(options_of(name, subcommand) for subcommand in subcommands_of(name)))
     return found
 
@@ -354,12 +338,22 @@ def test_links_lead_somewhere(page):
             assert anchor in anchors, target
 
 
-def test_the_map_of_the_files_has_all_of_them_and_no_other():
-    section = text_of("README.md").split("## How the files follow the paper")[1].split("\n## ")[0]
-    named = {name for name in re.findall(r"`([\w/]+(?:\.py|/))`", section) if "/" not in name[:-1]}
-    modules = {path.name for path in ROOT.glob("*.py")}
-    packages = {f"{path.parent.name}/" for path in ROOT.glob("*/__init__.py")}
-    assert named == modules | packages | {"recipes/"}
+@pytest.mark.parametrize("page", PAGES)
+def test_modules_that_a_page_names_are_there(page):
+    for code in in_backticks(page):
+        for name in re.findall(r"(?<![\w/.-])\w+_moon2\.py\b", code):
+            assert (ROOT / name).is_file(), name
+        for module in re.findall(rf"(?<![\w/.-])(?:{'|'.join(ROOMS)})(?:\.\w+)+", code):
+            file = ROOT / module.replace(".", "/")
+            assert file.is_dir() or file.with_suffix(".py").is_file(), module
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_functions_that_a_page_names_are_where_it_says(page):
+    for file, name in re.findall(r"`([\w/]+\.py)`, `([\w.]+)`(?!\.)", text_of(page)):
+        if not name.endswith(".py"):
+            found = re.search(rf"\b(?:def|class) {name.rpartition('.')[2]}\b", text_of(file))
+            assert found, f"{file} has no {name}"
 
 
 def test_the_index_has_every_guide():

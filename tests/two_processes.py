@@ -1,4 +1,4 @@
-"""Run by torchrun for tests/test_training_distributed.py: what one of two processes does. Not a test itself."""
+"""Run by torchrun for tests/training_moon2/test_distributed.py: what one of two processes does. Not a test itself."""
 
 import sys
 from dataclasses import replace
@@ -13,10 +13,10 @@ from transformers import TrainingArguments
 from conftest import tiny_model, tiny_processor
 from loss_moon2 import Moon2Loss
 from train_moon2 import main
-from training.batches import BatchArguments
-from training.collator import TripletCollator
-from training.trainer import Moon2Trainer
-from training.triplets import TripletDataset, load_triplets
+from training_moon2.batches import BatchArguments
+from training_moon2.collator import TripletCollator
+from training_moon2.trainer import Moon2Trainer
+from training_moon2.triplets import TripletDataset, load_triplets
 
 OBJECTIVE = dict(objective_weighting="learned", aux_loss_weight=0.5, sparsity_loss_weight=0.1, filter_warmup=0.0)
 # Case -> which triplets each of the two processes has.
@@ -110,6 +110,14 @@ def compare(mbe2: str, folder: Path):
         if rank == 0:
             torch.save(trainer.accelerator.unwrap_model(trainer.model).state_dict(), folder / f"trained-{how}.pt")
             torch.save(trainer.state.log_history, folder / f"log-{how}.pt")
+    # Nothing reads W* here: weight decay must not shrink it.
+    trainer = make_trainer(mbe2, folder / "decay", 3, max_steps=2, optim="adamw_torch", weight_decay=0.5)
+    trainer.loss = Moon2Loss(objective_weighting="uniform", sparsity_loss_weight=0.0)
+    before = trainer.model.dual_alignment.weight.detach().clone()
+    trainer.train()
+    after = trainer.accelerator.unwrap_model(trainer.model).dual_alignment.weight.detach()
+    if rank == 0:
+        torch.save([before, after], folder / "decay.pt")
     trainer = train_with_a_broken_step(mbe2, folder / "broken", 3)
     if rank == 0:
         torch.save(trainer.accelerator.unwrap_model(trainer.model).state_dict(), folder / "broken.pt")

@@ -10,22 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features
-from huggingface_hub import snapshot_download
 from tqdm import tqdm
 
-from ..parallel import Engine
-from ..schema import CONFIGS
-from .findings import LEVELS, Finding
-from .neighbours import ModelError, check_neighbours
-from .rows import EXAMPLES, Part, Scan, scan
-from .sets import check_sets
+from common_moon2.source import find_folder
+from mbe2_dataset.checks.rows import EXAMPLES, LEVELS, Finding, Part, Scan, scan
+from mbe2_dataset.checks.sets import check_neighbours, check_sets
+from mbe2_dataset.parallel import Engine
+from mbe2_dataset.schema import CONFIGS
 
 # Co-augmentation is for training only (MOON2.0, section 5), and the benchmark has the test split only.
 SPLITS = {"triplets": ("train", "validation"), "corpus": ("test",), "queries": ("test",), "qrels": ("test",)}
-
-
-class CheckError(ValueError):
-    """The data set cannot be checked at all; the message says why."""
 
 
 @dataclass
@@ -46,13 +40,15 @@ class CheckReport:
 
     @property
     def failed(self) -> bool:
+        """Tell whether there are errors."""
         return any(finding.level == "error" for finding in self.findings)
 
     def of_level(self, level: str) -> list[Finding]:
+        """Return the findings of one level."""
         return [finding for finding in self.findings if finding.level == level]
 
     def lines(self) -> list[str]:
-        """The report for a terminal: rows, shares, lengths, then the findings, worst first."""
+        """Return the report for a terminal: rows, shares, lengths, then the findings, worst first."""
         lines = [
             f"{config:<9}" + ", ".join(f"{split} {rows:,} rows" for split, rows in splits.items())
             for config, splits in self.rows.items()
@@ -70,17 +66,18 @@ class CheckReport:
         return [*lines, f"checked {self.dataset}: {numbers}"]
 
     def as_dict(self) -> dict:
+        """Return the report as JSON can hold it."""
         return json.loads(json.dumps(asdict(self)))
 
 
 def shares(counter: dict) -> str:
-    """`text 33.3 %, image 66.7 %`."""
+    """Return a text like `text 33.3 %, image 66.7 %`."""
     total = sum(counter.values())
     return ", ".join(f"{name} {100 * number / total:.1f} %" for name, number in counter.items())
 
 
 def spread(counter: dict[int, int]) -> tuple[int, int, int]:
-    """Minimum, (lower) median and maximum of counted numbers."""
+    """Return minimum, (lower) median and maximum of counted numbers."""
     values = sorted(counter)
     places = np.cumsum([counter[value] for value in values])
     return values[0], values[int(np.searchsorted(places, (places[-1] + 1) // 2))], values[-1]
@@ -94,7 +91,7 @@ def check_dataset(
     token: str | None = None,
     name: str | None = None,
 ) -> CheckReport:
-    """Read a whole MBE2.0-format data set and say what is wrong with it.
+    """Read a whole MBE2.0-format data set and report what is wrong with it.
 
     Pictures are read row group by row group; of each, 37 bytes are kept, and of each row its ids.
 
@@ -107,9 +104,9 @@ def check_dataset(
         name: what the report calls the data set; by default `dataset`.
 
     Raises:
-        CheckError: there is no such data set or model.
+        UserError: there is no such data set or model.
     """
-    folder = local_folder(dataset, revision, token)
+    folder = data_folder(dataset, revision, token)
     report = CheckReport(str(name or dataset))
     if not (folder / "README.md").is_file():
         report.findings.append(_finding("error", "files", "README.md: load_dataset finds no configs without it"))
@@ -127,33 +124,20 @@ def check_dataset(
     else:
         report.findings.append(_finding("info", "files", "so ids, qrels and leakage were not looked at"))
     if model is not None and is_whole:
-        try:
-            report.findings += check_neighbours(parts, model)
-        except ModelError as error:
-            raise CheckError(str(error)) from error
+        report.findings += check_neighbours(parts, model)
     report.findings.sort(key=lambda finding: LEVELS.index(finding.level))
     return report
 
 
-def local_folder(dataset: str | Path, revision: str | None = None, token: str | None = None) -> Path:
-    """The folder itself, or the files of a data set on the Hub in the cache.
+def data_folder(dataset: str | Path, revision: str | None = None, token: str | None = None) -> Path:
+    """Return the folder itself, or the cached files of a data set on the Hub.
 
     Raises:
-        CheckError: there is no such data set.
+        UserError: there is no such data set.
     """
-    folder = Path(dataset)
-    if folder.is_dir():
-        return folder
-    if str(dataset).count("/") != 1 or str(dataset).startswith((".", "/", "~")):
-        raise CheckError(f"There is no data set folder {dataset}; give a folder, or user/name for one on the Hub.")
     wanted = ["README.md", *(f"{config}/*.parquet" for config in CONFIGS)]
-    try:
-        return Path(
-            snapshot_download(str(dataset), repo_type="dataset", revision=revision, token=token, allow_patterns=wanted)
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckError(f"{dataset} is neither a folder nor to be had from the Hub: {reason}") from error
+    revision = None if Path(dataset).is_dir() else revision  # a folder has none
+    return find_folder("dataset", dataset, revision, token=token, allow_patterns=wanted)
 
 
 def _finding(level: str, check: str, what: str) -> Finding:
@@ -161,7 +145,7 @@ def _finding(level: str, check: str, what: str) -> Finding:
 
 
 def _parts(folder: Path, report: CheckReport) -> list[Part]:
-    """The row groups of all files whose columns are right; what is wrong with the others goes into the report."""
+    """Return the row groups of all files whose columns are right; faults of the others go into the report."""
     parts, files = [], 0
     for config, features in CONFIGS.items():
         paths = sorted((folder / config).glob("*.parquet"))
@@ -180,7 +164,7 @@ def _parts(folder: Path, report: CheckReport) -> list[Part]:
 
 
 def _check_names(shards: list[Path], config: str, split: str, report: CheckReport):
-    """A shard that is missing shows in the names of the others."""
+    """Find a missing shard by the names of the others."""
     expected = [f"{split}-{number:05d}-of-{len(shards):05d}.parquet" for number in range(len(shards))]
     if [path.name for path in shards] != expected:
         names = ", ".join(path.name for path in shards[:EXAMPLES])

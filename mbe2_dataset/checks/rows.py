@@ -1,4 +1,4 @@
-"""Reads one row group of a published data set and checks what can be seen in it alone."""
+"""Checks one row group of a published data set by itself."""
 
 import hashlib
 import json
@@ -11,7 +11,37 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..pictures import Picture, decode, perceptual_hash
+from mbe2_dataset.catalogue.pictures import Picture, decode, perceptual_hash
+
+LEVELS = ("error", "warning", "info")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One kind of fault in one place.
+
+    Attributes:
+        level: "error" (the data set is broken or unfair), "warning" (look at it) or "info".
+        check: what was looked at: files, schema, nulls, ids, pictures, modality, provenance, qrels, leakage ...
+        message: what is wrong, in the plural.
+        where: a config, a split of one, or the splits that share something.
+        count: how many.
+        examples: the first few in words.
+    """
+
+    level: str
+    check: str
+    message: str
+    where: str
+    count: int
+    examples: tuple[str, ...] = ()
+
+    def sentence(self) -> str:
+        """Say it for a terminal."""
+        shown = f": {'; '.join(self.examples)}" if self.examples else ""
+        more = f"; and {self.count - len(self.examples):,} more" if 0 < len(self.examples) < self.count else ""
+        return f"{self.where}: {self.count:,} {self.message}{shown}{more}."
+
 
 ROLES = ("positive", "negative")
 EXAMPLES = 5
@@ -77,6 +107,7 @@ class Part:
 
     @property
     def where(self) -> str:
+        """Return config and split."""
         return f"{self.config}/{self.split}"
 
 
@@ -98,7 +129,8 @@ class Scan:
     columns: dict[str, pa.Array] = field(default_factory=dict)
     pictures: np.ndarray = field(default_factory=lambda: np.empty(0, PICTURE))
 
-    def add(self, level: str, check: str, message: str, example: str):
+    def add(self, level: str, check: str, message: str, example: str) -> None:
+        """Count a problem, and keep the first few examples."""
         found = self.problems.setdefault((level, check, message), [0, []])
         found[0] += 1
         if len(found[1]) < EXAMPLES:
@@ -106,7 +138,7 @@ class Scan:
 
 
 def key_of(text: str) -> int:
-    """64 bits that stand for a text."""
+    """Hash a text to 64 bits."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
@@ -134,7 +166,7 @@ def scan(part: Part) -> Scan:
 
 
 def named_pictures(config: str, record: dict) -> Iterator[tuple[int, str, dict]]:
-    """The number of the column, a name like `positive_augmented_images[1]`, and the picture, of all in a record."""
+    """Yield the column's number, a name like `positive_augmented_images[1]` and the picture, of all in a record."""
     for column, name in enumerate(PICTURES[config]):
         value = record[name]
         if isinstance(value, list):
@@ -172,7 +204,7 @@ def _scan_pictures(part: Part, record: dict, row: int, where: str, found: Scan) 
 
 
 def _problems(config: str, record: dict) -> Iterator[tuple[str, str, str, str]]:
-    """Level, check, message and what exactly, for all that is wrong in a record itself."""
+    """Yield level, check, message and what exactly, for all that is wrong in a record itself."""
     missing = [name for name in REQUIRED[config] if record[name] is None]
     for name in missing:
         yield "error", "nulls", "values are missing that must be there", name
@@ -230,7 +262,7 @@ def _provenance_problems(record: dict) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _count(part: Part, record: dict, counts: dict[str, Counter]):
-    """Adds a record to what is counted; the names are shown in the report."""
+    """Add a record to what is counted; the names are shown in the report."""
     for name in TEXTS[part.config]:
         if record[name] is not None:
             counts[f"characters of {part.where} {name}"][len(record[name])] += 1

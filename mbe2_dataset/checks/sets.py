@@ -1,5 +1,6 @@
-"""Checks that need the whole data set: ids, qrels, duplicates, and what splits share."""
+"""Checks that need the whole data set: ids, qrels, duplicates, what splits share, and what a model finds alike."""
 
+import heapq
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import combinations
@@ -9,10 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
+from tqdm import tqdm
 
-from ..pictures import Picture, decode
-from .findings import Finding
-from .rows import EXAMPLES, PICTURES, Part, Scan
+from mbe2_dataset.catalogue.pictures import Picture, decode
+from mbe2_dataset.checks.rows import EXAMPLES, PICTURES, Finding, Part, Scan
+from mbe2_dataset.errors import ModelError
 
 # Catalogue photos look alike, so a near hash only proposes a pair and thumbnails decide: between 2,000 test and 6,000
 # train photos of different fashion products, the least difference of thumbnails among pairs with near hashes was 2.9.
@@ -22,10 +24,13 @@ THUMBNAIL_DIFFERENCE = 2.5
 # Bounds of the search for near duplicates; where one cuts it short, the report says so.
 COMPARISONS = 4_000_000_000
 CANDIDATES = 50_000
+# Cosine similarity from which two products count as neighbours (our choice).
+SIMILARITY = 0.98
+BATCH = 64
 
 
 def check_sets(scans: list[Scan], parts: list[Part]) -> Iterator[Finding]:
-    """All findings about the data set as a whole.
+    """Yield all findings about the data set as a whole.
 
     Args:
         scans: one for each part, in the order of the files.
@@ -55,13 +60,13 @@ def _found(level: str, check: str, message: str, where: str, values: pa.Array) -
 
 
 def _repeated(values: pa.ChunkedArray) -> pa.Array:
-    """The values that occur more than once."""
+    """Return the values that occur more than once."""
     counts = pc.value_counts(values.drop_null())
     return counts.field("values").filter(pc.greater(counts.field("counts"), 1))
 
 
 def _column(columns: dict, config: str, name: str) -> pa.ChunkedArray:
-    """A column over all splits of a config."""
+    """Return a column over all splits of a config."""
     chunks = [chunk for (c, _, n), values in columns.items() if (c, n) == (config, name) for chunk in values.chunks]
     return pa.chunked_array(chunks, pa.string())
 
@@ -89,7 +94,7 @@ def _qrels(columns: dict) -> Iterator[Finding]:
 
 
 def _shared_names(columns: dict) -> Iterator[Finding]:
-    """Leakage by the id of a product or group."""
+    """Find leakage by the id of a product or group."""
     ids, groups = {}, {}
     for (config, split, name), values in columns.items():
         if name in ("positive_id", "negative_id") or (config, name) == ("corpus", "id"):
@@ -104,7 +109,7 @@ def _shared_names(columns: dict) -> Iterator[Finding]:
 
 
 class _Finder:
-    """Finds pictures again by what check_rows.PICTURE says of them."""
+    """Finds pictures again by their entries of `rows.PICTURE`."""
 
     def __init__(self, parts: list[Part]):
         self._files = {}
@@ -115,6 +120,7 @@ class _Finder:
         self.thumbnail = lru_cache(maxsize=4096)(self._thumbnail)
 
     def name(self, entry: np.void) -> str:
+        """Return column, row and file of a picture."""
         part, _ = self._part(int(entry["file"]), int(entry["row"]))
         column = list(PICTURES[part.config])[entry["column"]]
         return f"{column} in row {entry['row']} of {part.config}/{part.path.name}"
@@ -133,7 +139,7 @@ class _Finder:
         return np.asarray(image).astype(np.int16)
 
     def difference(self, first: np.void, second: np.void) -> float:
-        """Mean absolute difference of two pictures' thumbnails, of 255."""
+        """Return the mean absolute difference of two pictures' thumbnails, of 255."""
         one, other = (
             self.thumbnail(int(entry["file"]), int(entry["row"]), int(entry["column"])) for entry in (first, second)
         )
@@ -141,7 +147,7 @@ class _Finder:
 
 
 def _by_split(pictures: dict, chosen: Callable[[str, np.ndarray], np.ndarray]) -> dict[str, np.ndarray]:
-    """The pictures of each split that are chosen (by config and pictures), every one once."""
+    """Return the pictures of each split that are chosen (by config and pictures), each once."""
     splits = {}
     for (config, split), found in pictures.items():
         splits.setdefault(split, []).append(chosen(config, found))
@@ -153,7 +159,7 @@ def _once(found: np.ndarray) -> np.ndarray:
 
 
 def _shared_pictures(pictures: dict, finder: _Finder) -> Iterator[Finding]:
-    """Leakage by the same bytes: an error, except between pictures that were both made by augmentation.
+    """Find leakage by the same bytes: an error, except between pictures that were both made by augmentation.
 
     Photos of two shades of a lip gloss may differ in one place only; a detail of another place is then the same.
     """
@@ -174,7 +180,7 @@ def _shared_pictures(pictures: dict, finder: _Finder) -> Iterator[Finding]:
 
 
 def _photos(config: str, found: np.ndarray) -> np.ndarray:
-    """Those that were not made by augmentation."""
+    """Return those that were not made by augmentation."""
     made = [number for number, name in enumerate(PICTURES[config]) if name.endswith("augmented_images")]
     return found[~np.isin(found["column"], made)]
 
@@ -204,7 +210,7 @@ def _duplicates(columns: dict, pictures: dict, finder: _Finder) -> Iterator[Find
 
 
 def _near(pictures: dict, finder: _Finder) -> Iterator[Finding]:
-    """Leakage by pictures that look the same: perceptual hashes propose, thumbnails decide."""
+    """Find leakage by pictures that look the same: perceptual hashes propose, thumbnails decide."""
     splits = _by_split(pictures, lambda config, found: found[found["phash"] != 0])
     for first, second in combinations(splits, 2):
         small, large = sorted((splits[first], splits[second]), key=len)
@@ -239,7 +245,7 @@ def _near(pictures: dict, finder: _Finder) -> Iterator[Finding]:
 
 
 def _candidates(small: np.ndarray, large: np.ndarray) -> list[tuple[int, int, int]]:
-    """Distance and places of pairs with like hashes and other bytes, nearest first."""
+    """Return distance and places of pairs with like hashes and other bytes, nearest first."""
     pairs = []
     block = max(1, 2_000_000 // max(1, len(large)))
     for start in range(0, len(small), block):
@@ -249,3 +255,57 @@ def _candidates(small: np.ndarray, large: np.ndarray) -> list[tuple[int, int, in
                 pairs.append((int(distances[i, j]), start + int(i), int(j)))
     pairs.sort()
     return pairs
+
+
+def check_neighbours(parts: list[Part], name: str) -> list[Finding]:
+    """Compare the corpus with the positives of the triplets: by pictures if the model takes them, else by titles.
+
+    The vectors of the corpus are held, those of the training products only as they come.
+
+    Args:
+        name: a sentence-transformers model (a Moon2 checkpoint is one); its code is run (`trust_remote_code`).
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        model = SentenceTransformer(name, trust_remote_code=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"The model {name} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    kind = "picture" if "image" in model.modalities else "title"
+
+    def vectors(config: str, prefix: str, title: str) -> Iterator[tuple[list[str], np.ndarray]]:
+        column = f"{prefix}image" if kind == "picture" else title
+        for rows in _batches(parts, config, f"{prefix}id", column):
+            values = [decode(Picture(**value)) if kind == "picture" else value for value in rows.values()]
+            yield list(rows), model.encode(values, normalize_embeddings=True, show_progress_bar=False)
+
+    corpus = list(vectors("corpus", "", "text"))
+    if not corpus:
+        return []
+    ids = [identifier for names, _ in corpus for identifier in names]
+    held = np.concatenate([found for _, found in corpus])
+    best, nearest = np.full(len(ids), -1.0), [""] * len(ids)
+    for names, found in vectors("triplets", "positive_", "positive_title"):
+        similar = held @ found.T
+        for place in np.nonzero(similar.max(1) > best)[0]:
+            best[place], nearest[place] = similar[place].max(), names[similar[place].argmax()]
+    near = [(float(best[place]), ids[place], nearest[place]) for place in np.nonzero(best >= SIMILARITY)[0]]
+    if not near:
+        return []
+    shown = tuple(f"{one} and {other} ({score:.3f})" for score, one, other in heapq.nlargest(EXAMPLES, near))
+    message = f"listings have a {kind} next to one in training, says {name} (cosine {SIMILARITY} or more)"
+    return [Finding("warning", "leakage", message, "corpus", len(near), shown)]
+
+
+def _batches(parts: list[Part], config: str, key: str, column: str) -> Iterator[dict[str, object]]:
+    """Yield id -> value of a column, each product once."""
+    seen: set[str] = set()
+    for part in tqdm([part for part in parts if part.config == config], desc=f"vectors of {config}", unit="group"):
+        table = pq.ParquetFile(part.path).read_row_group(part.row_group, columns=[key, column])
+        rows = {row[key]: row[column] for row in table.to_pylist() if row[key] not in seen}
+        seen.update(rows)
+        rows = list(rows.items())
+        yield from (dict(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH))

@@ -12,15 +12,23 @@ from itertools import chain
 import numpy as np
 from PIL import Image
 
-from ..catalogue import CatalogueError, Row
-from ..parallel import in_order
-from ..pictures import encode
-from ..schema import CATALOGUE, OPTIONAL
-from ..seeding import rng_for, seed_for
-from ..sources.records import Item
-from .render import PATTERNS, Look, Scene, Viewpoint, render_photo
-from .shapes import SHAPES
-from .vocabulary import AUDIENCES, BRAND_MARKS, CATEGORIES, CHINESE, COLOURS, FILLERS, TITLE_TEMPLATES
+from common_moon2.parallel import in_processes
+from mbe2_dataset.catalogue.pictures import encode
+from mbe2_dataset.catalogue.store import Item, Row
+from mbe2_dataset.errors import CatalogueError
+from mbe2_dataset.parallel import rng_for, seed_for
+from mbe2_dataset.schema import CATALOGUE, OPTIONAL
+from mbe2_dataset.synthetic.render import PATTERNS, Look, Scene, Viewpoint, render_photo
+from mbe2_dataset.synthetic.shapes import SHAPES
+from mbe2_dataset.synthetic.vocabulary import (
+    AUDIENCES,
+    BRAND_MARKS,
+    CATEGORIES,
+    CHINESE,
+    COLOURS,
+    FILLERS,
+    TITLE_TEMPLATES,
+)
 
 IMAGE_ONLY = ("shape", "second_colour")
 TEXT_ONLY = ("material", "size", "capacity", "audience")
@@ -57,10 +65,12 @@ class Product:
 
     @property
     def group_id(self) -> str:
+        """Return the id of the group of its rows."""
         return f"p{self.index:06d}"
 
     @property
     def look(self) -> Look:
+        """Return what pictures show of it."""
         values = self.values
         return Look(
             category=self.category,
@@ -73,7 +83,7 @@ class Product:
 
 
 def synthetic_product(index: int, seed: int = 0) -> Product:
-    """Product number `index`. No two indices give products that agree in everything.
+    """Return product number `index`. No two indices give products that agree in everything.
 
     Raises:
         CatalogueError: there are no more different products.
@@ -108,7 +118,7 @@ def synthetic_product(index: int, seed: int = 0) -> Product:
 
 
 def _permuted(index: int, size: int, key: str) -> int:
-    """Where a keyed permutation of range(size) sends `index`: a four-round Feistel network, walked until inside."""
+    """Apply a keyed permutation of range(size) to `index`: a four-round Feistel network, walked until inside."""
     half = ((size - 1).bit_length() + 1) // 2
     mask = (1 << half) - 1
     while True:
@@ -121,11 +131,12 @@ def _permuted(index: int, size: int, key: str) -> int:
 
 
 def listing_id(product: Product, listing: int) -> str:
+    """Return the id of a row of the product."""
     return f"{product.group_id}-{listing}"
 
 
 def synthetic_photo(listing: str, photo: int, seed: int = 0, size: int = 96) -> tuple[Image.Image, np.ndarray]:
-    """Photo number `photo` of a listing, by the listing's id, before JPEG.
+    """Draw photo number `photo` of a row, by the row's id, before JPEG.
 
     Returns:
         The picture, RGB, size x size, and the product's mask: bool (size, size).
@@ -159,9 +170,9 @@ def synthetic_rows(
     picture_size: int = 96,
     num_proc: int = 1,
 ) -> list[Row]:
-    """The catalogue of that many train, validation and test products, each with one to three listings.
+    """Return the catalogue of that many train, validation and test products, each with one to three rows.
 
-    The test products come first in the count of indices, so that a larger train set leaves them as they are.
+    The test products have the first indices, so that a larger train set leaves them as they are.
     """
     return list(_rows(seed, num_products, num_validation, num_test, picture_size, num_proc))
 
@@ -171,11 +182,11 @@ def _rows(
 ) -> Iterator[Row]:
     work = partial(_product_rows, seed=seed, num_test=num_test, num_validation=num_validation, size=picture_size)
     indices = range(num_test + num_validation + num_products)
-    yield from chain.from_iterable(in_order(work, indices, num_proc))
+    yield from chain.from_iterable(in_processes(work, indices, num_proc, batch=16))
 
 
 class SyntheticSource:
-    """The same catalogue as a source (`sources.records.Source`); the arguments are those of `synthetic_rows`."""
+    """The same catalogue as a source (`store.Source`); the arguments are those of `synthetic_rows`."""
 
     name = "synthetic"
     folder = None
@@ -196,6 +207,7 @@ class SyntheticSource:
             yield Item(f"product {row.id}", record)
 
     def fingerprint(self) -> str:
+        """Return what changes with the catalogue."""
         return repr((VERSION, self._seed, sorted(self._sizes.items())))
 
 
@@ -267,7 +279,7 @@ def _title(stated: dict[str, str], language: str, wrong: str | None, rng: np.ran
 
 
 def _description(product: Product, language: str) -> str:
-    """States what only the text can tell, and nothing that only the picture can."""
+    """State what only the text can tell, and nothing that only the picture can."""
     values = product.values
     size = _word(values.get("size") or values["capacity"], language)
     brand, material, audience, leaf = (

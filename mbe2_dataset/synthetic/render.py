@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .shapes import BODY, DARK, EMPTY, LIGHT, PATTERNED, SHAPES, Stroke
+from mbe2_dataset.synthetic.shapes import BODY, DARK, EMPTY, LIGHT, PATTERNED, SHAPES, Stroke
 
 Colour = tuple[int, int, int]
 
@@ -83,7 +83,7 @@ def _reduced(image: Image.Image) -> np.ndarray:
 
 
 def _draw_parts(look: Look, canvas: int, mirror: bool) -> Image.Image:
-    """The drawing as part numbers (see shapes.py), seen from straight ahead."""
+    """Draw the product as part numbers (see shapes.py), seen from straight ahead."""
     shape = SHAPES[look.category][look.shape]
     image = Image.new("P", (canvas, canvas), EMPTY)
     draw = ImageDraw.Draw(image)
@@ -125,7 +125,7 @@ def _draw_stroke(draw: ImageDraw.ImageDraw, stroke: Stroke, canvas: int, mirror:
 
 @cache
 def _pattern(name: str, canvas: int) -> np.ndarray:
-    """Where a body shows the second colour: bool (canvas, canvas)."""
+    """Tell where a body shows the second colour: bool (canvas, canvas)."""
     y, x = np.mgrid[0:canvas, 0:canvas] / canvas
     if name == "plain":
         return np.zeros((canvas, canvas), dtype=bool)
@@ -144,7 +144,7 @@ def _pattern(name: str, canvas: int) -> np.ndarray:
 
 
 def _draw_mark(draw: ImageDraw.ImageDraw, name: str, x: float, y: float, radius: float) -> None:
-    """A dark geometric sign on a light badge."""
+    """Draw a dark geometric sign on a light badge."""
     draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=LIGHT)
     r = radius * 0.68
     if name in ("disc", "ring", "crescent"):
@@ -174,7 +174,7 @@ def _draw_mark(draw: ImageDraw.ImageDraw, name: str, x: float, y: float, radius:
 
 
 def _coefficients(viewpoint: Viewpoint, canvas: int) -> tuple[float, ...]:
-    """The eight numbers with which PIL maps a point of the photo back to the straight drawing."""
+    """Return the eight numbers with which PIL maps a point of the photo back to the straight drawing."""
     centre = canvas / 2
     angle = math.radians(viewpoint.rotation)
     cos, sin = viewpoint.scale * math.cos(angle), viewpoint.scale * math.sin(angle)
@@ -198,7 +198,7 @@ def _eroded(inside: np.ndarray, pixels: int) -> np.ndarray:
 
 
 def _background(scene: Scene, size: int) -> np.ndarray:
-    """Float (size, size, 3)."""
+    """Draw what is behind the product: float (size, size, 3)."""
     rng = np.random.default_rng(scene.seed)
     first = rng.uniform(185, 235) + rng.uniform(-14, 14, 3)
     if scene.background == "plain":

@@ -1,11 +1,11 @@
 """The words of the synthetic catalogue, in English and Chinese, and what may go with what.
 
-The English word is the label in every listing; the Chinese one stands in titles and descriptions of Chinese listings.
+The English word is the label in every row; the Chinese one stands in titles and descriptions of Chinese rows.
 """
 
 from dataclasses import dataclass
 
-from .render import MARKS, PATTERNS, Colour
+from mbe2_dataset.synthetic.render import MARKS, PATTERNS, Colour
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,0 @@
-"""A page that searches a catalogue by text, by picture, or by both: `python -m demo`."""

@@ -1,0 +1,114 @@
+"""The catalogue that the page searches: products, their vectors from the evaluation's cache, exact search."""
+
+from base64 import b64encode
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from common_moon2.cli import UserError
+from evaluation.measure.attention import read_photo
+from evaluation.models.encoders import Encoder
+from evaluation.tables.benchmark import load_corpus
+from evaluation.tables.products import Products, ProductView
+from evaluation.vectors.catalogue import DEFAULT_CACHE, VectorCache
+from evaluation.vectors.nearest import ExactSearch
+from evaluation.vectors.store import Vectors
+
+# In the order in which a product gets one: its richest view.
+VIEWS = ("mm", "t", "i")
+THUMBNAIL = 256  # pixels of the longer side; cards are at most half as wide on screens of usual density
+KEPT = 512  # encoded thumbnails, some 10 kB each
+
+
+class Catalogue:
+    """N products, each in its richest view (title and picture, or what it has), ready to be searched.
+
+    Attributes:
+        products: the corpus of the data set; rows below are its rows.
+        view: row -> "mm", "t" or "i".
+        left_out: how many products have neither title nor picture.
+    """
+
+    def __init__(self, products: Products, vectors: np.ndarray, view: dict[int, str]):
+        self.products, self.view = products, view
+        self.left_out = len(products) - len(view)
+        self._rows = np.array(list(view))
+        self._search = ExactSearch(Vectors(vectors, [products.ids[row] for row in view], "the catalogue"), threads=1)
+        self.thumbnail = lru_cache(KEPT)(self._thumbnail)
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+    def title(self, row: int) -> str | None:
+        """Return the title; `None` where there is none."""
+        return self.products.texts[row]
+
+    def photo(self, row: int) -> Image.Image | None:
+        """Return the upright RGB image in full size; `None` where there is none.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        return None if self.view[row] == "t" else read_photo(self.products.product(row, "i")["image"])
+
+    def _thumbnail(self, row: int) -> str | None:
+        """Return the image encoded anew, to be put into the page itself, so that no file is served."""
+        photo = self.photo(row)
+        return None if photo is None else data_address(photo, THUMBNAIL)
+
+    def search(self, vector: np.ndarray, k: int) -> list[tuple[int, float]]:
+        """Return row and score of the k products with the highest cosine similarity, or of all, best first.
+
+        Args:
+            vector: (D,), L2-normalised.
+        """
+        hits = self._search.search(Vectors(vector[None], ["query"], "the query"), min(k, len(self)))
+        return [(int(self._rows[row]), float(score)) for row, score in zip(hits.rows[0], hits.scores[0], strict=True)]
+
+
+def open_catalogue(
+    dataset: str,
+    encoder: Encoder,
+    revision: str | None = None,
+    cache: Path | None = None,
+    batch_size: int = 64,
+    workers: int = 0,
+) -> Catalogue:
+    """Load the corpus of an MBE2.0-format data set, and embed what the evaluation's cache has not.
+
+    Args:
+        dataset: folder or Hub id.
+        cache: folder of the cache; by default the one that `python -m evaluation` uses.
+        batch_size, workers: see `Encoder.encode`.
+
+    Raises:
+        UserError: the data set or a picture cannot be read, or no product has a title or a picture.
+    """
+    products = load_corpus(dataset, revision)
+    vectors = VectorCache(cache or DEFAULT_CACHE)
+    view: dict[int, str] = {}
+    parts = []
+    for name in VIEWS:
+        rows = [row for row in products.rows(name) if row not in view]
+        view |= dict.fromkeys(rows, name)
+        if rows:
+            items = ProductView(products, name, rows)
+            parts.append(
+                vectors.embed(encoder, items, name, batch_size=batch_size, workers=workers, description="catalogue")
+            )
+    if not parts:
+        raise UserError(f"No product of {dataset} has a title or a picture.")
+    return Catalogue(products, torch.cat(parts).numpy(), view)
+
+
+def data_address(picture: Image.Image, longest: int, quality: int = 82) -> str:
+    """Return a JPEG of at most `longest` pixels a side as a data: address."""
+    picture = picture.copy()
+    picture.thumbnail((longest, longest))
+    encoded = BytesIO()
+    picture.save(encoded, "JPEG", quality=quality)
+    return f"data:image/jpeg;base64,{b64encode(encoded.getvalue()).decode()}"

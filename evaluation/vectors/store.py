@@ -1,0 +1,215 @@
+"""A folder of vectors on disk: written shard by shard, read without loading it.
+
+    vectors/run.json                   what they are vectors of; written first
+    vectors/shards/00000.parquet ...   id (string), vector (D numbers of float32, float16 or int8)
+    vectors/vectors.npy, ids.npy       the same (N, D) and (N,), for NumPy, in the order of the shards
+    vectors/manifest.json              what they are vectors of, and how many there are; written last
+
+A shard is complete or absent, so whoever fills a folder goes on where an earlier run ended. An entry of the
+evaluation's cache is such a folder up to its shards, named by its fingerprint.
+
+int8 vectors are scaled so that their largest component is 127; only their direction is kept, so they are normalised
+again where they are read.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.lib.format import open_memmap
+
+from common_moon2.files import staged, write_json
+from evaluation.arguments import DTYPES
+from evaluation.errors import EvaluationError
+
+RUN, MANIFEST, SHARDS, VECTORS, IDS = "run.json", "manifest.json", "shards", "vectors.npy", "ids.npy"
+READ = 16384
+
+
+class Vectors:
+    """N vectors with their ids.
+
+    Args:
+        array: (N, D) float32, float16 or int8, in memory or a memory-mapped file.
+        ids: N different ids, strings.
+        name: what errors call it.
+    """
+
+    def __init__(self, array: np.ndarray, ids: Sequence[str], name: str = "the array"):
+        self.array, self.ids, self.name = array, np.asarray(ids), name
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    @property
+    def dimension(self) -> int:
+        return self.array.shape[1]
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return (stop - start, D) float32, from the file and not its mapping, whose pages would stay in memory."""
+        if not isinstance(self.array, np.memmap):
+            return as_float32(self.array[start:stop])
+        width = self.dimension * self.array.dtype.itemsize
+        offset, count = self.array.offset + start * width, (stop - start) * self.dimension
+        rows = np.fromfile(self.array.filename, self.array.dtype, count, offset=offset)
+        return as_float32(rows.reshape(-1, self.dimension))
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Return (len(rows), D) float32."""
+        return as_float32(self.array[rows])
+
+
+def as_float32(rows: np.ndarray) -> np.ndarray:
+    """Return stored vectors as the vectors that are compared."""
+    exact = np.ascontiguousarray(rows, np.float32)
+    if rows.dtype == np.int8:
+        exact /= np.maximum(np.linalg.norm(exact, axis=1, keepdims=True), np.float32(1e-30))
+    return exact
+
+
+def as_stored(vectors: np.ndarray, dtype: str) -> np.ndarray:
+    """Return (N, D) float32 as one of `DTYPES`."""
+    if dtype == "int8":
+        return np.rint(vectors * (127 / np.maximum(np.abs(vectors).max(1, keepdims=True), 1e-30))).astype(np.int8)
+    return vectors.astype(dtype)
+
+
+def open_vectors(path: str | Path) -> Vectors:
+    """Open a folder that `python -m evaluation embed` has finished, or any (N, D) .npy file.
+
+    The ids of a file are its row numbers.
+
+    Raises:
+        EvaluationError: it is neither, or unfinished, or its files do not fit together.
+    """
+    path = Path(path)
+    folder = path.is_dir()
+    if folder and not (path / MANIFEST).exists():
+        raise EvaluationError(
+            f"{path} has no {MANIFEST}: it is not a folder of vectors, or its embedding was interrupted; run the same "
+            "`embed` again to finish it."
+        )
+    file = path / VECTORS if folder else path
+    array = _mapped(file)
+    if array.ndim != 2 or array.dtype.name not in DTYPES:
+        raise EvaluationError(f"{file} holds {array.dtype} {array.shape}; vectors are (N, D) {', '.join(DTYPES)}.")
+    if not array.flags.c_contiguous:
+        raise EvaluationError(
+            f"{file} is in Fortran order, column after column: save it again with "
+            "numpy.save(file, numpy.ascontiguousarray(vectors))."
+        )
+    ids = np.array(_mapped(path / IDS)) if folder else np.arange(len(array)).astype(str)
+    if len(ids) != len(array):
+        raise EvaluationError(f"{path} has {len(array)} vectors but {len(ids)} ids: embed it again.")
+    return Vectors(array, ids, str(path))
+
+
+def _mapped(file: Path) -> np.ndarray:
+    try:
+        return open_memmap(file, "r")
+    except (OSError, ValueError) as error:
+        reason = str(error).rstrip(".")
+        raise EvaluationError(
+            f"{file} cannot be read as vectors: {reason}. Give a folder written by `embed`, or one array as .npy."
+        ) from error
+
+
+def identity(path: str | Path) -> dict:
+    """Return what tells these vectors from others: a folder's manifest, or a file's size and time of change."""
+    path = Path(path)
+    if path.is_dir():
+        return json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    state = path.stat()
+    return {"file": str(path.resolve()), "size": state.st_size, "changed": state.st_mtime_ns}
+
+
+def claim(folder: Path, settings: dict) -> None:
+    """Take an empty folder, or one that a run of the same settings has begun to fill.
+
+    What a killed run was writing is removed.
+
+    Raises:
+        EvaluationError: it holds something else.
+    """
+    path = folder / RUN
+    for unfinished in folder.rglob(".*.part"):
+        unfinished.unlink()
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        differing = sorted(name for name in settings if before.get(name) != settings[name])
+        if differing:
+            raise EvaluationError(
+                f"{folder} holds vectors of another run ({', '.join(differing)} differ): give another --output, or "
+                "delete it."
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise EvaluationError(f"--output {folder} holds other files: give a new folder.")
+    else:
+        write_json(path, settings, sort_keys=True)
+
+
+def shards_of(folder: Path, products: int, size: int) -> dict[Path, range]:
+    """Return the shards of a folder, whether there or not, and the places of the products in each."""
+    starts = range(0, products, size)
+    return {
+        folder / SHARDS / f"{number:05d}.parquet": range(start, min(start + size, products))
+        for number, start in enumerate(starts)
+    }
+
+
+def write_shard(path: Path, ids: Sequence[str], vectors: np.ndarray) -> None:
+    """Write one shard; the same content gives the same bytes."""
+    rows = pa.array(vectors.reshape(-1), pa.from_numpy_dtype(vectors.dtype))
+    columns = {"id": pa.array(ids, pa.string()), "vector": pa.FixedSizeListArray.from_arrays(rows, vectors.shape[1])}
+    with staged(path) as temporary:
+        # Vectors are noise to a compressor.
+        pq.write_table(pa.table(columns), temporary, compression="none", use_dictionary=False)
+
+
+def read_shard(path: Path) -> tuple[list[str], np.ndarray]:
+    """Return the ids, and the vectors as they are stored."""
+    table = pq.read_table(path)
+    column = table["vector"].combine_chunks()
+    return table["id"].to_pylist(), column.flatten().to_numpy().reshape(len(table), column.type.list_size)
+
+
+def join_shards(folder: Path, shards: Sequence[Path]) -> int:
+    """Write `vectors.npy` and `ids.npy` from the shards, one at a time; return how many vectors there are."""
+    metadata = [pq.read_schema(path) for path in shards]
+    counts = [pq.read_metadata(path).num_rows for path in shards]
+    vector = metadata[0].field("vector").type
+    ids: list[str] = []
+    with staged(folder / VECTORS) as temporary:
+        array = open_memmap(temporary, "w+", vector.value_type.to_pandas_dtype(), (sum(counts), vector.list_size))
+        for path in shards:
+            names, rows = read_shard(path)
+            array[len(ids) : len(ids) + len(names)] = rows
+            ids += names
+        array.flush()
+    with staged(folder / IDS) as temporary, temporary.open("wb") as file:
+        np.save(file, np.array(ids, dtype=str), allow_pickle=False)
+    return len(ids)
+
+
+def read_blocks(vectors: Vectors, size: int = READ) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (start, float32 (n, D)) from first to last, with n at most `size`.
+
+    Raises:
+        EvaluationError: a value is not finite; the message names the id.
+    """
+    for start in range(0, len(vectors), size):
+        stop = min(start + size, len(vectors))
+        block = vectors.read(start, stop)
+        check_finite(block, vectors, range(start, stop))
+        yield start, block
+
+
+def check_finite(block: np.ndarray, vectors: Vectors, rows: Sequence[int]) -> None:
+    """Check that every value of float32 (n, D), which are the n `rows`, is finite."""
+    finite = np.isfinite(block).all(1)
+    if not finite.all():
+        row = rows[int(finite.argmin())]
+        raise EvaluationError(f"The vector of {str(vectors.ids[row])!r} (row {row} of {vectors.name}) is not finite.")

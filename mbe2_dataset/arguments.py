@@ -1,0 +1,436 @@
+"""What the commands of `python -m mbe2_dataset` can be told, on the command line or, for `build`, in a YAML file."""
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from common_moon2.cli import whole
+from common_moon2.fields import Command, option, positional
+from common_moon2.hub import check_repo_id
+from common_moon2.source import local_folder
+from mbe2_dataset.errors import CheckError, OptionError, PublishError
+
+SYNTHETIC_FALSE_POSITIVES = 0.08
+SYNTHETIC_SIZES = {"num_products": 2400, "num_validation": 120, "num_test": 500, "picture_size": 96}
+# What `--revisions` may name.
+REVISED = ("catalogue", "negative_model", "title_model", "consistency_model")
+
+
+def processes() -> int:
+    """Return one process for each core."""
+    return os.cpu_count() or 1
+
+
+@dataclass
+class SourceArguments:
+    """The catalogue, and the queries of shoppers where there are some."""
+
+    _argument_group_name = "the catalogue"
+
+    catalogue: str = option(
+        "", "'synthetic' (built in: drawn products with known truth and noise); a folder or file of Parquet, CSV, TSV "
+        "or JSONL with pictures inside or beside it; or user/name of a data set on the Hub.",
+    )  # fmt: skip
+    format: Literal["table", "triplets", "m5product", "fashion200k"] = option(
+        "table", "How the catalogue is laid out: a product to a row (MBE v1 among them), a triplet to a row (the "
+        "authors' MBE2.0), or the published layout of M5Product or Fashion200K.",
+    )  # fmt: skip
+    columns: list[str] = option(
+        list, "Which columns hold what, where the names are not usual: title=product_name images=front,back ..."
+    )
+    encoding: str = option("utf-8-sig", "Of CSV, TSV and JSONL.")
+    pictures: str | None = option(None, "Folder in which the paths of pictures begin; by default that of the table.")
+    only: list[str] = option(list, "Read only rows with these values: locale=us ...")
+    hub_config: str | None = option(None, "Of a Hub data set: its configuration.")
+    hub_split: str | None = option(None, "Of a Hub data set: one split only.")
+    allow_urls: bool = option(False, "Fetch pictures that are given by http(s) addresses of the public Internet.")
+    max_pixels: int | None = option(None, "Store larger pictures at this many pixels; by default as they are.")
+    split_shares: str = option("0.8,0.1,0.1", "Train, validation and test, by group, where the source has no splits.")
+    assign_splits: bool = option(False, "Assign splits by split_shares even if the source has some.")
+    limit: int | None = option(None, "Take only the first rows of the source.")
+    search_log: str | None = option(
+        None, "A table of queries, items and labels (ESCI's E/S/C/I and others) or counts of purchases, clicks and "
+        "exposures: bought is positive, shown and not bought is negative.",
+    )  # fmt: skip
+    log_columns: list[str] = option(list, "As columns, for the search log.")
+    log_only: list[str] = option(list, "As only, for the search log.")
+    num_products: int | None = option(None, "Synthetic only: train products; left out: 2400.")
+    num_validation: int | None = option(None, "Synthetic only: validation products; left out: 120.")
+    num_test: int | None = option(None, "Synthetic only: test products; left out: 500.")
+    picture_size: int | None = option(None, "Synthetic only: width and height of the pictures; left out: 96.")
+
+    def check(self) -> None:
+        """Raise an OptionError for what cannot be."""
+        if not self.catalogue:
+            raise OptionError("Give --catalogue: 'synthetic', a folder or file, or user/name of a data set on the Hub.")
+        sizes = [name for name in SYNTHETIC_SIZES if getattr(self, name) is not None]
+        if sizes and not self.synthetic:
+            raise OptionError(
+                f"{', '.join(f'--{name}' for name in sizes)} only means something with the synthetic catalogue."
+            )
+        _at_least(self, num_products=1, num_validation=0, num_test=1, picture_size=16, limit=1, max_pixels=1)
+        if not all(share >= 0 for share in self.shares) or not sum(self.shares) > 0:
+            raise OptionError(f"--split_shares must be three shares like 0.8,0.1,0.1, not {self.split_shares!r}.")
+        if self.search_log is None and (self.log_columns or self.log_only):
+            raise OptionError("--log_columns and --log_only only mean something with --search_log.")
+
+    @property
+    def synthetic(self) -> bool:
+        """Tell whether the catalogue is the built-in one."""
+        return self.catalogue == "synthetic"
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Return the sizes of the synthetic catalogue."""
+        told = {name: getattr(self, name) for name in SYNTHETIC_SIZES}
+        return SYNTHETIC_SIZES | {name: size for name, size in told.items() if size is not None}
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Return the shares of train, validation and test."""
+        return _numbers("split_shares", self.split_shares, 3)
+
+
+@dataclass
+class TripletArguments:
+    """Query, positive, negative."""
+
+    _argument_group_name = "query, positive, negative"
+
+    query_mix: str = option("1,1,1", "Shares of text, image and mixed queries among those made from products.")
+    made_queries: bool = option(
+        True, "Make queries from products; with a search log they come in addition to the shoppers' own."
+    )
+    negatives: Literal["category", "random", "mined"] = option(
+        "category", "Where negatives come from that no log gives: the nearest category, anywhere, or the neighbours in "
+        "a model's space.",
+    )  # fmt: skip
+    negative_model: str | None = option(
+        None, "With mined negatives: a multimodal sentence-transformers or Moon2 model. Its code is run."
+    )
+    hardness: str = option("5,50", "With mined negatives: nearest and farthest rank that may be drawn.")
+    most_alike: float = option(0.95, "With mined negatives: what is more similar may be the same thing, and is none.")
+    false_positive_rate: float | None = option(
+        None,
+        "Share of train triplets that get a wrong positive, to test filtering; left out: 0.08 for synthetic, else 0.",
+    )
+
+    def check(self) -> None:
+        """Raise an OptionError for what cannot be."""
+        if not all(0 <= share < float("inf") for share in self.mix) or sum(self.mix) == 0:
+            raise OptionError(f"--query_mix must be three shares like 1,1,1, not {self.query_mix!r}.")
+        if self.false_positive_rate is not None and not 0 <= self.false_positive_rate <= 1:
+            raise OptionError(f"--false_positive_rate must lie between 0 and 1, not {self.false_positive_rate}.")
+        if (self.negatives == "mined") != (self.negative_model is not None):
+            raise OptionError("--negatives mined and --negative_model go together.")
+        nearest, farthest = self.ranks
+        if not 1 <= nearest <= farthest:
+            raise OptionError(f"--hardness must be two ranks like 5,50, the nearest from 1, not {self.hardness!r}.")
+        if not -1 < self.most_alike <= 1:
+            raise OptionError(f"--most_alike must be a cosine similarity above -1 and up to 1, not {self.most_alike}.")
+
+    @property
+    def mix(self) -> tuple[float, ...]:
+        """Return the shares of text, image and mixed queries."""
+        return _numbers("query_mix", self.query_mix, 3)
+
+    @property
+    def ranks(self) -> tuple[int, int]:
+        """Return the nearest and the farthest rank of a mined negative."""
+        nearest, farthest = _numbers("hardness", self.hardness, 2)
+        return int(nearest), int(farthest)
+
+
+@dataclass
+class TitleArguments:
+    """Enriched titles (MOON2.0, section 5)."""
+
+    _argument_group_name = "enriched titles"
+
+    titles: Literal["template", "endpoint", "local", "none"] = option(
+        "template",
+        "Who writes them: offline templates, a server with the OpenAI chat API, or a local transformers model.",
+    )
+    title_model: str | None = option(None, "Name of the model at the server; or its id or folder.")
+    title_endpoint: str | None = option(None, "Address of the server, like http://localhost:8000/v1.")
+    title_pictures: bool = option(True, "Show the picture to the model.")
+    title_entities: bool = option(False, "Let the model extract entities, too.")
+    title_concurrency: int = option(4, "Requests at a time.")
+    title_max_requests: int | None = option(None, "Stop before more requests than this.")
+    title_max_cost: float | None = option(None, "Stop before it costs more than this, in the currency of the prices.")
+    title_prices: str = option("0,0", "For a million tokens read, and written.")
+    api_key_env: str = option("OPENAI_API_KEY", "Environment variable with the key of the servers.")
+
+    def check(self) -> None:
+        """Raise an OptionError for what cannot be."""
+        _numbers("title_prices", self.title_prices, 2)
+        served = self.titles == "endpoint"
+        if served != (self.title_endpoint is not None):
+            raise OptionError("--titles endpoint and --title_endpoint go together.")
+        if (self.titles in ("endpoint", "local")) != (self.title_model is not None):
+            raise OptionError("--title_model names the model of --titles endpoint or local, and only of these.")
+        for name in ("title_max_requests", "title_max_cost"):
+            if getattr(self, name) is not None and not served:
+                raise OptionError(f"--{name} only means something with --titles endpoint.")
+
+    @property
+    def prices(self) -> tuple[float, ...]:
+        """Return the price of a million tokens read, and written."""
+        return _numbers("title_prices", self.title_prices, 2)
+
+
+@dataclass
+class PictureArguments:
+    """Changed views (MOON2.0, section 5)."""
+
+    _argument_group_name = "changed views"
+
+    augmented_images: int = option(1, "Changed views of each product (n_c in the paper).")
+    subject: Literal["classical", "rembg", "segmentation", "none"] = option(
+        "classical", "Who finds the subject of a photo: classical segmentation, rembg, a transformers segmentation "
+        "model, or nobody (then the editor does).",
+    )  # fmt: skip
+    subject_model: str | None = option(None, "Name or ONNX file for rembg; id or folder of a segmentation model.")
+    editor: Literal["none", "endpoint", "diffusers"] = option(
+        "none", "Who changes the picture: geometry and light, a server with the OpenAI images/edits API, or a "
+        "diffusers pipeline.",
+    )  # fmt: skip
+    editor_model: str | None = option(None, "Name of the model at the server; or id or folder of the pipeline.")
+    editor_endpoint: str | None = option(None, "Address of the server.")
+    editor_concurrency: int = option(4, "Products at a time at the server.")
+    editor_max_cost: float | None = option(None, "Stop before it costs more than this.")
+    editor_price: float = option(0.0, "For one edit.")
+
+    def check(self) -> None:
+        """Raise an OptionError for what cannot be."""
+        _at_least(self, augmented_images=0)
+        if self.subject == "none" and self.editor == "none" and self.augmented_images:
+            raise OptionError("--subject none needs an --editor, which then finds the subject itself.")
+        if (self.editor == "endpoint") != (self.editor_endpoint is not None):
+            raise OptionError("--editor endpoint and --editor_endpoint go together.")
+        if (self.editor != "none") != (self.editor_model is not None):
+            raise OptionError("--editor endpoint or diffusers and --editor_model go together.")
+        if self.subject == "segmentation" and self.subject_model is None:
+            raise OptionError("--subject segmentation needs --subject_model.")
+
+
+@dataclass
+class ConsistencyArguments:
+    """Whether picture and title still say the same."""
+
+    _argument_group_name = "consistency of picture and title"
+
+    consistency_model: str | None = option(
+        None,
+        "CLIP, SigLIP, or a multimodal sentence-transformers or Moon2 model, whose code is run. Scores are stored.",
+    )
+    consistency_threshold: str | None = option(
+        None, "What scores less is recorded but not published: 0.2, or 5%% for the lowest twentieth."
+    )
+
+    def check(self) -> None:
+        """Raise an OptionError for what cannot be."""
+        if self.consistency_threshold is not None and self.consistency_model is None:
+            raise OptionError("--consistency_threshold only means something with --consistency_model.")
+
+
+@dataclass
+class OutputArguments:
+    """Where everything goes, and how it is worked on."""
+
+    _argument_group_name = "output"
+
+    output: str = option("", "Folder to write; must be absent or empty.")
+    overwrite: bool = option(False, "Replace the folder if it holds an MBE2.0-format data set.")
+    work: str | None = option(
+        None, "Folder of the stored catalogue and the journal; by default OUTPUT.work. With it a build that was "
+        "stopped goes on, and nothing is paid for twice.",
+    )  # fmt: skip
+    seed: int = option(0, "The same seed gives the same bytes.")
+    rows_per_shard: int = option(1000, "Triplets in one Parquet file.")
+    revisions: list[str] = option(
+        list, "Branches, tags or commits of what is read from the Hub: catalogue=v1 negative_model=... title_model=... "
+        "consistency_model=...",
+    )  # fmt: skip
+    engine: Literal["processes", "ray"] = option(
+        "processes", "Where the work is done: in processes of this machine, or by Ray Data on a cluster that sees the "
+        "same folders. It changes the speed, never the result.",
+    )  # fmt: skip
+    num_proc: int | None = option(None, "Processes; left out: one for each core.")
+    dry_run: bool = option(False, "Make nothing: try a few products and say what the build would take.")
+    dry_run_rows: int = option(100, "So many products are tried.")
+    licence: str | None = option(None, "Of the catalogue, as the Hub names it (cc-by-4.0 ...), or 'other'.")
+    licence_name: str | None = option(None, "With licence other: its name; left out: as-the-source-catalogue.")
+    licence_link: str | None = option(None, "With licence other: where it can be read.")
+    languages: str = option("", "Of the texts, like en,zh.")
+    attribution: str = option("", "A sentence for the card on where the catalogue comes from.")
+
+    def check(self) -> None:
+        """Raise an OptionError for what cannot be."""
+        if not self.output:
+            raise OptionError("Give --output: the folder to write.")
+        _at_least(self, seed=0, rows_per_shard=1, dry_run_rows=1, num_proc=1)
+        for name in (word.partition("=")[0] for word in self.revisions):
+            if name not in REVISED:
+                raise OptionError(f"--revisions has no {name!r}, only {', '.join(REVISED)}.")
+        if self.licence is None and (self.languages or self.attribution or self.licence_name or self.licence_link):
+            raise OptionError("--languages, --attribution, --licence_name and --licence_link need --licence.")
+
+    def revision(self, of: str) -> str | None:
+        """Return the revision of what an option names, None if it was not told."""
+        return dict(word.split("=", 1) for word in self.revisions if "=" in word).get(of)
+
+
+# The bases in the other order: fields of a dataclass begin with those of the last one.
+@dataclass
+class Build(OutputArguments, ConsistencyArguments, PictureArguments, TitleArguments, TripletArguments, SourceArguments):
+    """Turn a product catalogue into MBE2.0-format training triplets and a retrieval benchmark.
+
+    Every option may also stand in a YAML file, which is the first argument then.
+    """
+
+    def check(self) -> None:
+        """Raise an OptionError for options that cannot be, or do not go together."""
+        for part in reversed(Build.__bases__):
+            part.check(self)
+
+    def command(self, name: str) -> str:
+        """Return the command for the card: all that shapes the data and is not the default, without paths."""
+        words = [f"python -m mbe2_dataset build --catalogue {name} --output mbe2"]
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in _NOT_IN_COMMAND or value in (None, field.default, []):
+                continue
+            shown = value if isinstance(value, list) else [value]
+            if field.name in _PATHS:
+                shown = [Path(text).name for text in shown]
+            words.append(f"--{field.name} {' '.join(map(_quoted, shown))}")
+        return " ".join(words)
+
+
+_PATHS = {"pictures", "search_log", "negative_model", "title_model", "subject_model", "editor_model",
+          "consistency_model"}  # fmt: skip
+_NOT_IN_COMMAND = {"catalogue", "output", "overwrite", "work", "num_proc", "engine", "dry_run", "dry_run_rows",
+                   "api_key_env", "title_concurrency", "editor_concurrency", "title_endpoint",
+                   "editor_endpoint"}  # fmt: skip
+
+
+def _quoted(value: object) -> str:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return f'"{text}"' if " " in text or not text else text
+
+
+def _numbers(name: str, text: str, count: int) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(number) for number in str(text).split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != count:
+        raise OptionError(f"--{name} must be {count} numbers with commas between them, not {text!r}.")
+    return numbers
+
+
+def _at_least(told: object, **least: int) -> None:
+    for name, number in least.items():
+        value = getattr(told, name)
+        if value is not None and value < number:
+            raise OptionError(f"--{name} must be at least {number}, not {value}.")
+
+
+@dataclass
+class Check:
+    """Look for faults in an MBE2.0-format data set: columns, pictures, judgements, duplicates, what splits share."""
+
+    dataset: str = positional("a folder, or user/name on the Hub")
+    revision: str | None = option(None, "of a data set on the Hub: branch, tag or commit")
+    model: str | None = option(
+        None, "a multimodal sentence-transformers or Moon2 model: products of different splits whose vectors are near "
+        "are reported, too. Its code is run",
+    )  # fmt: skip
+    report: Path | None = option(None, "write a page with sample rows and pictures", type=Path, metavar="HTML")
+    samples: int = option(12, "rows on that page", type=whole(1))
+    num_proc: int = option(processes(), "processes; left out: one a core", type=whole(1))
+
+    def check(self) -> None:
+        """Raise a UserError if there is no such data set, or no place for the report."""
+        if self.report is not None and not self.report.absolute().parent.is_dir():
+            raise CheckError(f"--report {self.report}: there is no folder {self.report.parent}; make it first.")
+        local_folder("dataset", self.dataset)
+
+
+@dataclass
+class Push:
+    """Check a data set and upload it to the Hub.
+
+    What is there already is not uploaded again, so after an interruption the same command goes on. Sign in with `hf
+    auth login` or HF_TOKEN.
+    """
+
+    dataset: str = positional("the folder that was built")
+    repo: str = option(help="user/name; made if there is none", type=str)
+    private: bool = option(False, "a new repository is private")
+    tag: str | None = option(None, "name for this state, to load it by: load_dataset(..., revision=TAG)")
+    message: str | None = option(None, "of the commit")
+    force: bool = option(False, "publish although the check finds errors")
+    dry_run: bool = option(False, "upload nothing: check, and list the files")
+    num_proc: int = option(processes(), "processes; left out: one a core", type=whole(1))
+
+    def check(self) -> None:
+        """Raise a UserError if there is no such folder, or the name cannot be."""
+        check_push(self.dataset, self.repo)
+
+
+def check_push(folder: str | Path, repo_id: str) -> None:
+    """Raise a UserError if there is no such folder, or the name cannot be."""
+    check_repo_id(repo_id, "data set")
+    if not Path(folder).is_dir():
+        raise PublishError(f"There is no data set folder {folder}; build one with 'python -m mbe2_dataset build'.")
+
+
+PROG = "python -m mbe2_dataset"
+COMMANDS = {
+    "build": Command(
+        Build,
+        "mbe2_dataset.commands:build",
+        examples=(
+            f"{PROG} build --catalogue synthetic --output mbe2",
+            f"{PROG} build --catalogue my_catalogue --output mbe2 --augmented_images 2 --query_mix 2,1,1",
+            f"{PROG} build --catalogue shop.csv --columns title=name images=photo --output mbe2 --dry_run",
+            f"{PROG} build --catalogue my_catalogue --search_log clicks.parquet --output mbe2 --json",
+        ),
+        usage="%(prog)s [OPTIONS.yaml] --catalogue SRC --output DIR [--option value ...]",
+        reads_file=True,
+    ),
+    "check": Command(
+        Check,
+        "mbe2_dataset.commands:check",
+        examples=(
+            f"{PROG} check mbe2",
+            f"{PROG} check mbe2 --report check.html --samples 30",
+            f"{PROG} check user/mbe2 --revision v1 --json > findings.json",
+        ),
+        exit_1="there are errors in the data set",
+    ),
+    "push": Command(
+        Push,
+        "mbe2_dataset.commands:push",
+        examples=(
+            f"{PROG} push mbe2 --repo user/mbe2 --dry_run",
+            f"{PROG} push mbe2 --repo user/mbe2 --private --tag v1",
+        ),
+    ),
+}
+ABOUT = {
+    "description": "Builds, checks and publishes data sets for MOON2.0.",
+    "examples": (
+        f"{PROG} build --catalogue synthetic --output mbe2",
+        f"{PROG} check mbe2 --report check.html",
+        f"{PROG} push mbe2 --repo user/mbe2 --tag v1",
+        f"{PROG} build --help",
+    ),
+    "epilog": "With --json every command prints its answer as JSON, and nothing else, on stdout. Options may be spelt "
+    "with dashes as well (--num-proc).",
+    "exit_1": "check found errors in the data set",
+}

@@ -1,0 +1,1 @@
+"""Catalogues and search logs: read from anybody's tables, checked and stored."""

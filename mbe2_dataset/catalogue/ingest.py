@@ -1,0 +1,367 @@
+"""Stores a source as a catalogue: every row is either in it or set aside with the reason."""
+
+import atexit
+import hashlib
+import json
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from tqdm import tqdm
+
+from common_moon2.files import replace_folder, write_text
+from common_moon2.parallel import in_processes
+from mbe2_dataset.catalogue.pictures import (
+    PICTURES_SCHEMA,
+    Picture,
+    decode,
+    encode,
+    fetch_all,
+    perceptual_hash,
+    picture_name,
+    picture_place,
+    read_content,
+)
+from mbe2_dataset.catalogue.products import ProductSource
+from mbe2_dataset.catalogue.store import (
+    ASSIGNED,
+    ASSIGNED_SCHEMA,
+    PART_ROWS_SCHEMA,
+    PARTS,
+    QUARANTINE,
+    SPLITS,
+    SUMMARY,
+    Catalogue,
+    Item,
+    Problem,
+    Row,
+    Source,
+    part_records,
+)
+from mbe2_dataset.catalogue.tables import LocalTables
+from mbe2_dataset.errors import CatalogueError
+from mbe2_dataset.parallel import seed_for
+
+FORMAT = 1
+# Rows of the source in a part, which is what survives if the ingest is killed, and in what a process takes at a time.
+PART_ROWS = 2048
+CHUNK_ROWS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class IngestOptions:
+    """What is taken from a source, and what replaces what it lacks.
+
+    Attributes:
+        seed: of the splits.
+        shares: of train, validation and test among the groups, where the source has no split.
+        assign_splits: assign splits even if the source has some.
+        max_pixels: store larger pictures as smaller JPEGs; by default all are stored as they are.
+        allow_urls: fetch pictures from the public Internet (`common_moon2.fetch.fetch`).
+        connections: how many pictures each process fetches at a time; it changes the speed only.
+        limit: take only the first rows of the source.
+    """
+
+    seed: int = 0
+    shares: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    assign_splits: bool = False
+    max_pixels: int | None = None
+    allow_urls: bool = False
+    connections: int = 8
+    limit: int | None = None
+
+
+def ingest(
+    source: Source, folder: str | Path, options: IngestOptions | None = None, num_proc: int = 1, overwrite: bool = False
+) -> Catalogue:
+    """Store the catalogue of `source` in `folder`, or use it if it is there already, of the same files and options.
+
+    A row is set aside, with the reason, if it has no id, title or picture, if its id occurred before, if its split is
+    unknown or if none of its pictures can be read; single pictures are set aside likewise. Where the source has no
+    groups, rows with the same title (but for case and blanks) or a byte-identical picture become one, transitively.
+    Where it has no splits, groups are assigned to them by the seed. All this is our choice. A run that is killed goes
+    on where it was; the bytes in the folder depend on the source and the options only.
+
+    Args:
+        num_proc: processes that read and decode pictures.
+        overwrite: replace a stored catalogue of something else.
+
+    Raises:
+        CatalogueError: the source cannot be read, no row of it can be used, or the folder holds something else.
+    """
+    options = options or IngestOptions()
+    folder = Path(folder).absolute()
+    shaping = {name: value for name, value in asdict(options).items() if name != "connections"}
+    identity = json.dumps([FORMAT, source.name, source.fingerprint(), shaping])
+    key = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
+    if (folder / SUMMARY).exists():
+        catalogue = Catalogue(folder)
+        if catalogue.summary["key"] == key:
+            return catalogue
+        if not overwrite:
+            raise CatalogueError(
+                f"{folder} holds the catalogue of another source, of other files or with other options: remove it, or "
+                f"choose another folder."
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise CatalogueError(f"{folder} is not empty and holds no stored catalogue: choose another folder.")
+    staging = folder.with_name(f".{folder.name}.incomplete")
+    _begin(staging, key)
+    try:
+        counts = _write_parts(source, staging / PARTS, options, num_proc)
+        _finish(staging, source.name, key, shaping, counts)
+    except CatalogueError:
+        shutil.rmtree(staging)
+        raise
+    (staging / "key").unlink()
+    replace_folder(staging, folder)
+    return Catalogue(folder)
+
+
+def _begin(staging: Path, key: str) -> None:
+    """Keep what an ingest of the same left behind, and nothing else."""
+    mark = staging / "key"
+    if not mark.exists() or mark.read_text() != key:
+        shutil.rmtree(staging, ignore_errors=True)
+        (staging / PARTS).mkdir(parents=True)
+        write_text(mark, key)
+
+
+# What became of one row of the source: its record for PART_ROWS_SCHEMA, if it is kept, the bytes of its pictures, and
+# what is wrong with it.
+Checked = tuple[dict | None, list[bytes], list[Problem]]
+
+
+def _write_parts(source: Source, folder: Path, options: IngestOptions, num_proc: int) -> Counter:
+    """Write the parts that are not there yet; return counts of rows and pictures over all of them."""
+    for rest in folder.glob(".*"):
+        shutil.rmtree(rest)
+    seen = {record["id"]: record["where"] for record, _ in part_records(folder.parent)}
+    done = sorted(folder.iterdir())
+    items = islice(iter(source), options.limit)
+    with tqdm(desc=f"read {source.name}", unit=" rows") as bar:
+        bar.update(sum(1 for _ in islice(items, len(done) * PART_ROWS)))
+        check = partial(_check_chunk, folder=source.folder, options=options)
+        checked = chain.from_iterable(_in_order(check, items, num_proc))
+        number = len(done)
+        while (first := next(checked, None)) is not None:
+            _write_part(chain([first], islice(checked, PART_ROWS - 1)), folder, number, seen, bar)
+            number += 1
+    counts = Counter({f"{kind}_{end}": 0 for kind in ("rows", "pictures") for end in ("in", "out", "quarantined")})
+    for part in sorted(folder.iterdir()):
+        counts.update(json.loads((part / "counts.json").read_text()))
+    return counts
+
+
+def _in_order(check, items: Iterator[Item | Problem], num_proc: int) -> Iterator[list[Checked]]:
+    """Yield `check` of chunks of items in their order; only so many are read ahead as keep the processes busy."""
+    chunks = iter(lambda: list(islice(items, CHUNK_ROWS)), [])
+    yield from in_processes(check, chunks, num_proc)
+
+
+def _write_part(rows: Iterable[Checked], folder: Path, number: int, seen: dict[str, str], bar: tqdm) -> None:
+    """Write part `number`, which is complete or absent."""
+    staged = folder / f".{number:05d}"
+    staged.mkdir()
+    counts, pictures, records = Counter(), 0, []
+    with (
+        pa.OSFile(str(staged / "rows.arrow"), "wb") as rows_file,
+        pa.ipc.new_stream(rows_file, PART_ROWS_SCHEMA) as rows_writer,
+        pa.OSFile(str(staged / "pictures.arrow"), "wb") as pictures_file,
+        pa.ipc.new_stream(pictures_file, PICTURES_SCHEMA) as pictures_writer,
+        open(staged / QUARANTINE, "w", encoding="utf-8") as quarantine,
+    ):
+        for record, contents, problems in rows:
+            if record is not None and record["id"] in seen:
+                reason = f"the id {record['id']!r} occurs in {seen[record['id']]} already; ids must be unique"
+                record, problems = None, [Problem(record["where"], record["id"], reason)]
+            for problem in problems:
+                quarantine.write(json.dumps(asdict(problem), ensure_ascii=False) + "\n")
+            counts["rows_in"] += 1
+            bar.update()
+            if record is None:
+                counts["rows_quarantined"] += 1
+                continue
+            seen[record["id"]] = record["where"]
+            counts["rows_out"] += 1
+            counts["pictures_out"] += len(contents)
+            counts["pictures_quarantined"] += len(problems)
+            counts["pictures_in"] += len(contents) + len(problems)
+            for picture in record["pictures"]:
+                picture["number"] = pictures
+                pictures += 1
+            records.append(record)
+            pictures_writer.write_batch(pa.RecordBatch.from_pydict({"bytes": contents}, schema=PICTURES_SCHEMA))
+        rows_writer.write_table(pa.Table.from_pylist(records, schema=PART_ROWS_SCHEMA))
+    (staged / "counts.json").write_text(json.dumps(counts, sort_keys=True))
+    replace_folder(staged, folder / f"{number:05d}")
+
+
+def _check_chunk(items: list[Item | Problem], folder: Path | None, options: IngestOptions) -> list[Checked]:
+    """Read, decode and hash the pictures of some rows; runs in a process of its own."""
+    fetched = None
+    if options.allow_urls:
+        pictures = [picture for item in items if isinstance(item, Item) for picture in item.record.get("images") or []]
+        fetched = fetch_all((picture["url"] for picture in pictures if "url" in picture), options.connections)
+    return [
+        (None, [], [item]) if isinstance(item, Problem) else _check(item, folder, options, fetched) for item in items
+    ]
+
+
+def _check(item: Item, folder: Path | None, options: IngestOptions, fetched: dict | None) -> Checked:
+    record = item.record
+    identity = record.get("id")
+    reason = _fault(record, options)
+    if reason:
+        return None, [], [Problem(item.where, identity, reason)]
+    found, contents, problems = [], [], []
+    for index, source in enumerate(record["images"]):
+        try:
+            picture = Picture(read_content(source, folder, fetched), picture_name(source, f"{identity}-{index}"))
+            image = decode(picture)
+        except ValueError as error:
+            problems.append(Problem(item.where, identity, str(error), picture_place(source) or f"images[{index}]"))
+            continue
+        if options.max_pixels is not None and image.width * image.height > options.max_pixels:
+            image.thumbnail(_bounded(image.size, options.max_pixels))
+            picture = encode(image, str(Path(picture.path).with_suffix(".jpg")))
+        contents.append(picture.bytes)
+        facts = {"width": image.width, "height": image.height, "perceptual_hash": perceptual_hash(image)}
+        found.append({"path": picture.path, "sha256": picture.sha256, **facts})
+    if not found:
+        first = problems[0]
+        reason = f"none of its pictures can be used: {first.picture}: {first.reason}"
+        return None, [], [Problem(item.where, identity, reason)]
+    kept = {name: record.get(name) for name in PART_ROWS_SCHEMA.names}
+    for name in ("category", "attributes", "noise", "translations"):
+        kept[name] = list(kept[name] or ())
+    if "group_id" in record:
+        kept["group_id"] = record["group_id"] or identity
+    return {**kept, "where": item.where, "pictures": found}, contents, problems
+
+
+def _fault(record: dict, options: IngestOptions) -> str | None:
+    """Return why a row cannot be used, whatever its pictures are."""
+    for name in ("id", "title"):
+        if not (record.get(name) or "").strip():
+            return f"it has no {name}"
+    if not record.get("images"):
+        return "it has no picture (column 'images'); every product needs one"
+    if "split" in record and record["split"] not in SPLITS and not options.assign_splits:
+        return f"it has {record['split']!r} in column 'split', which must be one of {', '.join(SPLITS)}"
+    return None
+
+
+def _bounded(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
+    scale = (max_pixels / (size[0] * size[1])) ** 0.5
+    return max(1, int(size[0] * scale)), max(1, int(size[1] * scale))
+
+
+def _finish(staging: Path, name: str, key: str, options: dict, counts: Counter) -> None:
+    """Write groups, splits, the list of what was set aside, and the summary, which makes the catalogue complete."""
+    with open(staging / QUARANTINE, "wb") as quarantine:
+        for part in sorted((staging / PARTS).iterdir()):
+            quarantine.write((part / QUARANTINE).read_bytes())
+    if not counts["rows_in"]:
+        raise CatalogueError(f"The catalogue {name} is empty: it has no row.")
+    if not counts["rows_out"]:
+        with open(staging / QUARANTINE, encoding="utf-8") as quarantine:
+            first = json.loads(quarantine.readline())
+        raise CatalogueError(
+            f"None of the {counts['rows_in']:,} rows of {name} can be used; the first: {first['where']}: "
+            f"{first['reason']}."
+        )
+    groups, grouped = _groups(staging)
+    splits, assigned = _splits(staging, groups, options)
+    table = pa.Table.from_pydict({"split": splits, "group_id": groups}, schema=ASSIGNED_SCHEMA)
+    with pa.OSFile(str(staging / ASSIGNED), "wb") as file, pa.ipc.new_stream(file, ASSIGNED_SCHEMA) as writer:
+        writer.write_table(table)
+    summary = {
+        "format": FORMAT,
+        "key": key,
+        "source": name,
+        "options": options,
+        "counts": dict(sorted(counts.items())),
+        "rows": {split: splits.count(split) for split in SPLITS},
+        "groups": len(set(groups)),
+        "groups_made": "same title or byte-identical picture" if grouped else "given by the source",
+        "splits_made": f"by group and seed {options['seed']}" if assigned else "given by the source",
+    }
+    for kind in ("rows", "pictures"):
+        kept, aside = counts[f"{kind}_out"], counts[f"{kind}_quarantined"]
+        if counts[f"{kind}_in"] != kept + aside:
+            raise AssertionError(f"{kind}: {counts[f'{kind}_in']} in, but {kept} out and {aside} set aside")
+    write_text(staging / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False))
+
+
+def _groups(staging: Path) -> tuple[list[str], bool]:
+    """Return the group of each row, and whether any was made here, which is named by the id of its first row."""
+    ids, given, rows, facts = [], [], [], []
+    numbers: dict[bytes, int] = {}
+    for number, (record, _) in enumerate(part_records(staging)):
+        ids.append(record["id"])
+        given.append(record["group_id"])
+        if record["group_id"] is None:
+            title = " ".join(record["title"].lower().split())
+            for fact in (f"title {title}", *(f"picture {picture['sha256']}" for picture in record["pictures"])):
+                # a digest, for a title may be long and there may be millions
+                digest = hashlib.blake2b(fact.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+                rows.append(number)
+                facts.append(numbers.setdefault(digest, len(numbers)))
+    if not rows:
+        return given, False
+    size = len(ids) + len(numbers)
+    links = coo_array((np.ones(len(rows), dtype=np.int8), (rows, np.add(facts, len(ids)))), shape=(size, size))
+    _, component = connected_components(links, directed=False)
+    first: dict[int, str] = {}
+    made = [first.setdefault(int(component[number]), name) for number, name in enumerate(ids)]
+    return [group or other for group, other in zip(given, made, strict=True)], True
+
+
+def _splits(staging: Path, groups: list[str], options: dict) -> tuple[list[str], bool]:
+    """Return the split of each row, and whether any was assigned here.
+
+    A group keeps its split when the catalogue grows.
+    """
+    ends = np.cumsum(options["shares"]) / sum(options["shares"])
+    given = [None if options["assign_splits"] else record["split"] for record, _ in part_records(staging)]
+    of_group = {group: split for group, split in zip(groups, given, strict=True) if split}
+
+    def assigned(group: str) -> str:
+        place = seed_for(options["seed"], "split", group) / 2**63
+        return SPLITS[int(np.searchsorted(ends[:-1], place, side="right"))]
+
+    splits = [split or of_group.get(group) or assigned(group) for group, split in zip(groups, given, strict=True)]
+    return splits, not all(given)
+
+
+def read_catalogue(folder: str | Path) -> list[Row]:
+    """Return all rows of the tables in a folder, none of which may have a fault.
+
+    They are stored until this process ends.
+
+    Raises:
+        CatalogueError: something is wrong with one of them, or there are none for training or for testing.
+    """
+    stored = tempfile.mkdtemp(prefix="mbe2-catalogue-")
+    atexit.register(shutil.rmtree, stored, ignore_errors=True)
+    catalogue = ingest(ProductSource(LocalTables(folder)), Path(stored) / "catalogue")
+    for problem in catalogue.quarantine():
+        picture = f" ({problem['picture']})" if problem["picture"] else ""
+        raise CatalogueError(f"{problem['where']}, id {problem['id']!r}{picture}: {problem['reason']}.")
+    for split in ("train", "test"):
+        if not catalogue.summary["rows"][split]:
+            raise CatalogueError(
+                f"The catalogue {folder} has no row whose column 'split' is '{split}': triplets need train rows, "
+                f"the benchmark needs test rows."
+            )
+    return catalogue.rows

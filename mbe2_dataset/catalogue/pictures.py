@@ -1,0 +1,190 @@
+"""Encoded pictures: what a catalogue holds and what a build writes."""
+
+import hashlib
+import io
+import os
+import re
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from http.client import HTTPException
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import imagehash
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from common_moon2.fetch import fetch
+from pictures_moon2 import address, load_picture
+
+JPEG_QUALITY = 90
+# A file of stored pictures; it is an Arrow stream, which `datasets.Dataset.from_file` reads as well.
+PICTURES_SCHEMA = pa.schema({"bytes": pa.large_binary()})
+
+
+class Picture:
+    """Encoded bytes and their file name. Two are equal if both are."""
+
+    __slots__ = ("_bytes", "path")
+
+    def __init__(self, bytes: bytes, path: str) -> None:
+        self._bytes = bytes
+        self.path = path
+
+    @property
+    def bytes(self) -> bytes:
+        """Return the encoded picture."""
+        return self._bytes
+
+    @property
+    def sha256(self) -> str:
+        """Hash the bytes."""
+        return hashlib.sha256(self.bytes).hexdigest()
+
+    def as_record(self) -> dict[str, object]:
+        """Return the form in which `datasets.Image` stores a picture."""
+        return {"bytes": self.bytes, "path": self.path}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Picture) and (self.path, self.sha256) == (other.path, other.sha256)
+
+    def __hash__(self) -> int:
+        return hash((self.path, self.sha256))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.path!r})"
+
+
+class StoredPicture(Picture):
+    """A picture of a stored catalogue: where it lies, not its bytes, which are read when needed.
+
+    Attributes:
+        file: the Arrow file, mapped once in each process.
+        number: which of the file's pictures it is.
+        sha256: of the bytes, in hexadecimal digits.
+        perceptual_hash: of the decoded picture, 64 bits (`perceptual_hash`).
+        size: width and height in pixels, upright.
+    """
+
+    __slots__ = ("_sha256", "file", "number", "perceptual_hash", "size")
+
+    def __init__(
+        self, file: Path, number: int, path: str, sha256: str, perceptual_hash: int, size: tuple[int, int]
+    ) -> None:
+        self.file = file
+        self.number = number
+        self.path = path
+        self._sha256 = sha256
+        self.perceptual_hash = perceptual_hash
+        self.size = size
+
+    @property
+    def bytes(self) -> bytes:
+        return _mapped(self.file, os.stat(self.file).st_mtime_ns)[self.number].as_py()
+
+    @property
+    def sha256(self) -> str:
+        return self._sha256
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.file, self.number, self.path, self._sha256, self.perceptual_hash, self.size)
+
+
+@lru_cache(maxsize=4096)
+def _mapped(file: Path, modified: int) -> pa.ChunkedArray:
+    """Map the pictures of the file as it was at that time; nothing of them is in memory until it is read."""
+    with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as stream:
+        return stream.read_all().column("bytes")
+
+
+def decode(picture: Picture) -> Image.Image:
+    """Decode a picture as the model will see it: RGB, upright, transparency on white.
+
+    Raises:
+        ValueError: it cannot be read; the message says why.
+    """
+    return load_picture(picture.as_record())
+
+
+def encode(image: Image.Image, path: str) -> Picture:
+    """Encode `image` as JPEG; the same pixels give the same bytes."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return Picture(buffer.getvalue(), path)
+
+
+def perceptual_hash(image: Image.Image) -> int:
+    """Return the 64-bit pHash of `imagehash`: pictures that look alike differ in few bits (our choice)."""
+    return int.from_bytes(np.packbits(imagehash.phash(image).hash).tobytes(), "big")
+
+
+# How often a busy server or a failed connection is tried again, after so many seconds, doubled each time.
+RETRIES = 2
+PAUSE_SECONDS = 1.0
+BUSY = re.compile(r" answers (408|429|5\d\d) ")
+
+
+def picture_place(picture: dict) -> str | None:
+    """Return where a picture in one of the forms of `store.Item` is: its path, or its address without keys."""
+    return address(picture["url"]) if picture.get("url") else picture.get("path")
+
+
+def picture_name(picture: dict, default: str) -> str:
+    """Return the file name of a picture: the path in its source, or the last part of its address."""
+    if "url" in picture:
+        return urlsplit(picture["url"]).path.rpartition("/")[2] or default
+    return picture.get("path") or default
+
+
+def read_content(picture: dict, folder: Path | None, fetched: dict[str, bytes | ValueError] | None) -> bytes:
+    """Return the bytes of a picture in one of the forms of `store.Item`.
+
+    Args:
+        folder: in which files lie; nothing outside of it is read.
+        fetched: what `fetch_all` found at the addresses; None if none may be fetched.
+
+    Raises:
+        ValueError: they are not available; the message says why.
+    """
+    if picture.get("bytes") is not None:
+        return picture["bytes"]
+    if "url" in picture:
+        if fetched is None:
+            raise ValueError("addresses are not fetched unless that is allowed (--allow_urls)")
+        found = fetched[picture["url"]]
+        if isinstance(found, ValueError):
+            raise found
+        return found
+    if folder is None:
+        raise ValueError("it is the name of a file, but this source has no folder of pictures (--pictures)")
+    root = folder.resolve()
+    try:
+        path = (root / picture["path"]).resolve()
+        if not path.is_relative_to(root):
+            raise ValueError("it lies outside of the source's folder; give the folder of the pictures (--pictures)")
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"the file cannot be read: {error.strerror}") from error
+
+
+def fetch_all(urls: Iterable[str], connections: int) -> dict[str, bytes | ValueError]:
+    """Fetch public addresses, at most `connections` at the same time; return bytes, or why there are none."""
+    urls = list(dict.fromkeys(urls))
+    if not urls:
+        return {}
+    with ThreadPoolExecutor(connections) as pool:
+        return dict(zip(urls, pool.map(_fetched, urls), strict=True))
+
+
+def _fetched(url: str) -> bytes | ValueError:
+    for pause in (*(PAUSE_SECONDS * 2**attempt for attempt in range(RETRIES)), None):
+        try:
+            return fetch(url)
+        except ValueError as error:
+            passing = isinstance(error.__cause__, (OSError, HTTPException)) or BUSY.search(str(error))
+            if pause is None or not passing:
+                return error
+        time.sleep(pause)

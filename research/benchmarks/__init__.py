@@ -1,0 +1,1 @@
+"""Measure how fast the parts are, as ratios: `python -m research.benchmarks`."""

@@ -1,0 +1,89 @@
+"""The data sets of the study, built once from the real products, outside of the repository."""
+
+import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock
+from PIL import Image
+
+from common_moon2.files import replace_folder
+from mbe2_dataset.__main__ import main as mbe2_main
+from research.study.arguments import StudyError
+
+# What a picture is stored at: what the model sees of it.
+MAX_PIXELS = 96 * 128
+# The shorter pictures are thumbnails, which only the train products have: resolution would tell test products apart.
+LARGE = 200
+# Of the transfer set nothing is trained on; triplets need a few rows all the same.
+TRANSFER_SPLITS = "0.06,0.04,0.9"
+
+
+def prepare(work: Path, mixes: set[tuple[int, int, int]], catalogue: Path, transfer: Path | None) -> None:
+    """Build what is not there yet: a data set of the fashion products for each query mix, and the transfer set.
+
+    Builds share titles and pictures through their journal, and one that was interrupted goes on. A second process
+    waits for the first.
+
+    Raises:
+        StudyError: there is no such catalogue, or a build fails.
+    """
+    for place in filter(None, (catalogue, transfer)):
+        if not place.is_dir():
+            raise StudyError(f"There is no folder {place}: give the products' folder with --catalogue.")
+    work.mkdir(parents=True, exist_ok=True)
+    with FileLock(work / "lock"):
+        chosen, staging = work / "large", work / "large.part"
+        if not chosen.is_dir():
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir()
+            for file in sorted(catalogue.glob("*.parquet")):
+                pq.write_table(large_pictures(file), staging / file.name)
+            replace_folder(staging, chosen)
+        for mix in sorted(mixes, key=lambda mix: mix != (1, 1, 1)):
+            _build(chosen, dataset(work, mix), work / "journal", "--query_mix", ",".join(map(str, mix)))
+        if transfer is not None:
+            options = ("--assign_splits", "true", "--split_shares", TRANSFER_SPLITS)
+            options += ("--augmented_images", "0", "--titles", "none")
+            _build(transfer, transfer_dataset(work), work / "transfer.journal", *options)
+
+
+def dataset(work: Path, mix: tuple[int, int, int]) -> Path:
+    """Return the folder of the data set with a query mix."""
+    return work / f"fashion-{'-'.join(map(str, mix))}"
+
+
+def transfer_dataset(work: Path) -> Path:
+    """Return the folder of the transfer set."""
+    return work / "transfer"
+
+
+def large_pictures(file: Path) -> pa.Table:
+    """Return the rows of a catalogue file whose first picture has a side of `LARGE` pixels or more.
+
+    Raises:
+        StudyError: the file has no pictures in it.
+    """
+    table = pq.read_table(file)
+    if "images" not in table.column_names:
+        raise StudyError(f"{file.name} has no column 'images'; the study takes the form of ../shared/data/fashion.")
+    return table.filter(pa.array(_is_large(table.column("images")), pa.bool_()))
+
+
+def _is_large(pictures: pa.ChunkedArray) -> Iterator[bool]:
+    for chunk in pictures.chunks:
+        for row in chunk.to_pylist():
+            with Image.open(io.BytesIO(row[0]["bytes"])) as picture:
+                yield max(picture.size) >= LARGE
+
+
+def _build(catalogue: Path, output: Path, journal: Path, *options: str) -> None:
+    if output.is_dir():  # it appears whole, or not at all
+        return
+    print(f"building {output.name}", flush=True)
+    fixed = ["--max_pixels", str(MAX_PIXELS), "--work", str(journal), "--seed", "0"]
+    if mbe2_main(["build", "--catalogue", str(catalogue), "--output", str(output), *fixed, *options]) != 0:
+        raise StudyError(f"{output.name} could not be built; the sentence above says why.")

@@ -1,0 +1,304 @@
+"""Do what is missing, most important first: every run in a process of its own, which may be killed at any time."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+from filelock import FileLock, Timeout
+from transformers import set_seed
+
+from common_moon2.files import write_json, write_text
+from research.study.arguments import ListArguments, OneArguments, Place, RunArguments, StudyError
+from research.study.data import dataset, prepare, transfer_dataset
+from research.study.losses import LOSSES
+from research.study.models import make_smollm2, starting_model
+from research.study.results import add_result, read_keys
+from research.study.scoring import environment, score
+from research.study.variants import SMOLLM2, Variant, choose, read_variants
+from train_moon2 import prepare_output, save
+from training_moon2.callbacks import TrainingError
+from training_moon2.checkpoints import CheckpointError, checkpoints
+from training_moon2.collator import TripletCollator
+from training_moon2.recipe import Recipe, read_recipe
+from training_moon2.trainer import LOG, Moon2Trainer
+from training_moon2.triplets import TripletDataset, fingerprint, load_triplets
+
+MODEL, TRAINED = "model", "trained.json"
+# A process that stops at the deadline saves a checkpoint first; so many seconds it may take.
+GRACE = 120
+BUSY = 75  # exit code of a run that another process is at
+Run = tuple[Variant, int]
+
+
+def list_runs(options: ListArguments) -> dict:
+    """Print the variants and how many of their runs are done."""
+    done_of = done(Place(results=options.results))
+    found = {}
+    for variant in read_variants().values():
+        seeds = [seed for seed in range(variant.seeds) if done_of(variant, seed)]
+        print(f"{variant.tier}  {variant.name:24} {len(seeds)}/{variant.seeds}  {variant.changes}")
+        found[variant.name] = {"tier": variant.tier, "seeds": variant.seeds, "done": seeds, "changes": variant.changes}
+    return {"variants": found}
+
+
+def run(options: RunArguments) -> dict:
+    """Do the runs that are missing, each in a process of its own.
+
+    Raises:
+        StudyError: there is no such variant or catalogue, or a data set cannot be built.
+    """
+    end = None if options.minutes is None else time.monotonic() + 60 * options.minutes
+    known = read_variants()
+    variants = [one for one in choose(known, options.only) if options.tiers is None or one.tier in options.tiers]
+    runs = missing(variants, known, options.seeds, options)
+    if not runs:
+        print("nothing is missing")
+        return {"runs": 0, "failed": []}
+    transfer = options.transfer or options.catalogue.parent / "luma"
+    with_transfer = options.transfer is not None or transfer.is_dir()
+    mixes = {variant.query_mix for variant, _ in runs} | {(1, 1, 1)}
+    prepare(options.work, mixes, options.catalogue, transfer if with_transfer else None)
+    words = ["--work", str(options.work), "--results", str(options.results)]
+    words += [] if options.max_steps is None else ["--max_steps", str(options.max_steps)]
+    words += [] if with_transfer else ["--no_transfer"]
+
+    def do(variant: Variant, seed: int, end: float | None) -> int:
+        log = folder_of(options, variant, seed) / "output.txt"
+        return launch(["one", variant.name, str(seed), *words], log, end)
+
+    failed = run_all(runs, do, end)
+    if failed:
+        print(f"failed: {', '.join(failed)}; what they printed: output.txt in their folders of {options.work / 'runs'}")
+    return {"runs": len(runs), "failed": failed, "exit_code": int(bool(failed))}
+
+
+def one(options: OneArguments) -> dict:
+    """Do a single run in this process.
+
+    Raises:
+        StudyError: there is no such variant, or it cannot be trained.
+        SystemExit: it was stopped, or another process is at it; the code tells which.
+    """
+    known = read_variants()
+    (variant,) = choose(known, [options.name])
+    start = None
+    if variant.start in known:
+        start = folder_of(options, known[variant.start], options.seed) / MODEL
+    base = dataset(options.work, (1, 1, 1))
+    transfer = None if options.no_transfer else transfer_dataset(options.work)
+    try:
+        code = run_one(variant, options.seed, options, dataset(options.work, variant.query_mix), base, transfer, start)
+    except (TrainingError, CheckpointError, ValueError, OSError) as error:
+        raise StudyError(f"{variant.name}, seed {options.seed}: {error}") from error
+    if code:
+        sys.exit(code)
+    return {"variant": variant.name, "seed": options.seed}
+
+
+def folder_of(place: Place, variant: Variant, seed: int) -> Path:
+    """Return the folder of a run's model."""
+    return place.work / "runs" / f"{variant.name}-{seed}-{variant.key(place.max_steps)}"
+
+
+def done(place: Place) -> Callable[[Variant, int], bool]:
+    """Return a function that tells whether there is a result of a variant as it is now."""
+    keys = read_keys(place.results)
+    return lambda variant, seed: keys.get((variant.name, seed)) == variant.key(place.max_steps)
+
+
+def missing(variants: list[Variant], known: dict[str, Variant], seeds: list[int], place: Place) -> list[Run]:
+    """Return the runs without a result, the most important first; what a run starts from comes before it."""
+    order: list[Run] = []
+    is_done = done(place)
+    places = ((variant.tier, seed, index) for index, variant in enumerate(variants) for seed in seeds)
+    for _, seed, index in sorted(places):
+        variant = variants[index]
+        if seed >= variant.seeds or is_done(variant, seed):
+            continue
+        if variant.start not in (None, SMOLLM2):
+            first = known[variant.start]
+            # Its result may be there while its model, outside of the repository, is not.
+            if (first, seed) not in order and not (folder_of(place, first, seed) / TRAINED).is_file():
+                order.append((first, seed))
+        if (variant, seed) not in order:
+            order.append((variant, seed))
+    return order
+
+
+def run_all(runs: list[Run], launch: Callable[[Variant, int, float | None], int], end: float | None) -> list[str]:
+    """Do the runs one after the other, each once, and none after the time `end` (of `time.monotonic`).
+
+    Args:
+        launch: does one run until `end` at most; returns its exit code.
+
+    Returns:
+        the names of the runs that failed.
+    """
+    failed = []
+    for number, (variant, seed) in enumerate(runs, 1):
+        if end is not None and time.monotonic() >= end:
+            print(f"time is up; {len(runs) - number + 1} runs are left: the same command goes on", flush=True)
+            break
+        print(f"[{number}/{len(runs)}] {variant.name}, seed {seed}: {variant.changes}", flush=True)
+        start = time.monotonic()
+        code = launch(variant, seed, end)
+        minutes = (time.monotonic() - start) / 60
+        if code in (128 + signal.SIGTERM, -signal.SIGTERM, 128 + signal.SIGINT):
+            print(f"  stopped after {minutes:.1f} min; the same command goes on", flush=True)
+            break
+        if code == BUSY:
+            print("  another process is at it", flush=True)
+        elif code:
+            failed.append(f"{variant.name}-{seed}")
+            print(f"  failed with exit code {code} after {minutes:.1f} min", flush=True)
+        else:
+            print(f"  done in {minutes:.1f} min", flush=True)
+    return failed
+
+
+def launch(words: list[str], log: Path, end: float | None) -> int:
+    """Run a command of the study with its output in a file, and ask it to stop at the time `end`; its exit code."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "research.study", *words]
+    with log.open("ab") as output:
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            return child.wait(None if end is None else max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.send_signal(signal.SIGTERM)
+            try:
+                return child.wait(GRACE)
+            except subprocess.TimeoutExpired:  # its last checkpoint is complete
+                child.kill()
+                child.wait()
+                return -signal.SIGTERM
+        except KeyboardInterrupt:  # the child, in the foreground with us, got it too and saves
+            return child.wait()
+
+
+def run_one(
+    variant: Variant, seed: int, place: Place, dataset: Path, base: Path, transfer: Path | None, start: Path | None
+) -> int:
+    """Train, score and write one run; what of it is there already is not done again.
+
+    Args:
+        dataset: what is trained on; base: what is scored on, the data set with even query shares.
+        start: folder of the model that this one starts from, if there is one.
+
+    Returns:
+        the exit code: 0, `BUSY`, or 128 + the number of a signal.
+    """
+    folder = folder_of(place, variant, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(folder / "lock", timeout=0).acquire()  # goes with the process, however that ends
+    except Timeout:
+        return BUSY
+    with lock:
+        fields = variant.fields(place.max_steps)
+        code = train(variant, fields, seed, dataset, folder, start)
+        if code:
+            return code
+        figures = score(variant, folder / MODEL, base, transfer, folder / "vectors")
+        decided = ("changes", "query_mix", "recipe", "objectives", "loss", "encoder", "start")
+        content = {
+            "variant": variant.name,
+            "key": variant.key(place.max_steps),
+            "seed": seed,
+            "steps": fields["max_steps"],
+            "batch": fields["per_device_train_batch_size"],
+            **{name: getattr(variant, name) for name in decided},
+            "training": json.loads((folder / TRAINED).read_text(encoding="utf-8")),
+            **figures,
+            **environment(),
+        }
+        add_result(place.results, content)
+        for rest in (folder / "vectors", *(folder / MODEL).glob("checkpoint-*")):
+            shutil.rmtree(rest)
+    return 0
+
+
+def train(variant: Variant, fields: dict, seed: int, dataset: Path, folder: Path, start: Path | None) -> int:
+    """Train one model of a variant, or go on with it; leave it in `folder`/model, and trained.json.
+
+    Args:
+        fields: of the recipe.
+        start: folder of the dense model that it starts from, if there is one.
+
+    Returns:
+        0, or 128 + the number of a signal that stopped it: the same call then goes on.
+
+    Raises:
+        StudyError, TripletError, TrainingError, CheckpointError, ValueError, OSError: it cannot be trained.
+    """
+    if (folder / TRAINED).is_file():
+        return 0
+    output = folder / MODEL
+    if variant.start == SMOLLM2:
+        start = folder / SMOLLM2
+        if not (start / "preprocessor_config.json").is_file():  # written last
+            make_smollm2(start, seed)
+    own = {"dataset": str(dataset), "output_dir": str(output), "seed": seed, "disable_tqdm": True}
+    own |= {} if start is None else {"model": str(start)}
+    own |= {"resume_from_checkpoint": "true"} if checkpoints(output) else {}
+    file = folder / "recipe.yaml"
+    write_text(file, yaml.safe_dump(fields | own, sort_keys=False))
+    recipe = read_recipe([str(file)])
+    trainer = build_trainer(variant, recipe)
+    trainer.train(resume_from_checkpoint=prepare_output(trainer, recipe))
+    if trainer.interruption.signal is not None:
+        return 128 + trainer.interruption.signal
+    save(trainer, recipe)
+    facts = {
+        "parameters": trainer.model.num_parameters(),
+        "active_parameters": trainer.model.num_active_parameters(),
+        "triplets": len(trainer.train_dataset),
+        "triplets_fingerprint": trainer.run["triplets"],
+        **logged(output / LOG, recipe),
+    }
+    write_json(folder / TRAINED, facts, indent=None)
+    return 0
+
+
+def build_trainer(variant: Variant, recipe: Recipe) -> Moon2Trainer:
+    """Return the trainer of `train_moon2.py`, with what variants change beside the recipe."""
+    data, training = recipe.data, recipe.training
+    set_seed(training.seed)
+    rows = load_triplets(data.dataset, "train")
+    model, processor = starting_model(variant, recipe.model, rows)
+    options = {name: getattr(recipe.loss, name) for name in recipe.loss.__dataclass_fields__}
+    shown = (data.enriched_title_probability, data.augmented_image_probability, training.seed, data.coaugmentation)
+    return Moon2Trainer(
+        model,
+        training,
+        loss=LOSSES[variant.loss](**options),
+        batches=recipe.batches,
+        dual_alignment_learning_rate=recipe.run.dual_alignment_learning_rate,
+        run=recipe.decisive() | {"triplets": fingerprint(rows), "variant": variant.name},
+        data_collator=TripletCollator(processor),
+        train_dataset=TripletDataset(rows, *shown, data.false_positive_share),
+        processing_class=processor,
+    )
+
+
+def logged(log: Path, recipe: Recipe) -> dict:
+    """Return how many seconds the steps took over all sessions, and losses, omega, filter and experts at the end."""
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    entries = [entry for entry in map(json.loads, lines) if "triplets_per_second" in entry]
+    triplets = recipe.training.logging_steps * recipe.training.per_device_train_batch_size
+    kept = ("loss", "omega_", "expert_", "phi", "kept_share", "filter_")
+    last = entries[-1] if entries else {}
+    return {
+        "seconds": round(sum(triplets / entry["triplets_per_second"] for entry in entries), 1),
+        "last_log": {
+            name: round(value, 5)
+            for name, value in last.items()
+            if name.startswith(kept) and isinstance(value, int | float)
+        },
+    }

@@ -1,0 +1,265 @@
+"""Report the results: in the layout of the paper's Table 4, as differences with intervals, and as its Fig. 2."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.stats import t as student
+
+from common_moon2.files import write_text
+from evaluation.measure.metrics import CONFIDENCE, paired_test
+from evaluation.measure.retrieval import DIRECTIONS
+from evaluation.show.report import PAPER
+from research.study.arguments import EASY_SET, HARD_SET, TRANSFER_SET, PlotArguments, StudyError, TableArguments
+from research.study.results import Runs, read_results, unpack
+from research.study.variants import Variant, read_variants
+
+ARROWS = {"t2mm": "t→mm", "i2mm": "i→mm", "mm2mm": "mm→mm", "t2i": "t→i", "i2t": "i→t"}
+COLUMNS = (*DIRECTIONS, "classification", "attributes")
+HEADER = [*(ARROWS[direction] for direction in DIRECTIONS), "class", "attribute"]
+TRAINING_HEADER = [
+    "variant", "seeds", "minutes", "sum of omega", "omega", "expert, pictures", "texts", "filter precision", "recall"
+]  # fmt: skip
+SETS = {
+    EASY_SET: "Easy gallery: the test products",
+    HARD_SET: "Hard gallery: the test products among all the others",
+    TRANSFER_SET: "Transfer: other products, several photos each, nothing trained on them",
+}
+# Colours that stay apart for colour-blind readers.
+STYLES = {
+    "joint + MoE": {"color": "#3f90da", "marker": "o"},
+    "joint + dense": {"color": "#ffa90e", "marker": "s"},
+    "joint + MoE, by queries": {"color": "#7a21dd", "marker": "v"},
+    "joint + dense, by queries": {"color": "#8a8a8a", "marker": "D"},
+    "fixed mixing": {"color": "#bd1f01", "marker": "^"},
+}
+EVEN = (1, 1, 1)
+
+
+def table(options: TableArguments) -> dict:
+    """Print the tables, or write them to a file."""
+    text = report(options)
+    if options.output is None:
+        print(text)
+    else:
+        write_text(options.output, text + "\n")
+    return {"results": options.results, "output": options.output, "table": text}
+
+
+def report(options: TableArguments) -> str:
+    """Return the tables: figures and differences for each gallery, the paper's rows, and what training came to.
+
+    Raises:
+        StudyError: as `read_results`, or nothing is left to show.
+    """
+    variants, seeds, tiers, galleries = read_variants(), options.seeds, options.tiers, options.galleries
+    found = read_results(options.results, variants)
+    if seeds is not None:
+        found = {name: runs.of(seeds) for name, runs in found.items() if runs.of(seeds).by_seed}
+    shown = [runs for runs in found.values() if tiers is None or runs.variant.tier in tiers]
+    chosen = [name for name in SETS if galleries is None or name in galleries]
+    if not any(name in run["sets"] for runs in shown for run in runs.by_seed.values() for name in chosen):
+        raise StudyError("There are no such results yet; what there is: python -m research.study list")
+    some = next(iter(next(iter(found.values())).by_seed.values()))
+    lines = [
+        f"Recall@10 in five directions, then accuracy, in per cent: mean over seeds ± half of the 95 % t interval of "
+        f"that mean (none with one seed). {some['steps']} steps of {some['batch']} triplets, unless the row says "
+        "otherwise. Queries are made as shoppers might ask, but t→i asks with each product's title for its picture, "
+        "and i→t the other way round; a group of listings counts as one product. The paper's rows are quoted from the "
+        "paper: other data and models, so that only the order of rows can be compared.",
+    ]
+    for name in chosen:
+        rows = [runs for runs in shown if any(name in run["sets"] for run in runs.by_seed.values())]
+        if not rows:
+            continue
+        sizes = next(run["sets"][name] for runs in rows for run in runs.by_seed.values() if name in run["sets"])
+        queries = ", ".join(f"{ARROWS[one]} {count:,}" for one, count in sizes["queries"].items())
+        lines += ["", f"## {SETS[name]}", "", f"{sizes['candidates']:,} candidates; queries: {queries}.", ""]
+        lines += _markdown(["variant", "seeds", *HEADER], [_row(runs, name) for runs in rows])
+        differences = [
+            _difference_row(runs, found[runs.variant.against], name)
+            for runs in rows
+            if runs.variant.against in found and runs.variant.against != runs.variant.name
+        ]
+        differences = [row for row in differences if row is not None]
+        if differences:
+            lines += [
+                "",
+                "Differences in points of Recall@10, on the queries and seeds that both have, with the 95 % paired "
+                "bootstrap interval over queries; after the ±, half of the 95 % t interval over seeds, which two seeds "
+                "or more have. Bold: neither interval holds 0. They are not corrected for the number of rows.",
+                "",
+                *_markdown(["variant", "against", "seeds", *HEADER[: len(DIRECTIONS)]], differences),
+            ]
+    lines += ["", "## The paper's own rows (MBE2.0)", ""]
+    here = {variant.paper: _label(variant) for variant in variants.values() if variant.paper is not None}
+    rows = [[name, here.get(name, "-"), *(f"{x:.2f}" for x in row)] for name, row in PAPER.items()]
+    lines += _markdown(["variant", "its row above", *HEADER], rows)
+    lines += [
+        "",
+        "## What training came to",
+        "",
+        "Figures of the last ten steps, means over seeds; but omega is the lowest and the highest of all objectives "
+        "and seeds, and the expert is the one whose shares of pictures and texts differ most, of all seeds. Filter "
+        "precision: so much of what it distrusts is wrong; recall: so much of what is wrong it distrusts. Minutes of "
+        "one core, while another run had the other.",
+        "",
+        *_markdown(TRAINING_HEADER, [_training_row(runs) for runs in shown]),
+    ]
+    return "\n".join(lines)
+
+
+def _training_row(runs: Runs) -> list[str]:
+    trained = [run["training"] for run in runs.by_seed.values()]
+    logs = [one["last_log"] for one in trained]
+    omegas = [value for log in logs for name, value in log.items() if name.startswith("omega_") and name != "omega_sum"]
+    shares = [
+        (share, log[f"{name.removesuffix('_i')}_t"])
+        for log in logs
+        for name, share in log.items()
+        if name.startswith("expert_") and name.endswith("_i") and share < 1  # there are several
+    ]
+    apart = max(shares, key=lambda pair: abs(pair[0] - pair[1]), default=None)
+    names = ("omega_sum", "filter_precision", "filter_recall")
+    total, precision, recall = (_plain_mean([log.get(name) for log in logs]) for name in names)
+    return [
+        _label(runs.variant),
+        str(len(logs)),
+        f"{np.mean([one['seconds'] for one in trained]) / 60:.1f}",
+        total,
+        f"{min(omegas):.3f}-{max(omegas):.3f}",
+        *(["-", "-"] if apart is None else [f"{share:.4f}" for share in apart]),
+        precision,
+        recall,
+    ]
+
+
+def _plain_mean(values: list[float | None]) -> str:
+    return "-" if None in values else f"{np.mean(values):.2f}"
+
+
+def _row(runs: Runs, name: str) -> list[str]:
+    sets = [run["sets"][name] for run in runs.by_seed.values() if name in run["sets"]]
+    return [
+        _label(runs.variant),
+        str(len(sets)),
+        *(_mean([_figure(one, column) for one in sets]) for column in COLUMNS),
+    ]
+
+
+def _label(variant: Variant) -> str:
+    return variant.changes if variant.name != "full" else "full"
+
+
+def _figure(figures: dict, column: str) -> float | None:
+    return figures["retrieval"][column]["recall@10"] if column in DIRECTIONS else figures[column]
+
+
+def _mean(values: list[float | None]) -> str:
+    if None in values:
+        return "-"
+    mean = f"{100 * np.mean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {100 * _half_interval(values):.1f}"
+
+
+def _half_interval(values: list[float]) -> float:
+    """Return half of the t interval of the mean of two values or more."""
+    return student.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
+
+
+def _difference_row(runs: Runs, reference: Runs, name: str) -> list[str] | None:
+    pairs = [
+        (run["sets"][name], reference.by_seed[seed]["sets"][name])
+        for seed, run in runs.by_seed.items()
+        if seed in reference.by_seed and name in run["sets"] and name in reference.by_seed[seed]["sets"]
+    ]
+    if not pairs:
+        return None
+    row = [runs.variant.changes, reference.variant.name, str(len(pairs))]
+    return row + [_difference(pairs, direction) for direction in DIRECTIONS]
+
+
+def _difference(pairs: list[tuple[dict, dict]], direction: str) -> str:
+    """Compare the means over seeds, query by query.
+
+    Raises:
+        StudyError: the two were not asked the same.
+    """
+    if len({figures["fingerprint"] for pair in pairs for figures in pair}) > 1:
+        raise StudyError("Results are on different data: remove those of the older data set, and run the study again.")
+    own, other = (
+        np.stack([unpack(pair[side]["hits"][direction], pair[side]["queries"][direction]) for pair in pairs])
+        for side in (0, 1)
+    )
+    (test,) = paired_test(other.mean(0)[:, None], own.mean(0)[:, None], permutations=1)
+    difference, (low, high) = test["difference"], test["interval"]
+    text = f"{100 * difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    if len(pairs) == 1:
+        return text
+    half = _half_interval(list((own - other).mean(1)))
+    text += f" ± {100 * half:.1f}"
+    return f"**{text}**" if (low > 0 or high < 0) and abs(difference) > half else text
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> list[str]:
+    cells = [header, ["---"] + ["--:"] * (len(header) - 1), *rows]
+    return ["| " + " | ".join(row) + " |" for row in cells]
+
+
+def plot(options: PlotArguments) -> dict:
+    """Write a PNG: one line for each way of training, one point (mean over seeds) for each query mix.
+
+    Raises:
+        StudyError: no result of the sweep is there, or `output` is no PNG or cannot be written.
+    """
+    output = options.output
+    if output.suffix.lower() != ".png":
+        raise StudyError(f"--output {output} must end in .png: that is what is written.")
+    points = sweep(options.results)
+    figure = Figure((6.4, 4.8), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    first = next((name for name, line in points.items() if EVEN in line), None)
+    for name, line in points.items():
+        shown = list(line.values())
+        axes.errorbar(*np.array([values.mean(0) for values in shown]).T, label=name, capsize=0, **STYLES[name])
+        for values in shown:  # every seed, faint
+            axes.plot(*values.T, linestyle="", alpha=0.3, **STYLES[name])
+        for mix, values in line.items():
+            if mix == EVEN and name != first:
+                continue  # these points lie on each other: one label for all
+            place = values.mean(0)
+            below = name.startswith("joint + dense")  # where its points lie next to those of joint + MoE
+            offset = (4, -10 if below else 4)
+            axes.annotate(":".join(map(str, mix)), place, xytext=offset, textcoords="offset points", fontsize=7)
+    axes.margins(x=0.1)  # room for the last label
+    axes.set_xlabel("text queries: t→mm Recall@10 (%)")
+    axes.set_ylabel("image queries: i→mm Recall@10 (%)")
+    axes.set_title("Query mixes (text : image : mixed), hard gallery", fontsize=10)
+    axes.legend(frameon=False)
+    axes.grid(color="#e4e4e4")
+    try:
+        figure.savefig(output, format="png")
+    except OSError as error:
+        raise StudyError(f"The plot cannot be written to {output}: {error.strerror}.") from error
+    return {"results": options.results, "output": output}
+
+
+def sweep(results: Path) -> dict[str, dict[tuple[int, int, int], np.ndarray]]:
+    """Return {way of training: {query mix: (seeds, 2)}}, t->mm and i->mm in per cent; mixes from image to text.
+
+    Raises:
+        StudyError: no result of the sweep is there.
+    """
+    lines: dict[str, dict] = {name: {} for name in STYLES}
+    for runs in read_results(results, read_variants()).values():
+        if runs.variant.curve is not None:
+            retrieval = [run["sets"][HARD_SET]["retrieval"] for run in runs.by_seed.values()]
+            values = [[100 * one[direction]["recall@10"] for direction in ("t2mm", "i2mm")] for one in retrieval]
+            lines[runs.variant.curve][runs.variant.query_mix] = np.array(values)
+    ordered = {
+        name: dict(sorted(line.items(), key=lambda item: item[0][0] / item[0][1])) for name, line in lines.items()
+    }
+    if not any(ordered.values()):
+        raise StudyError(f"{results} has no result of the sweep yet: python -m research.study run --tiers 1,3")
+    return {name: line for name, line in ordered.items() if line}

@@ -1,2 +1,0 @@
-class StudyError(Exception):
-    """Something that the user of the study can put right; the message says what."""

@@ -1,0 +1,201 @@
+"""The benchmarks run from end to end at their smallest size, and their sums are right. No time is ever asserted."""
+
+import pytest
+import torch
+
+from research.benchmarks import catalogue, measure, model, search, training
+from research.benchmarks.__main__ import main
+from research.benchmarks.arguments import Training
+from training_moon2.triplets import ROLES
+
+
+def test_ratios_are_taken_within_a_round():
+    assert measure.ratios([2.0, 9.0, 8.0], [1.0, 3.0, 2.0]) == (3.0, 2.0, 4.0)
+    assert measure.spread((3.0, 2.0, 4.0)) == "3.00 (2.00-4.00)"
+    calls = []
+    seconds = measure.time_paired({name: lambda name=name: calls.append(name) for name in "ab"}, repeats=2)
+    assert calls == list("ababab") and [len(values) for values in seconds.values()] == [2, 2]
+
+
+@pytest.mark.slow
+def test_three_views_prints_measured_beside_allowed(capsys):
+    words = ["--models", "tiny", "--dtypes", "float32", "--triplets", "2", "--repeats", "1"]
+    assert main(["three_views", *words]) == 0
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| tiny, float32")]
+    assert len(table) == 2 and all(line.count("%") == 2 for line in table)
+
+
+def test_the_count_of_operations_is_that_of_the_layers():
+    """Counted by hooks on every linear layer, for one picture and one title, against the closed form."""
+    moon2, processor = model.build("tiny", 0)
+    moon2.set_experts_implementation("eager")
+    views = model.Views(moon2.eval(), processor, model.triplets(1, 96 * 96, 0))
+    nine, once, prefix = model.operations(moon2, views)
+    counted = {"linear": 0}
+
+    def count(module, inputs, output):
+        rows = inputs[0].numel() // inputs[0].shape[-1]
+        counted["linear"] += rows * module.weight.numel()
+
+    for module in moon2.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        views.nine_forwards()
+    config, vision = moon2.config.get_text_config(), moon2.config.vlm_config.vision_config
+    lengths = [features["attention_mask"].sum().item() for features in views.separate.values()]
+    patches = [grid.prod().item() for key, features in views.separate.items() if "image_grid_thw" in features
+               for grid in features["image_grid_thw"]]  # fmt: skip
+    expert = 3 * config.hidden_size * moon2.config.moe_intermediate_size * moon2.config.num_experts_per_tok
+    router = config.hidden_size * moon2.config.num_experts
+    experts = sum(lengths) * config.num_hidden_layers * (expert + router)
+    width = config.num_attention_heads * config.head_dim
+    attention = sum(2 * n**2 * width for n in lengths) * config.num_hidden_layers
+    attention += sum(2 * n**2 * vision.hidden_size for n in patches) * vision.depth
+    embedding = sum(patches) * moon2.vlm.visual.patch_embed.proj.weight.numel()
+    assert nine == pytest.approx(counted["linear"] + experts + attention + embedding, rel=1e-6)
+    assert prefix < once < nine
+
+
+@pytest.mark.slow
+def test_moe_block_prints_a_row_for_each_size(capsys):
+    assert main(["moe_block", "--sizes", "32x64", "--tokens", "8", "16", "--repeats", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "| 32 x 64, 8 tokens |" in shown and "| 32 x 64, 16 tokens |" in shown
+
+
+def test_the_catalogue_has_every_kind_of_product(tmp_path):
+    catalogue.write_pictures(tmp_path, 16, seed=0)
+    products = catalogue.catalogue(tmp_path, 200, seed=0)
+    kinds = {(product["text"] is None, type(product["image"]).__name__) for product in products}
+    assert kinds == {(False, "NoneType"), (True, "str"), (False, "str"), (False, "list")}
+    assert products == catalogue.catalogue(tmp_path, 200, seed=0)
+
+
+@pytest.mark.slow
+def test_embed_catalogue_compares_three_ways(capsys):
+    assert main(["embed_catalogue", "--products", "30", "--side", "40", "--repeats", "1"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| ours", "| sen", "| one"))]
+    assert len(rows) == 3 and "1.00 (1.00-1.00)" in rows[1]
+
+
+@pytest.fixture(scope="module")
+def training_ways(tmp_path_factory):
+    """Loss and gradients of five triplets, three items at a time, by every way to train."""
+    rows = model.triplets(5, training.PIXELS, 0)
+    found = {}
+    for name in training.WAYS:
+        way = training.prepare_way(name, 3, 0, str(tmp_path_factory.mktemp("way")))
+        loss = way.backward(way.prepare(rows))
+        found[name] = loss, {key.split("model.", 1)[-1]: value.grad for key, value in way.model.named_parameters()}
+    return found
+
+
+def test_nine_forwards_train_as_three_views_do(training_ways):
+    loss, gradients = training_ways["ours"]
+    for name in ("plain", "naive"):
+        other_loss, other = training_ways[name]
+        assert other_loss == pytest.approx(loss, abs=1e-4) and other.keys() == gradients.keys()
+        for key, value in gradients.items():
+            torch.testing.assert_close(other[key], value, atol=1e-4, rtol=1e-3, msg=lambda text, key=key: key + text)
+
+
+def test_sentence_transformers_trains_every_part(training_ways):
+    gradients = training_ways["sentence-transformers"][1]
+    for part in ("visual.patch_embed", "visual.merger", "embed_tokens", ".experts.", ".gate."):
+        assert any(part in key and value is not None and value.any() for key, value in gradients.items()), part
+
+
+def test_the_naive_loop_runs_each_view_of_each_role():
+    _, processor = model.build("tiny", 0)
+    batch = training.SeparateViews(processor, 2)(model.triplets(3, training.PIXELS, 0))
+    sizes = [len(features["input_ids"]) for role in ROLES for view in model.VIEWS
+             for features in batch["passes"][role][view]]  # fmt: skip
+    assert sizes == [2, 1] * 9
+    assert sum("pixel_values" in batch["passes"][role][view][0] for role in ROLES for view in model.VIEWS) == 6
+    places = torch.cat([place for kinds in batch["rows"].values() for place in kinds.values()])
+    assert places.sort().values.tolist() == list(range(18))
+
+
+def test_memory_counts_what_comes_after():
+    earlier = [torch.ones(20_000) for _ in range(4_000)]  # small enough for the heap, which keeps what is freed
+    full = training.resident("VmRSS")
+    last = earlier.pop()
+    del earlier
+    before = training.settled_megabytes()
+    assert full - before > 150 and last.any()
+    kept = torch.ones(2**24)
+    freed = torch.ones(2**25)
+    del freed
+    assert training.resident("VmHWM") - before == pytest.approx(192, abs=8)
+    assert training.settled_megabytes() - before == pytest.approx(64, abs=8)
+    assert kept.any()
+
+
+def run_of(loss: float, seconds: float) -> dict:
+    """What `training.measure` gives."""
+    times = {"preparation": seconds / 4, "step": seconds * 3 / 4, "seconds": seconds}
+    return times | {"loss": loss, "inputs_megabytes": 10.0, "megabytes": 100 * seconds}
+
+
+def test_training_ratios_are_those_of_a_round(monkeypatch):
+    seconds = {"ours": 2.0, "plain": 1.0, "naive": 5.0, "sentence-transformers": 3.0}
+    losses = {"ours": 1.0, "plain": 1.00005, "naive": 0.99999, "sentence-transformers": 7.0}
+    times = lambda _, name, count, *__: run_of(losses[name], seconds[name] * count / 10)  # noqa: E731
+    monkeypatch.setattr(measure, "run_apart", times)
+    options = Training(triplets=[10, 1000], repeats=2)
+    rows = {row[0]: row[1:] for row in training.throughput(options)}
+    assert rows["10 triplets, naive"] == [
+        "2.0", "2.50 (2.50-2.50)", "2.50 (2.50-2.50)", "25%", "10", "500", "1.00"
+    ]  # fmt: skip
+    assert rows["1000 triplets, naive"][-1] == "100.00" and "1000 triplets, plain" not in rows
+    losses["naive"] = 1.001
+    with pytest.raises(RuntimeError, match="different losses"):
+        list(training.throughput(options))
+
+
+def test_two_processes_are_measured_on_the_largest_usual_batch(monkeypatch):
+    times = lambda _, name, count, *__, processes: run_of(1.0, count / 16 / processes**0.5)  # noqa: E731
+    monkeypatch.setattr(training, "run_apart", times)
+    options = Training(triplets=[16, 64, 1024], repeats=1)
+    assert [row[0::2] for row in training.processes(options)] == [
+        ["64 triplets, 1 process", "1.00 (1.00-1.00)"],
+        ["64 triplets, 2 processes", "1.41 (1.41-1.41)"],
+    ]
+
+
+@pytest.mark.slow
+def test_safeguards_have_a_row_each():
+    rows = list(training.safeguards(Training(triplets=[2], chunk=3, repeats=1)))
+    names = ["a step of 2", "plain", "guard", "record", "sealed", "check"]
+    assert all(row[0].startswith(name) for row, name in zip(rows, names, strict=True))
+    assert float(rows[2][1]) > 0 and float(rows[3][1]) > 0
+
+
+@pytest.mark.slow
+def test_training_prints_every_part(capsys):
+    assert main(["training", "--triplets", "3", "--chunk", "2", "--repeats", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert [shown.count(f"| 3 triplets, {name} |") for name in (*training.WAYS, "2 processes")] == [1] * 5
+    assert "| guard |" in shown
+
+
+@pytest.mark.slow
+def test_search_compares_three_ways(capsys):
+    pytest.importorskip("faiss")
+    words = ["--sizes", "300", "--dimension", "16", "--queries", "20", "--slow_queries", "10", "--k", "3"]
+    assert main(["search", *words, "--repeats", "1"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| 300")]
+    assert len(rows) == 3 and all("100.0000%" in row for row in rows)
+
+
+@pytest.mark.slow
+def test_metrics_compare_with_pytrec_eval_and_scipy(capsys, monkeypatch):
+    pytest.importorskip("pytrec_eval")
+    words = ["--queries", "30", "--candidates", "40", "--dimension", "8", "--repeats", "1"]
+    assert main(["metrics", *words]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| 30")]
+    assert [row.split(":")[0] for row in rows] == ["| 30 x 40", "| 30"]
+    monkeypatch.setattr(search, "with_pytrec_eval", lambda *_: dict.fromkeys(search.METRICS, 0.5))
+    with pytest.raises(AssertionError, match="recall@1"):
+        main(["metrics", *words])

@@ -1,0 +1,151 @@
+"""Dense checkpoints become Moon2 models: the same function at first, any way they are stored or loaded."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForImageTextToText
+
+from conftest import mixed_products, tiny_processor, vlm_config
+from modeling_moon2 import Moon2Model, Moon2SparseMoeBlock
+from processing_moon2 import Moon2Processor
+from upcycle_moon2 import main
+
+TOLERANCE = dict(atol=1e-5, rtol=0)
+
+
+def save_dense(folder, family: str = "qwen3_vl", **options):
+    """A dense vision-language folder as transformers writes it, with tokenizer and image processor; its backbone."""
+    torch.manual_seed(0)
+    dense = AutoModelForImageTextToText.from_config(vlm_config(family)).eval()
+    dense.save_pretrained(folder, **options)
+    processor = tiny_processor(family)
+    processor.tokenizer.save_pretrained(folder)
+    processor.image_processor.save_pretrained(folder)
+    return dense.model
+
+
+def hidden_states(vlm, processor) -> torch.Tensor:
+    inputs = processor([{"text": "red striped mug"}])
+    with torch.no_grad():
+        return vlm(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
+
+
+def test_the_command_converts_saves_and_verifies(family, tmp_path, capsys):
+    dense = save_dense(tmp_path / "dense", family)
+    words = ["--model", str(tmp_path / "dense"), "--output_dir", str(tmp_path / "moon2"), "--num_experts", "3"]
+    assert main([*words, "--router", "composition", "--moe_layers", "0", "2", "--verify"]) == 0
+    shown = capsys.readouterr().out
+    assert "Largest difference of the last hidden states to the dense model: 0" in shown or "e-0" in shown
+    assert f"a {family} with experts in layers 0, 2;" in shown
+    model, processor = (
+        Moon2Model.from_pretrained(tmp_path / "moon2"),
+        Moon2Processor.from_pretrained(tmp_path / "moon2"),
+    )
+    with torch.no_grad():
+        ours = model(**processor([{"text": "red striped mug"}])).last_hidden_state
+    torch.testing.assert_close(ours, hidden_states(dense, processor), **TOLERANCE)
+    assert model.config.router == "composition" and model.config.num_experts == 3
+    assert torch.isfinite(model(**processor(mixed_products())).embeddings).all()
+
+
+def test_sharded_checkpoints_and_a_device_map(tmp_path):
+    dense = save_dense(tmp_path, max_shard_size="200KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
+    processor = tiny_processor()
+    for options in ({}, {"device_map": "cpu"}, {"device_map": {"": "cpu"}}):
+        model = Moon2Model.from_backbone(tmp_path, **options).eval()
+        with torch.no_grad():
+            ours = model(**processor([{"text": "red striped mug"}])).last_hidden_state
+        torch.testing.assert_close(ours, hidden_states(dense, processor), **TOLERANCE)
+    model.save_pretrained(tmp_path / "moon2", max_shard_size="200KB")
+    again = Moon2Model.from_pretrained(tmp_path / "moon2", device_map="cpu")
+    inputs = processor(mixed_products())
+    with torch.no_grad():
+        assert torch.equal(again(**inputs).embeddings, model(**inputs).embeddings)
+
+
+def test_bf16_stays_bf16_and_computes_what_the_dense_model_does(tmp_path):
+    save_dense(tmp_path)
+    model = Moon2Model.from_backbone(tmp_path, dtype=torch.bfloat16).eval()
+    kinds = {name.split(".")[0]: parameter.dtype for name, parameter in model.named_parameters()}
+    assert kinds == {"vlm": torch.bfloat16, "dual_alignment": torch.float32} and model.dtype == torch.bfloat16
+    dense = AutoModel.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    processor = tiny_processor()
+    with torch.no_grad():
+        ours = model(**processor([{"text": "red striped mug"}])).last_hidden_state
+    # The two chosen experts are rounded each before they are added: half a bf16 step of difference.
+    torch.testing.assert_close(ours, hidden_states(dense, processor), atol=0.05, rtol=0.02)
+    assert torch.isfinite(model(**processor(mixed_products())).embeddings).all()
+
+
+def test_narrow_experts_share_out_the_dense_neurons(tmp_path):
+    """With all experts chosen evenly, narrow experts that cover the dense layer once are the dense layer."""
+    dense = save_dense(tmp_path)
+    model = Moon2Model.from_backbone(
+        tmp_path, num_experts=3, num_experts_per_tok=3, moe_intermediate_size=32, shared_expert_intermediate_size=16
+    ).eval()
+    for layer in model.vlm.get_decoder().layers:
+        assert layer.mlp.experts.down_proj.shape == (3, 64, 32)
+        layer.mlp.gate.weight.data.zero_()  # equal gates
+    processor = tiny_processor()
+    with torch.no_grad():
+        ours = model(**processor([{"text": "red striped mug"}])).last_hidden_state
+    torch.testing.assert_close(ours, hidden_states(dense, processor), **TOLERANCE)
+
+
+def test_a_shared_expert_adds_nothing_at_first_and_learns(tmp_path):
+    dense = save_dense(tmp_path)
+    model = Moon2Model.from_backbone(tmp_path, shared_expert_intermediate_size=16, experts_implementation="eager")
+    assert model.config._experts_implementation == "eager"
+    processor = tiny_processor()
+    output = model(**processor([{"text": "red striped mug"}]))
+    torch.testing.assert_close(output.last_hidden_state, hidden_states(dense, processor), **TOLERANCE)
+    output.embeddings.mul(torch.arange(64)).sum().backward()
+    blocks = [module for module in model.modules() if isinstance(module, Moon2SparseMoeBlock)]
+    assert len(blocks) == 3 and all(block.shared_expert.down_proj.weight.grad.any() for block in blocks)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--model", "nowhere"], "The model nowhere is neither a folder nor available on the Hub"),
+        (["--moe_intermediate_size", "97"], "moe_intermediate_size is 97, but a dense layer has only 96 neurons"),
+        (["--num_experts", "1"], "num_experts_per_tok is 2"),
+        (["--moe_layers", "3"], "moe_layers is [3]"),
+        (["--router", "sample"], "router is 'sample'"),
+        (["--max_pixels", "10"], "max_pixels is 10"),
+        (["--model", "{moon2}"], "is a Moon2 already"),
+    ],
+)
+def test_what_cannot_be_converted_is_explained(tmp_path, capsys, words, message):
+    save_dense(tmp_path / "dense")
+    if "{moon2}" in words:
+        Moon2Model.from_backbone(tmp_path / "dense").save_pretrained(tmp_path / "moon2")
+    words = [word.format(moon2=tmp_path / "moon2") for word in words]
+    assert main(["--model", str(tmp_path / "dense"), "--output_dir", str(tmp_path / "new"), *words]) == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("change", ["missing", "unexpected", "shape"])
+def test_dense_weights_that_do_not_fit_are_refused_by_name(tmp_path, change):
+    save_dense(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    name = "model.language_model.layers.1.mlp.up_proj.weight"
+    if change == "missing":
+        del weights[name]
+    elif change == "unexpected":
+        name = "model.language_model.layers.9.mlp.up_proj.weight"
+        weights[name] = torch.zeros(2, 2)
+    else:
+        weights[name] = torch.zeros(95, 64)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"{name.removeprefix('model.')}"):
+        Moon2Model.from_backbone(tmp_path)
+
+
+def test_offloaded_layers_are_refused(tmp_path):
+    save_dense(tmp_path)
+    device_map = {"visual": "cpu", "language_model": "disk"}
+    with pytest.raises(ValueError, match="device_map offloaded some layers"):
+        Moon2Model.from_backbone(tmp_path, device_map=device_map, offload_folder=str(tmp_path / "offload"))

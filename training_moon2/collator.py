@@ -1,0 +1,111 @@
+"""From a batch of triplets to the passes of a training step."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+
+from processing_moon2 import Moon2Processor, ProductBatch, ProductError
+from training_moon2.triplets import ROLES, TripletError
+
+KINDS = ("pictures", "texts")
+
+
+class TripletCollator:
+    """B triplets -> model inputs in several passes: items with pictures (for their own and their image-only view),
+    then texts alone (for the text view).
+
+    Items of similar length share a pass, which saves most of the padding.
+
+    Args:
+        processor: prepares the items.
+        chunk: what one forward takes at most; an item that is longer alone has a pass of its own.
+        unit: what `chunk` counts: "items", or "tokens" (with padding: items times the longest of them).
+
+    Returns:
+        `passes`: for "pictures" and for "texts" a list of model inputs, one dict for each forward; `rows`: for each
+        role the place of every triplet's item among the outputs of all passes, those with pictures first, (B,) for
+        `pictures` and for `texts`, -1 where the role has no picture or no text; `keys`: product and group keys (B,);
+        `query_ids`, `positive_ids`: B strings; `false_positives`: B times whether the positive is known to be wrong.
+
+    Raises:
+        ValueError: `chunk` or `unit` cannot be.
+        TripletError: a picture or text that the processor refuses; the message names the triplet and role.
+    """
+
+    def __init__(self, processor: Moon2Processor, chunk: int = 64, unit: str = "items"):
+        if unit not in ("items", "tokens"):
+            raise ValueError(f"unit is {unit!r}; a pass is measured in 'items' or in 'tokens'.")
+        if chunk < 1:
+            raise ValueError(f"chunk is {chunk}; a pass takes at least 1 of the {unit}.")
+        self.processor = processor
+        self.chunk = chunk
+        self.unit = unit
+        self._fillers: dict[str, dict[str, torch.Tensor]] = {}
+
+    def __call__(self, triplets: list[dict]) -> dict:
+        rows = {role: {kind: torch.full((len(triplets),), -1) for kind in KINDS} for role in ROLES}
+        passes, place = {}, 0
+        for kind in KINDS:
+            items = sorted(self._items(triplets, kind), key=lambda item: item.length)
+            for item in items:
+                rows[item.role][kind][item.row] = place
+                place += 1
+            passes[kind] = [dict(self.processor.join(batch)) for batch in self._cut(items)]
+        return {
+            "passes": passes,
+            "rows": rows,
+            "keys": {
+                f"{role}_{kind}": torch.tensor([triplet[f"{role}_{kind}"] for triplet in triplets])
+                for role in ROLES[1:]
+                for kind in ("id", "group")
+            },
+            "query_ids": [triplet["query_id"] for triplet in triplets],
+            "positive_ids": [triplet["positive_name"] for triplet in triplets],
+            "false_positives": [triplet["false_positive"] for triplet in triplets],
+        }
+
+    def filler(self, kind: str) -> dict[str, torch.Tensor]:
+        """Return a pass of one neutral item: a white picture for "pictures", a word for "texts".
+
+        For processes that have fewer passes than others, where all have to take part in each.
+        """
+        if kind not in self._fillers:
+            item = {"image": Image.new("RGB", (32, 32), "white")} if kind == "pictures" else {"text": "item"}
+            self._fillers[kind] = dict(self.processor(item))
+        return self._fillers[kind]
+
+    def _items(self, triplets: list[dict], kind: str) -> Iterator["_Item"]:
+        """Return all products that have a picture, as they are, or the texts of all that have one."""
+        for row, triplet in enumerate(triplets):
+            for role in ROLES:
+                product = triplet[role]
+                if product["text"] is None and product["image"] is None:
+                    raise TripletError(f"Triplet {triplet['query_id']}: its {role} has neither text nor image.")
+                if product["image" if kind == "pictures" else "text"] is None:
+                    continue
+                try:
+                    prepared = self.processor(product if kind == "pictures" else {"text": product["text"]})
+                except ProductError as error:
+                    raise TripletError(f"Triplet {triplet['query_id']}, its {role}: {error.problem}") from error
+                yield _Item(row, role, prepared, prepared["input_ids"].shape[1])
+
+    def _cut(self, items: list["_Item"]) -> Iterator[list[ProductBatch]]:
+        """Make the batches of the passes, from items that are sorted by their length."""
+        batch = []
+        for item in items:
+            cost = item.length if self.unit == "tokens" else 1
+            if batch and (len(batch) + 1) * cost > self.chunk:
+                yield batch
+                batch = []
+            batch.append(item.prepared)
+        if batch:
+            yield batch
+
+
+class _Item(NamedTuple):
+    row: int
+    role: str
+    prepared: ProductBatch
+    length: int
