@@ -311,7 +311,7 @@ def every_option() -> set[str]:
 
 # `accelerate launch` has these; its own parser reads those of commands.
 OF_LAUNCHERS = {"--machine_rank"}
-OF_VLLM = {"--allowed-media-domains", "--limit-mm-per-prompt", "--hf-overrides", "--api-key"}
+OF_VLLM = {"--max-model-len", "--allowed-media-domains", "--limit-mm-per-prompt", "--hf-overrides", "--api-key"}
 
 
 @pytest.mark.parametrize("page", PAGES)
