@@ -97,11 +97,13 @@ def page() -> str:
     asked: dict[str, set[str]] = {}
     for line, extras in lines.items():
         asked.setdefault(canonicalize_name(Requirement(line).name), set()).update(extras)
+    written = OUTPUT.read_text(encoding="utf-8").splitlines() if OUTPUT.exists() else []
+    before = {line.split(" | ")[0].removeprefix("| "): line for line in written if line.startswith("| ")}
     rows = []
     for name, package in sorted(needed(lines).items()):
         by = ", ".join(f"[{extra}]" if extra else "always" for extra in sorted(asked.get(name, ()))) or "through others"
-        if package is None:
-            rows.append(f"| {name} | | | {by} | not installed where this was written |")
+        if package is None:  # vLLM would replace torch: its row stays
+            rows.append(before.get(name, f"| {name} | | | {by} | not installed where this was written |"))
         else:
             said = licence(package)
             rows.append(f"| {name} | {package.version} | {said} | {by} | {remark(said)} |")

@@ -4,7 +4,7 @@ import sys
 
 from common_moon2.cli import exit_codes
 from common_moon2.fields import Command, run_command
-from serving_moon2.arguments import ServeArguments
+from serving_moon2.arguments import ConvertArguments, ServeArguments
 
 PROG = "python -m serving_moon2"
 EXTRAS = {"litserve": "serve"}
@@ -16,6 +16,11 @@ COMMANDS = {
             f"{PROG} serve --model moon2",
             f"{PROG} serve --model user/moon2 --model_revision v1 --host 0.0.0.0 --dtype bfloat16 --max_queue 512",
         ),
+    ),
+    "convert": Command(
+        ConvertArguments,
+        "serving_moon2.convert:convert",
+        (f"{PROG} convert --model moon2 --output moon2-qwen3-vl-moe",),
     ),
 }
 EXAMPLES = tuple(example for command in COMMANDS.values() for example in command.examples)

@@ -27,3 +27,16 @@ class ServeArguments:
     max_queue: int = option(128, "Requests at a time; more are answered with 503.", type=whole(1))
     max_products: int = option(64, "Products of a request.", type=whole(1))
     max_bytes: int = option(16 << 20, "Bytes of a request, images in base64.", type=whole(1))
+
+
+@dataclass
+class ConvertArguments:
+    """Write a Moon2 as a stock Qwen3-VL-MoE, which transformers and vLLM load without this project's code.
+
+    It computes the same hidden states. Stock servers pool every position, so it takes no instructions. Its chat
+    template refuses them, and texts with a word that the tokenizer would take for a special token.
+    """
+
+    model: str = option(help="A Moon2 with a qwen3_vl backbone: folder or Hub id.")
+    model_revision: str | None = option(None, "Branch, tag or commit of a --model on the Hub.")
+    output: str = option(help="The folder to write; it must not exist, or be empty.")

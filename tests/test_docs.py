@@ -55,6 +55,7 @@ NOT_RUN = {
     **dict.fromkeys(
         ("python -m serving_moon2 serve", "curl", "printf"), "`test_service.py` does; serves until stopped"
     ),
+    "vllm serve": "serves until stopped; `test_vllm.py` starts it",
     "python -m pytest": "is this",
     "python -m research.benchmarks training": "takes minutes; `test_benchmarks.py` runs it small",
 }
@@ -310,6 +311,7 @@ def every_option() -> set[str]:
 
 # `accelerate launch` has these; its own parser reads those of commands.
 OF_LAUNCHERS = {"--machine_rank"}
+OF_VLLM = {"--max-model-len", "--allowed-media-domains", "--limit-mm-per-prompt", "--hf-overrides", "--api-key"}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -317,7 +319,7 @@ def test_options_and_fields_in_prose_exist(page):
     known = every_option()
     for code in in_backticks(page):
         if code.startswith("--"):
-            assert set(given_options(shlex.split(code))) <= known | OF_LAUNCHERS, code
+            assert set(given_options(shlex.split(code))) <= known | OF_LAUNCHERS | OF_VLLM, code
         elif field := re.fullmatch(r"([a-z]\w+): \S.*", code):
             assert f"--{field[1]}" in known or code == "name: value", code
 
