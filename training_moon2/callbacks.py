@@ -138,8 +138,8 @@ class NoTask(TrainerCallback):
         given = [parameter for parameter in model.parameters() if parameter.grad is not None]
         if not given:  # the step was refused
             return
-        norms = torch._foreach_norm([parameter.grad for parameter in given])
-        for parameter, norm in zip(given, torch.stack(norms).tolist(), strict=True):
+        norms = torch.stack(torch._foreach_norm([parameter.grad for parameter in given]))
+        for parameter, norm in zip(given, norms.tolist(), strict=True):
             if norm == 0:
                 parameter.grad = None
 
