@@ -52,7 +52,7 @@ def row(image: Image.Image | bytes, name="r1") -> Row:
 
 def test_subjects_of_synthetic_photos_are_found_and_clutter_is_mostly_refused():
     plain, cluttered = [], []
-    for index in range(100):
+    for index in range(50):
         name = f"p{index:06d}-0"
         image, truth = synthetic_photo(name, 0, 0, 224)
         subject = EXTRACTOR(image)
