@@ -60,6 +60,7 @@ def test_text_program_takes_any_batch_and_length(tmp_path):
         assert_same(loaded, model, processor, products)
 
 
+@pytest.mark.slow  # ONNX; the programs of torch.export are tested below
 def test_onnx_text_program(tmp_path):
     model, processor = shallow_model(), tiny_processor()
     exported = export(model, processor, TEXTS, OnnxConfig())
@@ -67,7 +68,9 @@ def test_onnx_text_program(tmp_path):
     assert_same(ExportedModel.from_pretrained(tmp_path), model, processor, [OTHER_TEXTS[0], TEXTS[0]])
 
 
-@pytest.mark.parametrize("family, router", [("qwen3_vl", "token"), ("qwen2_5_vl", "composition")])
+@pytest.mark.parametrize(
+    "family, router", [("qwen3_vl", "token"), pytest.param("qwen2_5_vl", "composition", marks=pytest.mark.slow)]
+)
 def test_picture_program(family, router):
     model, processor = shallow_model(family, router=router), tiny_processor(family)
     exported = export(model, processor, PAIR, DynamoConfig())
