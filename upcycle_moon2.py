@@ -79,7 +79,7 @@ def upcycle(model: str, max_pixels: int | None = None, **options) -> tuple[Moon2
 
 
 def is_moon2(model: str, revision: str | None = None) -> bool:
-    """Whether a folder or Hub id holds a Moon2.
+    """Tell whether a folder or Hub id holds a Moon2.
 
     Raises:
         ValueError: there is no such model.

@@ -159,6 +159,7 @@ class TitleArguments:
     title_entities: bool = option(False, "Let the model extract entities, too.")
     title_concurrency: int = option(4, "Requests at a time.")
     title_max_requests: int | None = option(None, "Stop before more requests than this.")
+    title_max_tokens: int | None = option(None, "Stop before more tokens than this, read and written.")
     title_max_cost: float | None = option(None, "Stop before it costs more than this, in the currency of the prices.")
     title_prices: str = option("0,0", "For a million tokens read, and written.")
     api_key_env: str = option("OPENAI_API_KEY", "Environment variable with the key of the servers.")
@@ -171,7 +172,7 @@ class TitleArguments:
             raise OptionError("--titles endpoint and --title_endpoint go together.")
         if (self.titles in ("endpoint", "local")) != (self.title_model is not None):
             raise OptionError("--title_model names the model of --titles endpoint or local, and only of these.")
-        for name in ("title_max_requests", "title_max_cost"):
+        for name in ("title_max_requests", "title_max_tokens", "title_max_cost"):
             if getattr(self, name) is not None and not served:
                 raise OptionError(f"--{name} only means something with --titles endpoint.")
 
@@ -193,6 +194,9 @@ class PictureArguments:
         "model, or nobody (then the editor does).",
     )  # fmt: skip
     subject_model: str | None = option(None, "Name or ONNX file for rembg; id or folder of a segmentation model.")
+    subject_labels: list[str] = option(
+        list, "Labels of the segmentation model that are the subject; left out: all but the background."
+    )
     editor: Literal["none", "endpoint", "diffusers"] = option(
         "none", "Who changes the picture: geometry and light, a server with the OpenAI images/edits API, or a "
         "diffusers pipeline.",
@@ -214,6 +218,8 @@ class PictureArguments:
             raise OptionError("--editor endpoint or diffusers and --editor_model go together.")
         if self.subject == "segmentation" and self.subject_model is None:
             raise OptionError("--subject segmentation needs --subject_model.")
+        if self.subject_labels and self.subject != "segmentation":
+            raise OptionError("--subject_labels only means something with --subject segmentation.")
 
 
 @dataclass

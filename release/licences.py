@@ -48,7 +48,8 @@ def direct() -> dict[str, set[str]]:
 
 
 def needed(lines: Iterable[str]) -> dict[str, Distribution | None]:
-    """The packages that these requirements ask for, directly or through others, by name; None: not installed here."""
+    """Return the packages that these requirements ask for, directly or through others, by name; None: not installed
+    here."""
     found: dict[str, Distribution | None] = {}
     waiting, seen = [Requirement(line) for line in lines], set()
     while waiting:
@@ -70,7 +71,7 @@ def needed(lines: Iterable[str]) -> dict[str, Distribution | None]:
 
 
 def licence(package: Distribution) -> str:
-    """What the package says: its expression, or the classifiers, or a short text in the old field."""
+    """Return what the package says: its expression, or the classifiers, or a short text in the old field."""
     metadata = package.metadata
     if metadata.get("License-Expression"):
         return metadata["License-Expression"]
@@ -85,14 +86,14 @@ def licence(package: Distribution) -> str:
 
 
 def remark(said: str) -> str:
-    """What is to be known besides; empty: permissive throughout."""
+    """Return what is to be known besides; empty: permissive throughout."""
     if COPYLEFT.search(said):
         return "not permissive throughout"
     return "" if PERMISSIVE.search(said) else "look it up"
 
 
 def page() -> str:
-    """The table as Markdown."""
+    """Return the table as Markdown."""
     lines = direct()
     asked: dict[str, set[str]] = {}
     for line, extras in lines.items():

@@ -118,7 +118,7 @@ def _writer(told: "Build") -> TitleWriter | None:
         api_key_env=told.api_key_env,
         input_price=input_price,
         output_price=output_price,
-        budget=Budget(told.title_max_requests, max_cost=told.title_max_cost),
+        budget=Budget(told.title_max_requests, told.title_max_tokens, told.title_max_cost),
     )
     return EndpointWriter(
         server, picture=told.title_pictures, extract=told.title_entities, concurrency=told.title_concurrency
@@ -131,7 +131,7 @@ def _extractor(told: "Build") -> SubjectExtractor | None:
     if told.subject == "rembg":
         return RembgExtractor(told.subject_model or "u2net")
     if told.subject == "segmentation":
-        return SegmentationExtractor(told.subject_model)
+        return SegmentationExtractor(told.subject_model, tuple(told.subject_labels))
     return ClassicalExtractor()
 
 

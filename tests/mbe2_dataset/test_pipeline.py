@@ -18,9 +18,11 @@ from PIL import Image
 
 from conftest import tiny_model, tiny_processor
 from mbe2_dataset.__main__ import main
-from mbe2_dataset.arguments import COMMANDS
+from mbe2_dataset.arguments import COMMANDS, Build
 from mbe2_dataset.catalogue.pictures import Picture
 from mbe2_dataset.catalogue.store import Row
+from mbe2_dataset.coaugmentation import makers
+from mbe2_dataset.errors import OptionError
 from mbe2_dataset.pipeline import build_options
 from mbe2_dataset.triplets.negatives import CategoryNegatives, Hardness, MinedNegatives
 
@@ -278,6 +280,19 @@ def test_titles_of_a_service_are_paid_once(shop, tmp_path, monkeypatch, capsys):
     written = b"".join(path.read_bytes() for path in (tmp_path).rglob("*") if path.is_file())
     assert b"very-secret" not in written and b"passw0rd" not in written, "neither the key nor what an address may hold"
     assert b"127.0.0.1" not in (tmp_path / "mbe2" / "README.md").read_bytes()
+
+
+def test_tokens_have_a_budget(shop, tmp_path, capsys):
+    with chat_server(better) as server:
+        assert build(shop, tmp_path / "mbe2", *paid(server.url, "--title_max_tokens", "1")) == 2
+        assert "The budget of 1 tokens would not be enough" in capsys.readouterr().err and not server.requests
+
+
+def test_labels_reach_the_segmentation_model():
+    told = Build(catalogue="shop", output="mbe2", subject="segmentation", subject_model="m", subject_labels=["Hat"])
+    assert makers._extractor(told).labels == ("Hat",)
+    with pytest.raises(OptionError, match="--subject_labels only means something with --subject segmentation"):
+        Build(catalogue="shop", output="mbe2", subject_labels=["Hat"]).check()
 
 
 def test_the_same_command_asks_again_for_what_a_server_failed_to_make(shop, tmp_path, capsys):
