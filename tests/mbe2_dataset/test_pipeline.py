@@ -22,8 +22,10 @@ from mbe2_dataset.arguments import COMMANDS, Build
 from mbe2_dataset.catalogue.pictures import Picture
 from mbe2_dataset.catalogue.store import Row
 from mbe2_dataset.coaugmentation import makers
+from mbe2_dataset.coaugmentation.pictures.subject import SegmentationExtractor
 from mbe2_dataset.errors import OptionError
 from mbe2_dataset.pipeline import build_options
+from mbe2_dataset.schema import identity_of
 from mbe2_dataset.triplets.negatives import CategoryNegatives, Hardness, MinedNegatives
 
 ROOT = Path(__file__).parents[2]
@@ -290,7 +292,10 @@ def test_tokens_have_a_budget(shop, tmp_path, capsys):
 
 def test_labels_reach_the_segmentation_model():
     told = Build(catalogue="shop", output="mbe2", subject="segmentation", subject_model="m", subject_labels=["Hat"])
-    assert makers._extractor(told).labels == ("Hat",)
+    extractor = makers._extractor(told)
+    assert extractor.labels == ("Hat",)
+    others = [SegmentationExtractor("m"), SegmentationExtractor("m", ("Bag",))]
+    assert all(identity_of(extractor) != identity_of(other) for other in others), "other labels, other journal entries"
     with pytest.raises(OptionError, match="--subject_labels only means something with --subject segmentation"):
         Build(catalogue="shop", output="mbe2", subject_labels=["Hat"]).check()
 

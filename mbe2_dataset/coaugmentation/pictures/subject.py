@@ -129,10 +129,11 @@ class SegmentationExtractor:
     """
 
     revision = ""
-    prompt_version = ""
 
     def __init__(self, model: str, labels: tuple[str, ...] = ()):
         self.model, self.labels = model, labels
+        # A part of the identity, so that other labels make other images instead of finding the old ones in the journal.
+        self.prompt_version = f"labels {', '.join(sorted(labels))}" if labels else ""
 
     def __call__(self, image: Image.Image) -> Subject:
         """See `SubjectExtractor`."""
