@@ -9,19 +9,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from mbe2_dataset.catalogue.columns import (
-    CATALOGUE_NAMES,
-    Columns,
-    as_attributes,
-    as_category,
-    as_pictures,
-    as_price,
-    as_text,
-    find_columns,
-)
+from mbe2_dataset.catalogue.columns import CATALOGUE_NAMES, Columns, find_columns
 from mbe2_dataset.catalogue.search_log import NEGATIVE, POSITIVE, Event, query_key
 from mbe2_dataset.catalogue.store import Item, Problem
 from mbe2_dataset.catalogue.tables import SPLIT_NAMES, LocalTables, Table, Tables, files_fingerprint, selected_rows
+from mbe2_dataset.catalogue.values import as_attributes, as_category, as_pictures, as_price, as_text
 from mbe2_dataset.errors import CatalogueError
 
 

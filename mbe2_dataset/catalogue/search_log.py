@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 from tqdm import tqdm
 
-from mbe2_dataset.catalogue.columns import as_pictures, as_text, find_columns
+from mbe2_dataset.catalogue.columns import find_columns
 from mbe2_dataset.catalogue.pictures import (
     PICTURES_SCHEMA,
     Picture,
@@ -29,6 +29,7 @@ from mbe2_dataset.catalogue.pictures import (
 )
 from mbe2_dataset.catalogue.store import Problem
 from mbe2_dataset.catalogue.tables import SPLIT_NAMES, Tables, selected_rows
+from mbe2_dataset.catalogue.values import as_pictures, as_text
 from mbe2_dataset.errors import CatalogueError
 
 # What is said about an item: from POSITIVE on, its grade is `state - NEITHER`. Of several rows the highest counts.

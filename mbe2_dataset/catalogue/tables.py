@@ -15,8 +15,9 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mbe2_dataset.catalogue.columns import Columns, as_text
+from mbe2_dataset.catalogue.columns import Columns
 from mbe2_dataset.catalogue.store import Problem
+from mbe2_dataset.catalogue.values import as_text
 from mbe2_dataset.errors import CatalogueError
 
 # A description of this length is read, which the csv module would otherwise refuse.

@@ -11,17 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mbe2_dataset.catalogue.columns import (
-    as_attributes,
-    as_category,
-    as_pictures,
-    as_price,
-    as_text,
-    parse_columns,
-)
+from mbe2_dataset.catalogue.columns import parse_columns
 from mbe2_dataset.catalogue.products import Fashion200K, M5Product, ProductSource
 from mbe2_dataset.catalogue.store import Item, Problem
 from mbe2_dataset.catalogue.tables import HubTables, LocalTables
+from mbe2_dataset.catalogue.values import as_attributes, as_category, as_pictures, as_price, as_text
 from mbe2_dataset.errors import CatalogueError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
