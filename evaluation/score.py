@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from common_moon2.cli import UserError
 from common_moon2.files import write_text
 from evaluation.arguments import BM25, Run
-from evaluation.errors import EvaluationError
 from evaluation.measure.evaluate import Evaluation, evaluate, evaluate_words
 from evaluation.measure.retrieval import check_groups
 from evaluation.models.checkpoint import find_checkpoint
@@ -18,7 +18,7 @@ def score(arguments: Run) -> dict:
     """Score every model, write its results into its folder, and print a summary.
 
     Raises:
-        EvaluationError: a model or the data cannot be read, or cannot do what was asked for.
+        UserError: a model or the data cannot be read, or cannot do what was asked for.
     """
     for name in arguments.model:
         if name != BM25:
@@ -56,9 +56,7 @@ def _score_model(
         encoder = load_encoder(name, arguments.model_revision)
         for wanted in arguments.dims:
             if wanted > encoder.dimension:
-                raise EvaluationError(
-                    f"--dims has {wanted}, but the vectors of {name} have {encoder.dimension} dimensions."
-                )
+                raise UserError(f"--dims has {wanted}, but the vectors of {name} have {encoder.dimension} dimensions.")
         evaluation = evaluate(encoder, benchmark, vectors, arguments, train)
     facts = run_facts(encoder, benchmark, arguments, evaluation.note, vectors)
     write_report(folder, facts, evaluation)

@@ -57,7 +57,7 @@ def evaluate(
         train: products and their category paths, for a linear probe.
 
     Raises:
-        EvaluationError: a product cannot be prepared (an unreadable picture, say), or its vector is not finite.
+        UserError: a product cannot be prepared (an unreadable picture, say), or its vector is not finite.
     """
     titles_only = encoder.views == {"t"}
     embed = _embedding(encoder, cache, options)
@@ -105,7 +105,7 @@ def embed_benchmark(
     """Embed all queries by modality, and all candidates by view, as far as the encoder can.
 
     Raises:
-        EvaluationError: as `evaluate`.
+        UserError: as `evaluate`.
     """
     titles_only = encoder.views == {"t"}
     embed = _embedding(encoder, cache, options)

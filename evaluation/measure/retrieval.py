@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from evaluation.errors import EvaluationError
+from common_moon2.cli import UserError
 from evaluation.measure.metrics import (
     ALL_DIRECTIONS,
     DIRECTIONS,
@@ -117,7 +117,7 @@ def evaluate_retrieval(
         direction without vectors. And, for the directions that have metrics, those of each query.
 
     Raises:
-        EvaluationError: `by_group`, but the products have no groups.
+        UserError: `by_group`, but the products have no groups.
     """
     keys = candidate_keys(benchmark, by_group)
     order = {key: place for place, key in enumerate(sorted(set(keys)))}
@@ -170,10 +170,10 @@ def evaluate_retrieval(
 
 
 def check_groups(benchmark: Benchmark) -> None:
-    """Check that every table of candidates has groups, which raises an EvaluationError if not."""
+    """Check that every table of candidates has groups, which raises an UserError if not."""
     for products in benchmark.candidates:
         if products.groups is None:
-            raise EvaluationError(f"The table {products.name} has no column 'group_id', which --by_group needs.")
+            raise UserError(f"The table {products.name} has no column 'group_id', which --by_group needs.")
 
 
 def candidate_keys(benchmark: Benchmark, by_group: bool) -> list[str]:

@@ -10,8 +10,8 @@ import torch
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import CountVectorizer
 
+from common_moon2.cli import UserError
 from evaluation.arguments import BM25
-from evaluation.errors import EvaluationError
 from evaluation.measure.retrieval import Embedded, QueryValues, evaluate_retrieval
 from evaluation.tables.benchmark import Benchmark
 
@@ -28,7 +28,7 @@ class Bm25:
         titles: the collection that the weights of words are taken from.
 
     Raises:
-        EvaluationError: there is no word in any of them.
+        UserError: there is no word in any of them.
     """
 
     def __init__(self, titles: list[str]):
@@ -36,7 +36,7 @@ class Bm25:
         try:
             found = self._counts.fit_transform(titles)
         except ValueError as error:
-            raise EvaluationError(
+            raise UserError(
                 f"None of the {len(titles)} titles has a word in it: {BM25} has nothing to match."
             ) from error
         documents = np.bincount(found.indices, minlength=found.shape[1])
@@ -68,7 +68,7 @@ def evaluate_lexical(
     """Score the directions in which texts ask for titles: t2mm (by the products' titles) and t2t.
 
     Raises:
-        EvaluationError: no title has a word in it.
+        UserError: no title has a word in it.
     """
     corpus = {}
     views = {view: candidate_rows(benchmark, view) for view in ("t", "mm")}

@@ -24,9 +24,9 @@ import transformers
 from huggingface_hub.constants import HF_HOME
 from tqdm.auto import tqdm
 
+from common_moon2.cli import UserError
 from common_moon2.files import write_json, write_text
 from evaluation.arguments import Embed
-from evaluation.errors import EvaluationError
 from evaluation.models import encoders
 from evaluation.models.encoders import Encoder
 from evaluation.tables.products import Columns, Products, ProductView, open_products
@@ -77,7 +77,7 @@ class VectorCache:
         """Return (N, D) vectors of the products, in their order; (0, 0) if there are none. See `Encoder.encode`.
 
         Raises:
-            EvaluationError: a product cannot be embedded, or the folder cannot be written or read.
+            UserError: a product cannot be embedded, or the folder cannot be written or read.
         """
         if not len(products):
             return torch.empty(0, 0)
@@ -103,7 +103,7 @@ class VectorCache:
                         vectors[indices] = found
                     progress.update(len(indices))
         except OSError as error:
-            raise EvaluationError(f"The cache {self.folder} cannot be written: {error.strerror}.") from error
+            raise UserError(f"The cache {self.folder} cannot be written: {error.strerror}.") from error
         return vectors
 
 
@@ -125,9 +125,9 @@ def _read(path: Path, shape: tuple[int, int]) -> torch.Tensor:
     try:
         _, vectors = read_shard(path)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise EvaluationError(f"The cached vectors {path} cannot be read: delete the folder {path.parent}.") from error
+        raise UserError(f"The cached vectors {path} cannot be read: delete the folder {path.parent}.") from error
     if vectors.shape != shape or vectors.dtype != np.float32:
-        raise EvaluationError(f"The cached vectors {path} are not {shape} float32: delete the folder {path.parent}.")
+        raise UserError(f"The cached vectors {path} are not {shape} float32: delete the folder {path.parent}.")
     return torch.from_numpy(vectors.copy())
 
 
@@ -142,7 +142,7 @@ def embed_catalogue(arguments: Embed) -> dict:
         output.
 
     Raises:
-        EvaluationError: a product cannot be embedded (its id is named) and `on_error` is "raise", or none can, or the
+        UserError: a product cannot be embedded (its id is named) and `on_error` is "raise", or none can, or the
             model cannot embed the view, or the folder holds vectors of something else.
     """
     columns = Columns(arguments.id_column, arguments.text_column or None, arguments.image_column or None)
@@ -174,7 +174,7 @@ def _fill(products: Products, arguments: Embed) -> dict:
     write_text(output / SKIPPED, skipped)
     count = join_shards(output, list(shards))
     if not count:
-        raise EvaluationError(f"None of the {len(products)} products could be embedded; {output / SKIPPED} says why.")
+        raise UserError(f"None of the {len(products)} products could be embedded; {output / SKIPPED} says why.")
     changeable = {name: getattr(arguments, name) for name in CHANGEABLE}
     manifest = settings | changeable | {"vectors": count, "skipped": skipped.count("\n")}
     write_json(output / MANIFEST, manifest, sort_keys=True)
@@ -185,13 +185,11 @@ def _check_view(products: Products, arguments: Embed, encoder: Encoder) -> None:
     can = ", ".join(sorted(encoder.views))
     if arguments.view != "own":
         if arguments.view not in encoder.views:
-            raise EvaluationError(f"{arguments.model} cannot embed the view {arguments.view}; it can: {can}.")
+            raise UserError(f"{arguments.model} cannot embed the view {arguments.view}; it can: {can}.")
         return
     for view, part in (("t", "text"), ("i", "image")):
         if view not in encoder.views and products.have(part):
-            raise EvaluationError(
-                f"{products.name} has {part}s, which {arguments.model} cannot embed: give --view {can}."
-            )
+            raise UserError(f"{products.name} has {part}s, which {arguments.model} cannot embed: give --view {can}.")
 
 
 def _settings(products: Products, arguments: Embed, encoder: Encoder) -> dict:
@@ -214,7 +212,7 @@ def _refuse_skips(output: Path, shards: list[Path]) -> None:
         notes = path.read_text(encoding="utf-8")
         if notes:
             note = json.loads(notes.partition("\n")[0])
-            raise EvaluationError(
+            raise UserError(
                 f"{output} was begun with --on_error skip and lacks row {note['row']} (id {note['id']!r}): "
                 f"{note['reason'].rstrip('.')}. Give --on_error skip again, or another --output."
             )
@@ -239,11 +237,11 @@ def _in_processes(products: Products, arguments: Embed, encoder: Encoder, missin
             try:
                 for future in as_completed(futures):
                     yield future.result()
-            except EvaluationError:
+            except UserError:
                 pool.shutdown(cancel_futures=True)
                 raise
     except BrokenProcessPool as error:
-        raise EvaluationError(
+        raise UserError(
             "A process ended without a message, most likely for lack of memory: run the same command again with a "
             "smaller --num_proc or --batch_size; finished shards are kept."
         ) from error
@@ -273,7 +271,7 @@ def _embed_shard(products: Products, arguments: Embed, encoder: Encoder, path: P
         reason = shown.lacks(index)
         if reason is not None:
             if arguments.on_error == "raise":
-                raise EvaluationError(f"{shown.describe(index)} cannot be embedded: {reason}.")
+                raise UserError(f"{shown.describe(index)} cannot be embedded: {reason}.")
             lacking.append((row, reason))
     without = {row for row, _ in lacking}
     complete = ProductView(products, arguments.view, [row for row in rows if row not in without])
@@ -294,7 +292,7 @@ def _encode(
     try:
         found = encoder.encode(shown, arguments.batch_size, arguments.workers, arguments.role, "shard")
         return list(shown.rows), found.numpy(), []
-    except EvaluationError as error:
+    except UserError as error:
         if arguments.on_error == "raise":
             raise
         if len(shown) == 1:

@@ -21,9 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.lib.format import open_memmap
 
+from common_moon2.cli import UserError
 from common_moon2.files import staged, write_json
 from evaluation.arguments import DTYPES
-from evaluation.errors import EvaluationError
 
 RUN, MANIFEST, SHARDS, VECTORS, IDS = "run.json", "manifest.json", "shards", "vectors.npy", "ids.npy"
 READ = 16384
@@ -83,27 +83,27 @@ def open_vectors(path: str | Path) -> Vectors:
     The ids of a file are its row numbers.
 
     Raises:
-        EvaluationError: it is neither, or unfinished, or its files do not fit together.
+        UserError: it is neither, or unfinished, or its files do not fit together.
     """
     path = Path(path)
     folder = path.is_dir()
     if folder and not (path / MANIFEST).exists():
-        raise EvaluationError(
+        raise UserError(
             f"{path} has no {MANIFEST}: it is not a folder of vectors, or its embedding was interrupted; run the same "
             "`embed` again to finish it."
         )
     file = path / VECTORS if folder else path
     array = _mapped(file)
     if array.ndim != 2 or array.dtype.name not in DTYPES:
-        raise EvaluationError(f"{file} holds {array.dtype} {array.shape}; vectors are (N, D) {', '.join(DTYPES)}.")
+        raise UserError(f"{file} holds {array.dtype} {array.shape}; vectors are (N, D) {', '.join(DTYPES)}.")
     if not array.flags.c_contiguous:
-        raise EvaluationError(
+        raise UserError(
             f"{file} is in Fortran order, column after column: save it again with "
             "numpy.save(file, numpy.ascontiguousarray(vectors))."
         )
     ids = np.array(_mapped(path / IDS)) if folder else np.arange(len(array)).astype(str)
     if len(ids) != len(array):
-        raise EvaluationError(f"{path} has {len(array)} vectors but {len(ids)} ids: embed it again.")
+        raise UserError(f"{path} has {len(array)} vectors but {len(ids)} ids: embed it again.")
     return Vectors(array, ids, str(path))
 
 
@@ -112,7 +112,7 @@ def _mapped(file: Path) -> np.ndarray:
         return open_memmap(file, "r")
     except (OSError, ValueError) as error:
         reason = str(error).rstrip(".")
-        raise EvaluationError(
+        raise UserError(
             f"{file} cannot be read as vectors: {reason}. Give a folder written by `embed`, or one array as .npy."
         ) from error
 
@@ -132,7 +132,7 @@ def claim(folder: Path, settings: dict) -> None:
     What a killed run was writing is removed.
 
     Raises:
-        EvaluationError: it holds something else.
+        UserError: it holds something else.
     """
     path = folder / RUN
     for unfinished in folder.rglob(".*.part"):
@@ -141,12 +141,12 @@ def claim(folder: Path, settings: dict) -> None:
         before = json.loads(path.read_text(encoding="utf-8"))
         differing = sorted(name for name in settings if before.get(name) != settings[name])
         if differing:
-            raise EvaluationError(
+            raise UserError(
                 f"{folder} holds vectors of another run ({', '.join(differing)} differ): give another --output, or "
                 "delete it."
             )
     elif folder.exists() and any(folder.iterdir()):
-        raise EvaluationError(f"--output {folder} holds other files: give a new folder.")
+        raise UserError(f"--output {folder} holds other files: give a new folder.")
     else:
         write_json(path, settings, sort_keys=True)
 
@@ -198,7 +198,7 @@ def read_blocks(vectors: Vectors, size: int = READ) -> Iterator[tuple[int, np.nd
     """Yield (start, float32 (n, D)) from first to last, with n at most `size`.
 
     Raises:
-        EvaluationError: a value is not finite; the message names the id.
+        UserError: a value is not finite; the message names the id.
     """
     for start in range(0, len(vectors), size):
         stop = min(start + size, len(vectors))
@@ -212,4 +212,4 @@ def check_finite(block: np.ndarray, vectors: Vectors, rows: Sequence[int]) -> No
     finite = np.isfinite(block).all(1)
     if not finite.all():
         row = rows[int(finite.argmin())]
-        raise EvaluationError(f"The vector of {str(vectors.ids[row])!r} (row {row} of {vectors.name}) is not finite.")
+        raise UserError(f"The vector of {str(vectors.ids[row])!r} (row {row} of {vectors.name}) is not finite.")
