@@ -219,6 +219,20 @@ class Embed:
     text_column: str = option("text", 'with their texts; "" for none')
     image_column: str = option("image", 'with their pictures; "" for none')
     output: Path = option(help="folder for the vectors")
+    keep: list[str] = option(
+        list,
+        "columns to keep beside the vectors, for filters and for stores, as category,price; price:number reads the "
+        "text of a CSV file as a number",
+        type=lambda text: text.split(","),
+    )
+    update: bool = option(
+        False,
+        "embed only what is new or has changed since the folder was made, and remove what is gone",
+        action="store_true",
+    )
+    dry_run: bool = option(
+        False, "with --update: only say what there is to do, and how long it takes", action="store_true"
+    )
     view: str = option(
         "own", "what to show: what a product has (own), its text (t), its picture (i), or both (mm)", choices=VIEWS
     )
@@ -239,6 +253,8 @@ class Embed:
     def check(self) -> None:
         """Refuse what is not there, before the model is loaded."""
         refuse_file(self.output)
+        if self.dry_run and not self.update:
+            raise UserError("--dry_run only means something with --update.")
         local_folder("model", self.model, self.model_revision)
         if Path(self.dataset).suffix.lower() not in FILE_KINDS:
             local_folder("dataset", self.dataset, self.dataset_revision)

@@ -121,6 +121,17 @@ class Products:
             total.update(bytes.fromhex(_digest(product["image"]) or _digest_of(None)))
         return total.hexdigest()
 
+    def digest(self, row: int, view: str = "own") -> str:
+        """Return the SHA-256 of what a row shows in a view; of a file by its contents, of an address by its name."""
+        product = self.product(row, view)
+        image = product["image"]
+        if isinstance(image, dict):
+            image = image["path"] if image.get("bytes") is None else image["bytes"]
+        if isinstance(image, str):
+            image = Path(image).read_bytes() if Path(image).is_file() else image.encode("utf-8", "surrogatepass")
+        seen = None if image is None else hashlib.sha256(image).hexdigest()
+        return hashlib.sha256(json.dumps([product["text"], seen]).encode("utf-8", "surrogatepass")).hexdigest()
+
     def _image(self, value: Any) -> Any:
         if isinstance(value, dict) and value.get("bytes") is None and value.get("path") is None:
             return None

@@ -1,7 +1,8 @@
 """A folder of vectors on disk: written shard by shard, read without loading it.
 
     vectors/run.json                   what they are vectors of; written first
-    vectors/shards/00000.parquet ...   id (string), vector (D numbers of float32, float16 or int8)
+    vectors/shards/00000.parquet ...   id (string), vector (D numbers of float32, float16 or int8); of a catalogue also
+                                       digest, shows, text, and the columns that --keep names
     vectors/vectors.npy, ids.npy       the same (N, D) and (N,), for NumPy, in the order of the shards
     vectors/manifest.json              what they are vectors of, and how many there are; written last
 
@@ -10,9 +11,15 @@ evaluation's cache is such a folder up to its shards, named by its fingerprint.
 
 int8 vectors are scaled so that their largest component is 127; only their direction is kept, so they are normalised
 again where they are read.
+
+An update fills a folder of its own below, `update-...`, which has all that the new state consists of. Its manifest says
+that it is complete; then its files take the places of the old ones, the manifest last. Whoever opens a folder where
+that was interrupted finishes it first.
 """
 
 import json
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,10 +29,12 @@ import pyarrow.parquet as pq
 from numpy.lib.format import open_memmap
 
 from common_moon2.cli import UserError
-from common_moon2.files import staged, write_json
+from common_moon2.files import staged, sync, write_json
 from evaluation.arguments import DTYPES
 
 RUN, MANIFEST, SHARDS, VECTORS, IDS = "run.json", "manifest.json", "shards", "vectors.npy", "ids.npy"
+SKIPPED = "skipped.jsonl"
+UPDATES = "update-*"
 READ = 16384
 
 
@@ -40,6 +49,8 @@ class Vectors:
 
     def __init__(self, array: np.ndarray, ids: Sequence[str], name: str = "the array"):
         self.array, self.ids, self.name = array, np.asarray(ids), name
+        # The file that was opened: an update may put another one under its name.
+        self._file = open(array.filename, "rb") if isinstance(array, np.memmap) else None  # noqa: SIM115
 
     def __len__(self) -> int:
         return len(self.array)
@@ -50,12 +61,13 @@ class Vectors:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return (stop - start, D) float32, from the file and not its mapping, whose pages would stay in memory."""
-        if not isinstance(self.array, np.memmap):
+        if self._file is None:
             return as_float32(self.array[start:stop])
-        width = self.dimension * self.array.dtype.itemsize
-        offset, count = self.array.offset + start * width, (stop - start) * self.dimension
-        rows = np.fromfile(self.array.filename, self.array.dtype, count, offset=offset)
-        return as_float32(rows.reshape(-1, self.dimension))
+        rows = np.empty((stop - start, self.dimension), self.array.dtype)
+        offset = self.array.offset + start * rows.itemsize * self.dimension
+        if os.preadv(self._file.fileno(), [rows], offset) != rows.nbytes:
+            raise UserError(f"{self.array.filename} is shorter than it says: embed it again.")
+        return as_float32(rows)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Return (len(rows), D) float32."""
@@ -87,6 +99,8 @@ def open_vectors(path: str | Path) -> Vectors:
     """
     path = Path(path)
     folder = path.is_dir()
+    if folder:
+        finish_update(path)
     if folder and not (path / MANIFEST).exists():
         raise UserError(
             f"{path} has no {MANIFEST}: it is not a folder of vectors, or its embedding was interrupted; run the same "
@@ -151,6 +165,20 @@ def claim(folder: Path, settings: dict) -> None:
         write_json(path, settings, sort_keys=True)
 
 
+def finish_update(folder: Path) -> None:
+    """Put a complete update in the place of what a folder holds; do nothing where there is none."""
+    for update in [path.parent for path in folder.glob(f"{UPDATES}/{MANIFEST}")]:
+        for name in (SHARDS, VECTORS, IDS, SKIPPED, RUN, MANIFEST):  # the manifest last: until then there is work left
+            new, old = update / name, folder / name
+            if name == SHARDS and new.exists() and old.exists():
+                old.rename(update / "replaced")
+            if new.exists():
+                new.replace(old)
+        sync(folder)
+        for leftover in folder.glob(UPDATES):
+            shutil.rmtree(leftover)
+
+
 def shards_of(folder: Path, products: int, size: int) -> dict[Path, range]:
     """Return the shards of a folder, whether there or not, and the places of the products in each."""
     starts = range(0, products, size)
@@ -160,10 +188,12 @@ def shards_of(folder: Path, products: int, size: int) -> dict[Path, range]:
     }
 
 
-def write_shard(path: Path, ids: Sequence[str], vectors: np.ndarray) -> None:
-    """Write one shard; the same content gives the same bytes."""
+def write_shard(path: Path, ids: Sequence[str], vectors: np.ndarray, beside: pa.Table | None = None) -> None:
+    """Write one shard, maybe with further columns; the same content gives the same bytes."""
     rows = pa.array(vectors.reshape(-1), pa.from_numpy_dtype(vectors.dtype))
     columns = {"id": pa.array(ids, pa.string()), "vector": pa.FixedSizeListArray.from_arrays(rows, vectors.shape[1])}
+    if beside is not None:
+        columns |= dict(zip(beside.column_names, beside.columns, strict=True))
     with staged(path) as temporary:
         # Vectors are noise to a compressor.
         pq.write_table(pa.table(columns), temporary, compression="none", use_dictionary=False)
@@ -171,9 +201,30 @@ def write_shard(path: Path, ids: Sequence[str], vectors: np.ndarray) -> None:
 
 def read_shard(path: Path) -> tuple[list[str], np.ndarray]:
     """Return the ids, and the vectors as they are stored."""
-    table = pq.read_table(path)
+    table = pq.read_table(path, columns=["id", "vector"])
     column = table["vector"].combine_chunks()
     return table["id"].to_pylist(), column.flatten().to_numpy().reshape(len(table), column.type.list_size)
+
+
+def read_beside(path: str | Path, names: Sequence[str] | None = None) -> pa.Table:
+    """Return what a folder keeps beside its vectors, (N,) rows in their order.
+
+    Args:
+        names: of the columns; `None` for all but the vectors.
+
+    Raises:
+        UserError: it is no folder, or has no such column.
+    """
+    shards = sorted(Path(path).glob(f"{SHARDS}/*.parquet"))
+    if not shards:
+        raise UserError(f"{path} has vectors only, no texts or columns: give a folder written by `embed`.")
+    there = [name for name in pq.read_schema(shards[0]).names if name != "vector"]
+    missing = [name for name in names or () if name not in there]
+    if missing:
+        raise UserError(
+            f"{path} keeps no column {missing[0]!r}, but {', '.join(there)}: name it with --keep when you embed."
+        )
+    return pa.concat_tables([pq.read_table(shard, columns=list(names or there)) for shard in shards])
 
 
 def join_shards(folder: Path, shards: Sequence[Path]) -> int:

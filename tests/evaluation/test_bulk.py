@@ -84,12 +84,12 @@ def test_a_run_that_was_cut_short_ends_with_the_same_bytes(tmp_path, model, monk
     run(source, model, tmp_path / "whole")
     write, written = bulk.write_shard, []
 
-    def dying(path, ids, vectors):
+    def dying(path, *content):
         if len(written) == 2:
             path.with_name(f".{path.name}.7-7.part").write_bytes(b"half of a shard")
             raise KeyboardInterrupt
         written.append(path.name)
-        write(path, ids, vectors)
+        write(path, *content)
 
     monkeypatch.setattr(bulk, "write_shard", dying)
     with pytest.raises(KeyboardInterrupt):
