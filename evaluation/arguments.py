@@ -9,6 +9,7 @@ from common_moon2.fields import option, positional
 from common_moon2.source import local_folder
 
 BM25 = "bm25"  # what --model calls matching words
+HYBRID = f"+{BM25}"  # what follows the name of a model that is to be used together with words
 PRECISIONS = {"float32": 32, "int8": 8, "binary": 1}  # bits of a dimension
 VIEWS = ("own", "t", "i", "mm")
 DTYPES = ("float32", "float16", "int8")
@@ -56,7 +57,8 @@ class Run(Options):
 
     model: list[str] = option(
         help="folder or Hub id of a Moon2 checkpoint, a sentence-transformers model, or a CLIP or SigLIP of "
-        "transformers; its code is run. Or bm25, which matches words. Give it several times for a table side by side",
+        "transformers; its code is run. Or bm25, which matches words, or both, as moon2+bm25. Give it several times "
+        "for a table side by side",
         action="append",
     )
     model_revision: str | None = option(None, "branch, tag or commit of a --model on the Hub")
@@ -96,7 +98,7 @@ class Run(Options):
             raise UserError(f"{BM25} matches words and has no vectors: leave out {', '.join(given)}.")
         for name in self.model:
             if name != BM25:
-                local_folder("model", name, self.model_revision)
+                local_folder("model", name.removesuffix(HYBRID), self.model_revision)
         local_folder("dataset", self.dataset, self.dataset_revision)
 
 

@@ -22,6 +22,9 @@ from evaluation.tables.benchmark import Benchmark
 __all__ = ["DIRECTIONS", "Embedded", "evaluate_retrieval", "relevant_ranks", "retrieval_metrics", "similarity"]
 
 
+CANDIDATES = 8192  # that are compared at a time
+
+
 class Embedded(NamedTuple):
     """Vectors (N, D), dense or sparse, and the N rows of the table (or tables) that they belong to."""
 
@@ -51,7 +54,7 @@ def relevant_ranks(
     relevant: Sequence[Sequence[int]],
     tie_order: torch.Tensor,
     query_chunk: int = 128,
-    candidate_chunk: int = 8192,
+    candidate_chunk: int = CANDIDATES,
     description: str = "search",
     groups: torch.Tensor | None = None,
     scores_of: Callable[[Any, Any], torch.Tensor] = similarity,
@@ -67,6 +70,7 @@ def relevant_ranks(
         groups: (N,) the group 0..G-1 of each candidate. Then a group counts as one candidate, as similar as the most
             similar of its members; `relevant` and `tie_order`, now (G,), are about groups.
         scores_of: the similarities (A, B) of A queries and B candidates.
+        candidate_chunk: how many candidates `scores_of` gets at a time.
 
     Returns:
         For each query the ranks, in the order of `relevant`.
@@ -99,6 +103,7 @@ def evaluate_retrieval(
     by_group: bool = False,
     seed: int = 0,
     scores_of: Callable[[Any, Any], torch.Tensor] = similarity,
+    candidate_chunk: int | None = None,
 ) -> tuple[dict[str, dict], dict[str, QueryValues]]:
     """Score the five directions, and t2t.
 
@@ -110,6 +115,7 @@ def evaluate_retrieval(
             counted through `benchmark.candidates`. A direction for which there is none is not scored.
         by_group: products of one group count as one candidate, and as one hit.
         seed: of the bootstrap.
+        scores_of, candidate_chunk: see `relevant_ranks`.
 
     Returns:
         For each direction: metrics, their `intervals` and `chance` (all `None` if there is nothing to score), and the
@@ -157,6 +163,7 @@ def evaluate_retrieval(
                 description=f"search {direction}",
                 groups=torch.tensor([position[key] for key in shown]) if by_group else None,
                 scores_of=scores_of,
+                candidate_chunk=candidate_chunk or CANDIDATES,
             )
             grades = [np.array(list(best.values()), dtype=np.float64) for best in graded]
             values = query_metrics(ranks, grades)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from common_moon2.cli import UserError
 from common_moon2.files import staged, write_text
-from evaluation.arguments import BM25, Options, Report
+from evaluation.arguments import BM25, HYBRID, Options, Report
 from evaluation.measure.evaluate import embed_benchmark
 from evaluation.measure.metrics import ALL_DIRECTIONS
 from evaluation.measure.retrieval import Embedded, candidate_keys, similarity
@@ -113,7 +113,7 @@ def _benchmark_of(facts: dict, moved: str | None) -> Benchmark:
 def _encoder_of(facts: dict, moved: str | None) -> Encoder:
     known = facts["model"]
     place, revision = (known["name"], known["revision"]) if moved is None else (moved, None)
-    encoder = load_encoder(place, revision)
+    encoder = load_encoder(place.removesuffix(HYBRID), revision)
     if encoder.fingerprint != known["fingerprint"]:
         raise UserError(f"The model in {place} has changed since the run: evaluate again, or give --model.")
     return encoder

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Image, LargeList, List, Value, concatenate_datasets
+from datasets import Dataset, Image, LargeList, List, Value, concatenate_datasets, get_dataset_config_names
 
 from common_moon2.cli import UserError
 from common_moon2.source import load_tables
@@ -251,6 +251,41 @@ def train_products(dataset: str, revision: str | None = None) -> tuple[Products,
         raise UserError(f"The triplets of {dataset} have no split 'train' with a column 'positive_category'.")
     positives = _of_role(splits["train"], "positive", dataset, "positive_category")
     return _products("train products", positives), [list(path or []) for path in positives["positive_category"]]
+
+
+def validation_benchmark(dataset: str, revision: str | None = None) -> Benchmark | None:
+    """Return the queries of the validation triplets, and as candidates their positives and negatives.
+
+    What is of a query's group is relevant. `None` if the data set has no validation triplets.
+
+    Raises:
+        UserError: a column is missing.
+    """
+    has_triplets = "triplets" in get_dataset_config_names(dataset, revision=revision)
+    splits = load_tables(dataset, "triplets", revision) if has_triplets else {}
+    if not len(splits.get("validation", ())):
+        return None
+    triplets = splits["validation"]
+    parts = [_of_role(triplets, role, dataset) for role in ("positive", "negative")]
+    corpus = _products("validation products", _distinct(concatenate_datasets(parts)))
+    columns = {f"query_{name}": name for name in ("id", "text", "image", "modality", "group_id")}
+    for column in columns:
+        if column not in triplets.column_names:
+            raise UserError(f"The triplets of {dataset} have no column {column!r}.")
+    asked = triplets.select_columns([*columns, "positive_id"]).rename_columns(columns)
+    right: dict[str, set[str]] = {}
+    for identifier, positive in zip(asked["id"], asked["positive_id"], strict=True):
+        right.setdefault(identifier, set()).add(positive)
+    table = _distinct(asked)
+    queries, modalities = _products("validation queries", table), list(table["modality"])
+    _check_modalities(queries, modalities)
+    groups = corpus.groups or corpus.ids
+    relevant = [
+        {row: 1 for row, own in enumerate(corpus.ids) if own in right[identifier] or (group and groups[row] == group)}
+        for identifier, group in zip(queries.ids, table["group_id"], strict=True)
+    ]
+    unlabelled = [[] for _ in corpus.ids], [{} for _ in corpus.ids]
+    return Benchmark(corpus, queries, modalities, relevant, *unlabelled, fingerprint="", gallery="validation")
 
 
 def _of_triplets(dataset: str, revision: str | None) -> Dataset:
