@@ -70,6 +70,9 @@ class Weight:
         return expit(features @ [self.bias, self.number, self.rare])
 
 
+WORDS_ALONE = Weight(bias=0.0, number=0.0, rare=0.0, use="words", queries=0, mean=1.0)
+
+
 @dataclass(frozen=True)
 class Fusion:
     """The weights by direction ("t2mm", "mm2mm", "t2t"), and what they were fitted on.
@@ -220,6 +223,9 @@ class HybridSearch(NearestSearch):
     Args:
         texts: of all queries that will be searched, in their order.
         weights: of each query; `None` for reciprocal-rank fusion, which needs the scores of all products at once.
+
+    Attributes:
+        weights: (Q,) what the words of each query count.
     """
 
     def __init__(
@@ -233,6 +239,7 @@ class HybridSearch(NearestSearch):
         self._worded, self._by_rank = worded, weights is None
         nothing = torch.empty(len(texts), 0)
         self._asked = as_queries(worded.bm25, nothing, texts, weights or [None] * len(texts))
+        self.weights = self._asked.weights
 
     def _best(self, queries: np.ndarray, k: int, first: int) -> Hits:
         asked = self._asked[first : first + len(queries)]._replace(vectors=torch.from_numpy(queries))

@@ -99,7 +99,7 @@ def test_numbers_may_ask_for_words():
     told = as_queries(bm25, asked, texts, [None] * queries)
     weight = fit_weight(bm25, told, as_products(corpus, bm25.documents), texts, [[row] for row in right.tolist()])
     weights = as_queries(bm25, asked, texts, [weight] * queries).weights
-    assert weight.number > 1 and weights[right % 2 == 1].min() > 0.6 > 0.4 > weights[right % 2 == 0].max()
+    assert weight.number > 1 and weights[right % 2 == 1].min() > weights[right % 2 == 0].max() + 0.2
 
 
 def test_a_search_of_words_and_vectors_is_exact():
