@@ -43,6 +43,7 @@ RANKED = 2**24  # scores that it holds at a time
 FEWEST = 30  # queries of a modality to fit weights on
 LISTED = 200  # best candidates of vectors, and as many of words, that a fit looks at for each query
 SHIFTS = np.linspace(-4, 4, 33)
+NEARLY = 0.999  # the weight of words alone: vectors order what has equal words, or none of the query's
 PRIOR = 1.0  # how many queries' worth of evidence it takes before a query's own words shift the weight
 
 
@@ -66,7 +67,7 @@ class Weight:
     def of(self, features: np.ndarray) -> np.ndarray:
         """Return (Q,) weights for (Q, 3) features."""
         if self.use != "both":
-            return np.full(len(features), float(self.use == "words"))
+            return np.full(len(features), NEARLY * (self.use == "words"))
         return expit(features @ [self.bias, self.number, self.rare])
 
 
@@ -303,7 +304,7 @@ def fit_weight(
         figures.append(_figure((1 - share) * vectors + share * words, is_right > 0))
     # The mean of three neighbours: what one query does at one place is chance.
     best = int(np.convolve(np.pad(figures, 1, "edge"), np.ones(3) / 3, "valid").argmax())
-    alone = {"vectors": vectors, "words": np.where(np.isinf(vectors), -np.inf, words)}
+    alone = {"vectors": vectors, "words": (1 - NEARLY) * vectors + NEARLY * words}
     better = {name: _figure(scores, is_right > 0) for name, scores in alone.items()}
     use = max(better, key=better.get)
     found[0] += SHIFTS[best]

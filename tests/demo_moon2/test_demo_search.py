@@ -85,7 +85,8 @@ def test_words_vectors_or_both():
     lamp = vectors[2]
     assert fused.search(lamp, 1, VECTORS, "red mug") == Found([(2, 1.0)], 0.0)
     words = fused.search(lamp, 2, WORDS, "red mug")
-    assert [row for row, _ in words.products] == [0, 1] and words.weight == 1
+    assert [row for row, _ in words.products] == [0, 1] and words.weight > 0.99
+    assert [row for row, _ in fused.search(lamp, 3, WORDS, "red").products] == [0, 2, 1], "vectors order the others"
     both = fused.search(lamp, 4, BOTH, "mug")
     assert both.weight == 0.5 and {row for row, _ in both.products[:3]} == {0, 1, 2} and both.products[3] == (3, 0.0)
     for text, view in (("unheard", "t"), (None, "i"), ("red mug", "mm")):  # of mm there are no weights
