@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForImageTextToText
 
-from conftest import mixed_products, tiny_processor, vlm_config
+from conftest import OLD_TRANSFORMERS, mixed_products, tiny_processor, vlm_config
 from modeling_moon2 import Moon2Model, Moon2SparseMoeBlock
 from processing_moon2 import Moon2Processor
 from upcycle_moon2 import main
@@ -31,6 +31,8 @@ def hidden_states(vlm, processor) -> torch.Tensor:
 
 
 def test_the_command_converts_saves_and_verifies(family, tmp_path, capsys):
+    if OLD_TRANSFORMERS and family in ("smolvlm", "idefics3"):
+        pytest.skip("before transformers 5.18 this image processor wants torchvision")
     dense = save_dense(tmp_path / "dense", family)
     words = ["--model", str(tmp_path / "dense"), "--output_dir", str(tmp_path / "moon2"), "--num_experts", "3"]
     assert main([*words, "--router", "composition", "--moe_layers", "0", "2", "--verify"]) == 0
