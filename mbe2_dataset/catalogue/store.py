@@ -1,7 +1,7 @@
 """A product catalogue: what a source of one gives, its rows, and the folder in which `ingest` stores them checked."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -49,21 +49,25 @@ class Item:
     """One product as its source has it.
 
     `record` has the columns of schema.CATALOGUE and OPTIONAL that the source knows. A picture is `{"bytes", "path"}`,
-    `{"path"}` (a file below the source's folder) or `{"url"}`.
+    `{"path"}` (a file below the source's folder) or `{"url"}`. `changes` counts what was changed of the cells
+    (`values.as_words`), and `faults` are the columns, with the reason, whose cells cannot be read and were left empty.
     """
 
     where: str
     record: dict
+    changes: Mapping[str, int] = field(default_factory=dict)
+    faults: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why something of a source cannot be used: one row, or only its picture `picture`."""
+    """Why something of a source cannot be used: one row, or only its picture `picture` or its cell in `column`."""
 
     where: str
     id: str | None
     reason: str
     picture: str | None = None
+    column: str | None = None
 
 
 class Source(Protocol):
