@@ -150,7 +150,7 @@ def product_record(
             read = [told(as_attributes, [], name, None if alone else name, reading(name), changes) for name in theirs]
             record[ours] = [pair for pairs in read for pair in pairs]
         elif ours == "price":
-            prices = (told(as_price, None, name, reading(name)) for name in theirs)
+            prices = (told(as_price, None, name, reading(name), changes) for name in theirs)
             record[ours] = next((price for price in prices if price is not None), None)
         elif ours == "images":
             record[ours] = [picture for name, value in cells for picture in _cell(name, as_pictures, value)]
