@@ -16,7 +16,6 @@ from transformers import ProgressCallback, TrainingArguments, set_seed
 from common_moon2.cli import exit_codes
 from common_moon2.hub import without_secrets
 from common_moon2.machine import hardware, versions
-from evaluation.errors import EvaluationError
 from publishing_moon2.checkpoints import PUSHING, push_final
 from publishing_moon2.files import RUN
 from training_moon2.callbacks import REFUSED_LOG, Progress, TrainingError
@@ -69,7 +68,7 @@ def main(argv: list[str]) -> int:
         if recipe.training.push_to_hub and recipe.training.process_index == 0:
             pushed = push_final(Path(recipe.training.output_dir), recipe.training, trainer.hub_model_id)
             tell(recipe.training, pushed.sentence())
-    except (TripletError, TrainingError, CheckpointError, EvaluationError, ValueError, OSError) as error:
+    except (TripletError, TrainingError, CheckpointError, ValueError, OSError) as error:
         print(f"\nerror: {without_secrets(sentence(error))}", file=sys.stderr)  # below the progress bar
         return 2
     return 0

@@ -32,7 +32,7 @@ def score(variant: Variant, model: Path, dataset: Path, transfer: Path | None, v
     """Return all figures of a trained model, as shares in 0..1; vectors are embedded once and kept in `vectors`.
 
     Raises:
-        EvaluationError: a product cannot be embedded.
+        UserError: a product cannot be embedded.
     """
     kind = TwoTowers if variant.encoder == "two_towers" else Moon2Model
     checkpoint = Checkpoint(kind.from_pretrained(model).eval(), Moon2Processor.from_pretrained(model), model, None)
