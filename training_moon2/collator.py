@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from processing_moon2 import Moon2Processor, ProductBatch, ProductError
-from training_moon2.triplets import ROLES, TripletError
+from training_moon2.arguments import TripletError
+from training_moon2.triplets import ROLES
 
 KINDS = ("pictures", "texts")
 

@@ -18,7 +18,8 @@ from transformers.utils import PushInProgress
 from common_moon2.hub import refusal
 from loss_moon2 import LossOutput, Moon2Loss, Products
 from publishing_moon2.checkpoints import push_checkpoint
-from training_moon2.batches import BatchArguments, TripletSampler
+from training_moon2.arguments import BatchArguments
+from training_moon2.batches import TripletSampler
 from training_moon2.callbacks import EpochSetter, Interruption, NoTask, RefusedSteps, TrainingError
 from training_moon2.checkpoints import STAGING, move, seal, writing
 from training_moon2.filter_record import FilterRecord

@@ -13,8 +13,8 @@ from modeling_moon2 import Moon2DualAlignment, Moon2Model, Moon2Output, Moon2Sha
 from processing_moon2 import Moon2Processor
 from research.study.arguments import StudyError
 from research.study.variants import SMOLLM2, Variant
+from training_moon2.arguments import ModelArguments
 from training_moon2.model import build_model
-from training_moon2.recipe import ModelArguments
 
 # The vision tower in front of SmolLM2: that of recipe.yaml, as a SigLIP on squares of about as many pixels.
 SIDE, PATCH = 112, 28

@@ -7,11 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import yaml
 from filelock import FileLock, Timeout
-from transformers import set_seed
 
 from common_moon2.files import write_json, write_text
 from research.study.arguments import ListArguments, OneArguments, Place, RunArguments, StudyError
@@ -21,13 +21,11 @@ from research.study.models import make_smollm2, starting_model
 from research.study.results import add_result, read_keys
 from research.study.scoring import environment, score
 from research.study.variants import SMOLLM2, Variant, choose, read_variants
-from train_moon2 import prepare_output, save
 from training_moon2.callbacks import TrainingError
 from training_moon2.checkpoints import CheckpointError, checkpoints
-from training_moon2.collator import TripletCollator
 from training_moon2.recipe import Recipe, read_recipe
-from training_moon2.trainer import LOG, Moon2Trainer
-from training_moon2.triplets import TripletDataset, fingerprint, load_triplets
+from training_moon2.run import build_trainer, prepare_output, save
+from training_moon2.trainer import LOG
 
 MODEL, TRAINED = "model", "trained.json"
 # A process that stops at the deadline saves a checkpoint first; so many seconds it may take.
@@ -250,7 +248,9 @@ def train(variant: Variant, fields: dict, seed: int, dataset: Path, folder: Path
     file = folder / "recipe.yaml"
     write_text(file, yaml.safe_dump(fields | own, sort_keys=False))
     recipe = read_recipe([str(file)])
-    trainer = build_trainer(variant, recipe)
+    options = {name: getattr(recipe.loss, name) for name in recipe.loss.__dataclass_fields__}
+    build, loss = partial(starting_model, variant), LOSSES[variant.loss](**options)
+    trainer = build_trainer(recipe, build, loss, variant=variant.name)
     trainer.train(resume_from_checkpoint=prepare_output(trainer, recipe))
     if trainer.interruption.signal is not None:
         return 128 + trainer.interruption.signal
@@ -264,27 +264,6 @@ def train(variant: Variant, fields: dict, seed: int, dataset: Path, folder: Path
     }
     write_json(folder / TRAINED, facts, indent=None)
     return 0
-
-
-def build_trainer(variant: Variant, recipe: Recipe) -> Moon2Trainer:
-    """Return the trainer of `train_moon2.py`, with what variants change beside the recipe."""
-    data, training = recipe.data, recipe.training
-    set_seed(training.seed)
-    rows = load_triplets(data.dataset, "train")
-    model, processor = starting_model(variant, recipe.model, rows)
-    options = {name: getattr(recipe.loss, name) for name in recipe.loss.__dataclass_fields__}
-    shown = (data.enriched_title_probability, data.augmented_image_probability, training.seed, data.coaugmentation)
-    return Moon2Trainer(
-        model,
-        training,
-        loss=LOSSES[variant.loss](**options),
-        batches=recipe.batches,
-        dual_alignment_learning_rate=recipe.run.dual_alignment_learning_rate,
-        run=recipe.decisive() | {"triplets": fingerprint(rows), "variant": variant.name},
-        data_collator=TripletCollator(processor),
-        train_dataset=TripletDataset(rows, *shown, data.false_positive_share),
-        processing_class=processor,
-    )
 
 
 def logged(log: Path, recipe: Recipe) -> dict:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import fresh
@@ -19,9 +20,11 @@ from transformers import TrainingArguments
 from conftest import OLD_DATASETS, change, cut_picture, picture, tiny_model, tiny_processor
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
-from train_moon2 import build_trainer, main, sentence
+from train_moon2 import main
+from training_moon2.arguments import trainer_fields
 from training_moon2.dry_run import grouped_mm_flops
 from training_moon2.recipe import read_recipe
+from training_moon2.run import build_trainer, sentence
 from training_moon2.trainer import Moon2Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +115,26 @@ def test_the_recipe_says_how_fast_w_star_learns(tiny_recipe):
         trainer.train()
         moved[rate] = (trainer.model.dual_alignment.weight - start).abs().max().item()
     assert moved[0.0] == 0 and moved[0.1] > 0.05
+
+
+def test_the_fields_of_the_trainer_are_those_of_its_class():
+    assert trainer_fields() == [field.name for field in fields(TrainingArguments) if field.init]
+
+
+def test_the_trainer_s_fields_are_read_as_the_trainer_reads_them(tiny_recipe):
+    words = ["--bf16", "false", "--no_dataloader_pin_memory", "--lr_scheduler_kwargs", '{"num_cycles": 1}']
+    read = read_recipe([tiny_recipe, *words, "--report-to", "none", "--max_grad_norm=2", "--weight_decay", "1e-3"])
+    training = read.training
+    assert training.max_steps == 30 and training.use_cpu, "from the file"
+    assert (training.bf16, training.dataloader_pin_memory, training.lr_scheduler_kwargs) == (
+        False,
+        False,
+        {"num_cycles": 1},
+    )
+    assert (training.report_to, training.max_grad_norm, training.weight_decay) == ([], 2.0, 1e-3)
+    assert {"bf16", "dataloader_pin_memory", "report_to", "max_grad_norm", "max_steps"} <= read.given
+    with pytest.raises(ValueError, match="--max_steps: invalid int value: 'many'"):
+        read_recipe([tiny_recipe, "--max_steps", "many"])
 
 
 def make_trainer(recipe: str, **changes) -> Moon2Trainer:
@@ -367,7 +390,8 @@ def test_going_on_from_a_checkpoint_asks_nobody_for_trust(tmp_path):
     for part in (tiny_model(), tiny_processor()):
         part.save_pretrained(tmp_path)
     load = (
-        "import sys\nfrom training_moon2.model import build_model\nfrom training_moon2.recipe import ModelArguments\n"
+        "import sys\nfrom training_moon2.arguments import ModelArguments\n"
+        "from training_moon2.model import build_model\n"
         "build_model(ModelArguments(model=sys.argv[1]), None)"
     )
     child = fresh.run(["-c", load, str(tmp_path)], cwd=ROOT)
