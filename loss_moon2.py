@@ -83,6 +83,7 @@ class Moon2Loss(LossOptions):
         objectives: list[str],
         aux_loss: torch.Tensor,
         progress: float,
+        z_loss: torch.Tensor | float = 0.0,
     ) -> LossOutput:
         """Return the loss of B triplets; NaN if a vector that takes part is.
 
@@ -92,6 +93,7 @@ class Moon2Loss(LossOptions):
             objectives: names of the M columns of W*.
             aux_loss: L_aux, from the model's router logits.
             progress: how much of the training is done, 0 to 1; moves the filter's margin.
+            z_loss: `router_z_loss` of the model's router logits.
 
         Raises:
             ValueError: matryoshka_dims asks for more dimensions than the embeddings have.
@@ -110,6 +112,7 @@ class Moon2Loss(LossOptions):
                 threshold=self.filter_threshold,
                 sharpness=self.filter_sharpness,
                 margin=self.filter_margin * (1 - progress),
+                power=self.filter_power,
             )
             if progress < self.filter_warmup:
                 weight = torch.ones_like(weight)
@@ -131,6 +134,7 @@ class Moon2Loss(LossOptions):
             sparsity = sparsity_loss(dual_alignment)
             loss = sum(omega[name] * value for name, value in objective_losses.items())
             loss = loss + self.aux_loss_weight * aux_loss + self.sparsity_loss_weight * sparsity
+            loss = loss + self.z_loss_weight * z_loss
         return LossOutput(
             loss=loss,
             objective_losses=objective_losses,
@@ -276,6 +280,14 @@ def sparsity_loss(dual_alignment: torch.Tensor) -> torch.Tensor:
     return -(log_preference.exp() * log_preference).sum(dim=1).mean()
 
 
+def router_z_loss(router_logits: torch.Tensor) -> torch.Tensor:
+    """Return the mean of log(sum exp)^2 over tokens and layers, of logits (T, layers, Z), in float32 (ST-MoE).
+
+    It keeps logits small, so that the softmax stays soft and exact in bf16 (our addition).
+    """
+    return router_logits.float().logsumexp(-1).square().mean()
+
+
 def dynamic_filter(
     query: torch.Tensor,
     positive: torch.Tensor,
@@ -283,13 +295,14 @@ def dynamic_filter(
     threshold: float,
     sharpness: float,
     margin: float,
+    power: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """phi = sigmoid(kappa (q.p - q.n - margin)) and the weights that follow from it (section 4).
 
-    A triplet with phi below the threshold is weighted by phi, not removed; the weights are then scaled to mean 1 over
-    the batch (our choice). So a batch that lies below the threshold as a whole counts as much as any other, and its
-    triplets in the ratios of their phi, also where these are too small for a float32. Embeddings (B, D) are
-    normalised; no gradient flows.
+    A triplet with phi below the threshold is weighted by phi, to the given power (our addition), not removed; the
+    weights are then scaled to mean 1 over the batch (our choice). So a batch that lies below the threshold as a whole
+    counts as much as any other, and its triplets in the ratios of their weights, also where these are too small for a
+    float32. Embeddings (B, D) are normalised; no gradient flows.
 
     Returns:
         phi (B,) and weights (B,), in float32.
@@ -297,7 +310,7 @@ def dynamic_filter(
     score = sharpness * (_similarity(query, positive) - _similarity(query, negative) - margin)
     phi = score.sigmoid()
     # Scaling by the mean is a softmax of logarithms, which divides by no vanished sum.
-    log_weight = torch.where(phi >= threshold, torch.zeros_like(phi), F.logsigmoid(score))
+    log_weight = torch.where(phi >= threshold, torch.zeros_like(phi), power * F.logsigmoid(score))
     return phi, len(phi) * log_weight.softmax(0)
 
 

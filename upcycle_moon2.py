@@ -14,11 +14,13 @@ EXAMPLES = (
     "python upcycle_moon2.py --model Qwen/Qwen3-VL-2B-Instruct --output_dir moon2-init --num_experts 4 --verify",
     "python upcycle_moon2.py --model Qwen/Qwen3-VL-2B-Instruct --output_dir moon2-init --moe_layers 1 3 5",
     "python -m upcycle_moon2 --model my-llava --output_dir moon2-init --moe_intermediate_size 512 --json",
+    "python -m upcycle_moon2 --model my-llava --output_dir moon2-init --upcycling drop --router_start kmeans "
+    "--dataset mbe2",
 )
 PROG = "python -m upcycle_moon2"
 COMMAND = Command(
     UpcycleArguments,
-    "training_moon2.model:upcycle_and_save",
+    "training_moon2.upcycling:upcycle_and_save",
     EXAMPLES,
     usage="%(prog)s --model MODEL --output_dir FOLDER [--option value ...]",
 )

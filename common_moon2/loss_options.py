@@ -17,8 +17,10 @@ OPTION_RANGES = {
     "intra_temperature": ("a positive number", "similarities are divided by it"),
     "aux_loss_weight": ("0 or a positive number", "below 0, the loss would reward overloaded experts"),
     "sparsity_loss_weight": ("0 or a positive number", "below 0, the loss would reward experts that serve everything"),
+    "z_loss_weight": ("0 or a positive number", "below 0, the loss would reward routers whose logits grow"),
     "filter_threshold": ("a number from 0 to 1", "phi, which is compared with it, lies there"),
     "filter_sharpness": ("a positive number", "phi must grow with the lead of the positive over the negative"),
+    "filter_power": ("a positive number", "the less phi, the less a triplet must count"),
     "filter_margin": ("0 or a positive number", "below 0, the filter would trust triplets whose negative is closer"),
     "filter_warmup": ("a number from 0 to 1", "it is a share of the training"),
 }
@@ -26,7 +28,8 @@ OPTION_RANGES = {
 
 @dataclass
 class LossOptions:
-    """The training objective: L = sum of omega_m * L_m + rho * L_aux + varsigma * L_sparsity (section 3).
+    """The training objective: L = sum of omega_m * L_m + rho * L_aux + varsigma * L_sparsity (section 3),
+    and on demand the router z-loss.
 
     With matryoshka_dims each L_m is the mean over these lengths and the full one, listed or not. The filter, omega and
     the similarities that are reported always read the full embeddings.
@@ -45,8 +48,14 @@ class LossOptions:
     )
     aux_loss_weight: float = option(0.01, "rho, weight of the load-balancing loss (our choice).")
     sparsity_loss_weight: float = option(0.01, "varsigma, weight of L_sparsity (our choice).")
+    z_loss_weight: float = option(
+        0.0, "Weight of the router z-loss, the mean squared log of the gates' normaliser (our addition)."
+    )
     filter_threshold: float = option(0.6, "delta: triplets with phi below it count less.")
     filter_sharpness: float = option(10.0, "kappa, the slope of phi (our choice).")
+    filter_power: float = option(
+        1.0, "Triplets below the threshold count phi to this power; above 1, wrong ones count less (our addition)."
+    )
     filter_margin: float = option(0.2, "The margin at the start; it decays to 0 (our choice).")
     filter_warmup: float = option(0.05, "Share of training without filtering (our choice).")
     matryoshka_dims: list[int] | None = option(

@@ -22,6 +22,11 @@ TRAIN_EXAMPLES = (
     "python -m train_moon2 mine.yaml --resume_from_checkpoint true",
     "torchrun --nproc_per_node 2 -m train_moon2 tiny --dataset mbe2",
 )
+EXPERT_FIELDS = (
+    "num_experts", "num_experts_per_tok", "moe_intermediate_size", "shared_expert_intermediate_size", "moe_layers",
+    "router",
+)  # fmt: skip
+AMOUNTS = {"copy": 0.0, "noise": 0.01, "drop": 0.5}
 LORA_TARGETS = ("attention", "experts", "vision")
 CATEGORY = "positive_category"
 
@@ -42,11 +47,39 @@ class ExpertArguments:
     )
     moe_layers: list[int] | None = option(None, "Layers with experts; left out: all.")
     router: str | None = option(None, "'token' or 'composition' (of the item's modalities); left out: token.")
+    upcycling: Literal["copy", "noise", "drop"] | None = option(
+        None,
+        "How experts start from a dense layer: 'copy' (the same function, but copies give the router nothing to learn "
+        "from), 'noise' (copies with noise) or 'drop' (a share of each expert's neurons is drawn anew); left out: "
+        "copy.",
+    )
+    upcycling_amount: float | None = option(
+        None,
+        "noise: its size, as a share of the weights' standard deviation (left out: 0.01); drop: the share of neurons "
+        "(left out: 0.5).",
+    )
+    router_start: Literal["random", "kmeans"] | None = option(
+        None,
+        "How routers start beside experts that come from a dense layer: 'kmeans' points them at clusters of the "
+        "layer's inputs, of some products of the data set; left out: random.",
+    )
 
     def experts(self) -> dict:
-        """Return what is given, as `Moon2Config` and `Moon2Model.from_backbone` take it."""
-        names = ExpertArguments.__dataclass_fields__
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        """Return what is given of the experts' form, as `Moon2Config` and `Moon2Model.from_backbone` take it."""
+        return {name: getattr(self, name) for name in EXPERT_FIELDS if getattr(self, name) is not None}
+
+    def check_upcycling(self) -> None:
+        """Check that the options of upcycling go together.
+
+        Raises:
+            UserError: they do not.
+        """
+        amount, most = self.upcycling_amount, {"noise": math.inf, "drop": 1.0}.get(self.upcycling)
+        if amount is not None and most is None:
+            raise UserError("upcycling_amount only means something with upcycling: noise or drop.")
+        if amount is not None and not 0 < amount <= most:
+            limit = "a positive number" if most == math.inf else "above 0 and at most 1"
+            raise UserError(f"upcycling_amount is {amount}; with upcycling: {self.upcycling} it must be {limit}.")
 
 
 @dataclass
@@ -65,6 +98,12 @@ class UpcycleArguments(ExpertArguments):
     device_map: str | None = option(None, "As in transformers: auto, cpu, cuda:0, ...")
     max_pixels: int | None = option(None, "Larger pictures are scaled down to this; left out: 1048576 (1024 x 1024).")
     verify: bool = option(False, "Compare with the dense model on a sentence (takes its memory once more).")
+    dataset: str | None = option(None, "With router_start: kmeans: an MBE2.0-format folder or Hub data set.")
+
+    def __post_init__(self):
+        self.check_upcycling()
+        if (self.router_start == "kmeans") != (self.dataset is not None):
+            raise UserError("--router_start kmeans and --dataset go together: its products' tokens are clustered.")
 
     def check(self) -> None:
         """Check that there may be such a model, and that the folder can be written to.
@@ -73,6 +112,8 @@ class UpcycleArguments(ExpertArguments):
             UserError: there is none, or it cannot.
         """
         check_model(self.model)
+        if self.dataset is not None:
+            triplets_folder(self.dataset)
         output = Path(self.output_dir)
         if output.is_file():
             raise UserError(f"--output_dir {output} is a file; give a folder.")
@@ -113,6 +154,9 @@ class ModelArguments(ExpertArguments):
             self.architecture = yaml.safe_load(self.architecture)
         if (self.model is None) == (self.architecture is None):
             raise ValueError("Give either model (something trained) or architecture (from nothing), not both.")
+        self.check_upcycling()
+        if self.model is None and (self.upcycling or self.router_start):
+            raise ValueError("upcycling and router_start only mean something with model, not with architecture.")
         if self.model is not None and self.vocab_size is not None:
             raise ValueError(f"vocab_size only means something with architecture; {self.model} has its own.")
         if self.model is None and (self.revision is not None or self.dtype != "float32"):
@@ -215,6 +259,9 @@ class RunArguments:
         "Learning rate of W*; left out: that of all weights, at which W* hardly leaves its even start in "
         "a short run (our addition).",
     )
+    router_learning_rate_factor: float = option(
+        1.0, "Learning rate of the routers, as a multiple of that of all weights (our addition)."
+    )
     max_refused_steps: int = option(5, "So many steps in a row with a loss or gradient that is not finite end the run.")
     dump_filtered: bool = option(
         False, "Write filtered.jsonl at the end: the triplets whose latest phi is below filter_threshold."
@@ -231,6 +278,10 @@ class RunArguments:
             raise ValueError("grad_cache_unit only means something with grad_cache_chunk.")
         if self.grad_cache_chunk is not None and self.grad_cache_chunk < 1:
             raise ValueError(f"grad_cache_chunk is {self.grad_cache_chunk}; it must be at least 1.")
+        if not 0 <= self.router_learning_rate_factor < math.inf:
+            raise ValueError(
+                f"router_learning_rate_factor is {self.router_learning_rate_factor}; it must be 0 or a positive number."
+            )
         rate = self.dual_alignment_learning_rate
         if rate is not None and not 0 <= rate < math.inf:
             raise ValueError(f"dual_alignment_learning_rate is {rate}; it must be 0 or a positive number.")

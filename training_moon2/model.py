@@ -1,19 +1,18 @@
 """The model that a recipe starts from, and what it becomes at the end."""
 
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedTokenizerFast
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from configuration_moon2 import Moon2Config
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
-from training_moon2.arguments import ModelArguments, UpcycleArguments
+from training_moon2.arguments import ModelArguments
+from training_moon2.upcycling import is_moon2, start_experts, upcycle
 
 # Loading a tokenizer looks at the model's configuration; of an unknown type it would ask in the terminal for trust.
 AutoConfig.register(Moon2Config.model_type, Moon2Config, exist_ok=True)
@@ -52,7 +51,11 @@ def _build(arguments: ModelArguments, rows) -> tuple[Moon2Model, Moon2Processor]
         )
     options = {"dtype": arguments.dtype} | ({"revision": arguments.revision} if arguments.revision else {})
     if not is_moon2(arguments.model, **({"revision": arguments.revision} if arguments.revision else {})):
-        return upcycle(arguments.model, arguments.max_pixels, **options, **arguments.experts())
+        model, processor = upcycle(arguments.model, arguments.max_pixels, **options, **arguments.experts())
+        start_experts(model, processor, arguments, rows)
+        return model, processor
+    if arguments.upcycling or arguments.router_start:
+        raise ValueError(f"upcycling and router_start make experts of dense layers, but {arguments.model} has experts.")
     if arguments.max_pixels is not None:
         raise ValueError(f"max_pixels is in the recipe, but {arguments.model} has its own.")
     model = Moon2Model.from_pretrained(arguments.model, **options)
@@ -65,89 +68,6 @@ def _build(arguments: ModelArguments, rows) -> tuple[Moon2Model, Moon2Processor]
 
 def _texts(rows) -> list[str]:
     return [name for name in rows.column_names if name.endswith(("_title", "query_text"))]
-
-
-def upcycle(model: str, max_pixels: int | None = None, **options) -> tuple[Moon2Model, Moon2Processor]:
-    """Make the model and processor from a dense checkpoint.
-
-    Args:
-        model: Hub id or folder.
-        max_pixels: see `Moon2Processor`; `None` leaves its default.
-        options: as for `Moon2Model.from_backbone`.
-
-    Raises:
-        ValueError, OSError: there is no such checkpoint, or it cannot take experts.
-    """
-    revision = {name: options[name] for name in ("revision",) if options.get(name) is not None}
-    if is_moon2(model, **revision):
-        raise ValueError(f"{model} is a Moon2 already; there is nothing to convert.")
-    pixels = {} if max_pixels is None else {"max_pixels": max_pixels}
-    converted = Moon2Model.from_backbone(model, **options)
-    return converted, Moon2Processor.from_backbone(model, converted.config.vlm_config, **pixels, **revision)
-
-
-def is_moon2(model: str, revision: str | None = None) -> bool:
-    """Tell whether a folder or Hub id holds a Moon2.
-
-    Raises:
-        ValueError: there is no such model.
-    """
-    try:
-        config, _ = PreTrainedConfig.get_config_dict(model, revision=revision)
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"The model {model} is neither a folder nor available on the Hub: {reason}") from error
-    return config.get("model_type") == Moon2Config.model_type
-
-
-@torch.no_grad()
-def largest_difference(model: Moon2Model, processor: Moon2Processor, dense: str, **options) -> tuple[float, float]:
-    """Compare the last hidden states of the converted and of the dense model on a sentence.
-
-    Returns:
-        the largest absolute difference, and the largest absolute value of the dense states.
-    """
-    inputs = processor([{"text": "Red striped ceramic mug, 350 ml"}]).to(model.device)
-    ours = model.eval()(**inputs).last_hidden_state.float().cpu()
-    vlm = AutoModel.from_pretrained(dense, **options).eval()
-    sequence = {name: inputs[name].to(vlm.device) for name in ("input_ids", "attention_mask")}
-    theirs = vlm(**sequence).last_hidden_state.float().cpu()
-    return (ours - theirs).abs().max().item(), theirs.abs().max().item()
-
-
-def upcycle_and_save(arguments: UpcycleArguments) -> dict:
-    """Convert and save.
-
-    Returns:
-        What became of it.
-
-    Raises:
-        ValueError, OSError: there is no such checkpoint, it cannot take experts, or the folder cannot be written.
-    """
-    output = Path(arguments.output_dir)
-    names = ("revision", "dtype", "device_map")
-    options = {name: value for name, value in asdict(arguments).items() if name in names and value is not None}
-    model, processor = upcycle(arguments.model, arguments.max_pixels, **options, **arguments.experts())
-    facts = {"output_dir": str(output), "model_type": model.config.vlm_config.model_type, "dtype": str(model.dtype)}
-    facts |= {"moe_layers": list(model.moe_layer_indices), "parameters": model.num_parameters()}
-    facts |= {"active_parameters": model.num_active_parameters()}
-    if arguments.verify:
-        difference, size = largest_difference(model, processor, arguments.model, **options)
-        facts |= {"largest_difference": difference, "largest_state": size}
-        print(f"Largest difference of the last hidden states to the dense model: {difference:.1e} (states up to "
-              f"{size:.1f}; {model.dtype})")  # fmt: skip
-    model.save_pretrained(output)
-    processor.save_pretrained(output)
-    print(
-        f"In {output}/: a {model.config.vlm_config.model_type} with experts in layers "
-        f"{', '.join(map(str, model.moe_layer_indices))}; {model.num_parameters() / 1e6:,.1f} M parameters, "
-        f"{model.num_active_parameters() / 1e6:,.1f} M active for a token, {model.dtype}."
-    )
-    width = model.config.moe_intermediate_size
-    facts["same_function"] = width in (None, model.config.get_text_config().intermediate_size)
-    if not facts["same_function"]:
-        print("Its experts are narrower than the dense layers: train it before use, it does not compute what they did.")
-    return facts
 
 
 def add_lora(model: Moon2Model, arguments: ModelArguments) -> nn.Module:

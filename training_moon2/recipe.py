@@ -16,7 +16,14 @@ from training_moon2.arguments import (
     read_own,
 )
 
-RUN_DECISIVE = ("grad_cache_chunk", "grad_cache_unit", "dual_alignment_learning_rate")
+RUN_DECISIVE = (
+    "grad_cache_chunk", "grad_cache_unit", "dual_alignment_learning_rate", "router_learning_rate_factor"
+)  # fmt: skip
+# Fields that came later, and what earlier runs did, whose checkpoints do not name them.
+LATER = {
+    "upcycling": None, "upcycling_amount": None, "router_start": None, "router_learning_rate_factor": 1.0,
+    "z_loss_weight": 0.0, "filter_power": 1.0,
+}  # fmt: skip
 # What the weights after a given step depend on; a checkpoint remembers these of the TrainingArguments.
 DECISIVE = (
     "seed", "data_seed", "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps",
@@ -53,9 +60,10 @@ class Recipe(NamedTuple):
         common."""
         training = self.training.to_dict()
         parts = (self.model, self.data, self.batches, self.loss)
+        own = {name: value for part in parts for name, value in asdict(part).items()}
+        own |= {name: getattr(self.run, name) for name in RUN_DECISIVE}
         return (
-            {name: value for part in parts for name, value in asdict(part).items()}
-            | {name: getattr(self.run, name) for name in RUN_DECISIVE}
+            {name: value for name, value in own.items() if name not in LATER or value != LATER[name]}
             | {name: training[name] for name in DECISIVE}
             | {"processes": self.training.world_size}
             # The order of a stream's rows depends on how many processes read it.

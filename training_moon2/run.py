@@ -119,6 +119,7 @@ def build_trainer(
         grad_cache=run.grad_cache_chunk is not None,
         batches=batches,
         dual_alignment_learning_rate=run.dual_alignment_learning_rate,
+        router_learning_rate_factor=run.router_learning_rate_factor,
         max_refused_steps=run.max_refused_steps,
         validation=None if evaluated is None else ValidationRetrieval(evaluated, data.validation_sample),
         dump_filtered=run.dump_filtered,
