@@ -39,9 +39,9 @@ EVEN = (1, 1, 1)
 TWINS = {"joint + MoE": "joint + dense", "joint + MoE, by queries": "joint + dense, by queries"}
 TRADEOFF = (
     "Area under the curve of i→mm against t→mm, hard gallery, in per cent of the square: what a way of training "
-    "reaches over all mixes of queries at once. The curve joins its mixes by lines; a worse point beside a better one takes "
-    "nothing away. Mean over seeds ± half of the 95 % t interval. Differences are over the mixes and seeds that both "
-    "have: with the 95 % paired bootstrap interval over queries, then ± half of the t interval over seeds."
+    "reaches over all mixes of queries at once. The curve joins its mixes by lines; a worse point beside a better one "
+    "takes nothing away. Mean over seeds ± half of the 95 % t interval. Differences are over the mixes and seeds that "
+    "both have: with the 95 % paired bootstrap interval over queries, then ± half of the t interval over seeds."
 )
 RESAMPLES = 1000
 
