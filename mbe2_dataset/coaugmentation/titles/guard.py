@@ -12,8 +12,7 @@ import regex
 
 from common_moon2.text import is_unspaced
 from mbe2_dataset.catalogue.store import Row
-from mbe2_dataset.coaugmentation.titles.entities import Entity, about_the_product
-from mbe2_dataset.coaugmentation.titles.gazetteer import Gazetteer
+from mbe2_dataset.coaugmentation.titles.entities import Entity, Gazetteer, about_the_product
 from mbe2_dataset.coaugmentation.titles.words import (
     AUDIENCES,
     BUILT_IN,
