@@ -33,12 +33,12 @@ class SourceArguments:
 
     catalogue: str = option(
         "", "'synthetic' (built in: drawn products with known truth and noise); a folder or file of Parquet, CSV, TSV, "
-        "text, JSON, XML or Excel with pictures inside or beside it; a folder of images or WebDataset; or user/name of a "
-        "data set on the Hub.",
+        "text, JSON, XML or Excel with pictures inside or beside it; a folder of images or WebDataset; or user/name of "
+        "a data set on the Hub.",
     )  # fmt: skip
     format: str = option(
-        "auto", "How the catalogue is laid out, where that is not found by itself: table (a product to a row, by the names "
-        "of its columns), triplets (the authors' MBE2.0), fashion200k, or one of " + ", ".join(LAYOUTS) + ".",
+        "auto", "How the catalogue is laid out, where that is not found by itself: table (a product to a row, by the "
+        "names of its columns), triplets (the authors' MBE2.0), fashion200k, or one of " + ", ".join(LAYOUTS) + ".",
         type=str, choices=FORMATS, metavar="LAYOUT",
     )  # fmt: skip
     columns: list[str] = option(

@@ -14,99 +14,162 @@ Columns = dict[str, tuple[str, ...]]
 
 # Usual names, the likeliest first, as `folded` writes them.
 CATALOGUE_NAMES: dict[str, tuple[str, ...]] = {
-    "id": (
-        "id", "product_id", "productid", "item_id", "itemid", "sku", "sku_id", "asin", "article_id", "goods_id",
-        "spu_id", "parent_asin", "uniq_id", "uid", "商品id", "商品编号", "商品编码", "货号", "编号",
-        "artikelnummer", "artikelnr", "artikel_nr", "art_nr", "artnr", "produktnummer", "produkt_nr", "produkt_id",
-        "artikel_id", "bestellnummer", "ordernumber", "product_number", "product_code", "item_number", "item_no",
-        "item_code", "article_number", "article_no", "article", "part_number", "reference", "referenz", "ref",
-        "referencia", "id_producto", "codigo", "id_produit", "code_article", "code_produit", "codice", "id_prodotto",
-        "codice_articolo", "artikelcode", "productcode", "indeks", "артикул", "код", "код_товара", "商品番号",
-        "商品コード", "品番", "管理番号", "상품번호", "상품코드", "posting_id", "listing_id", "variant_sku", "model", "mpn",
-        "code", "key", "handle", "slug", "gtin", "ean", "upc", "barcode", "nr", "number", "__key__",
-    ),
-    "title": (
-        "title", "product_title", "item_title", "doc_title", "product_name", "productname", "item_name", "name",
-        "productdisplayname", "prod_name", "goods_name", "caption",
-        "商品标题", "商品名称", "商品名", "标题", "名称", "品名",
-        "bezeichnung", "artikelbezeichnung", "produktbezeichnung", "produktname", "artikelname", "produkttitel", "titel",
-        "display_name", "headline", "nombre", "nombre_del_producto", "nombre_producto", "titulo", "denominacion",
-        "titre", "nom", "nom_du_produit", "nom_produit", "libelle", "designation", "nome", "nome_prodotto",
-        "nome_do_produto", "titolo", "denominazione", "naam", "productnaam", "nazwa", "nazwa_produktu", "название",
-        "наименование", "名前", "タイトル", "商品タイトル", "상품명", "제목", "productdisplay", "short_name", "txt", "text",
-    ),
-    "description": (
-        "description", "product_description", "item_description", "detail_desc", "desc", "details",
-        "product_bullet_point", "about_product", "商品描述", "商品详情", "描述", "详情", "简介",
-        "beschreibung", "produktbeschreibung", "artikelbeschreibung", "langbeschreibung", "langtext", "long_description",
-        "body_html", "body", "descripcion", "descripcion_larga", "description_longue", "descriptif", "descrizione",
-        "descricao", "omschrijving", "opis", "описание", "商品説明", "説明", "상품설명", "설명", "short_description",
-        "kurzbeschreibung", "descripcion_corta", "bullet_points", "features", "summary",
-    ),
-    "brand": (
-        "brand", "brand_name", "product_brand", "manufacturer", "品牌", "品牌名称",
-        "marke", "hersteller", "markenname", "manufacturer_name", "vendor", "marca", "fabricante", "marque", "fabricant",
-        "produttore", "merk", "fabrikant", "marka", "producent", "supplier", "бренд", "производитель", "ブランド",
-        "ブランド名", "メーカー", "브랜드",
-    ),
-    "category": (
-        "category", "categories", "category_path", "category_name", "product_category", "product_category_tree",
-        "product_type", "cate_name", "类目", "商品类目", "类目路径", "品类", "分类",
-        "kategorie", "kategorien", "kategoriepfad", "produktkategorie", "warengruppe", "rubrik", "categoria",
-        "categorias", "categorie", "famille", "rayon", "kategoria", "категория", "категории", "カテゴリ", "カテゴリー",
-        "카테고리", "category_hierarchy", "categorytext", "category_full_path", "google_product_category", "breadcrumb",
-        "breadcrumbs", "taxonomy", "department", "product_class",
-    ),
-    "attributes": (
-        "attributes", "attribute", "doc_attributes", "product_attributes", "product_specifications", "specifications",
-        "specs", "properties", "pv", "属性", "商品属性", "规格参数",
-        "eigenschaften", "merkmale", "attribute_pairs", "produkteigenschaften", "atributos", "caracteristicas",
-        "caracteristiques", "attributs", "caratteristiche", "attributi", "kenmerken", "param", "характеристики", "スペック",
-        "additional_attributes", "feature",
-    ),
-    "price": (
-        "price", "sale_price", "selling_price", "discounted_price", "retail_price", "list_price", "actual_price",
-        "价格", "售价", "现价",
-        "preis", "verkaufspreis", "bruttopreis", "vk_preis", "vk", "preis_brutto", "regular_price", "price_gross",
-        "unit_price", "precio", "precio_venta", "pvp", "prix", "prix_ttc", "prix_de_vente", "prezzo", "preco", "prijs",
-        "cena", "цена", "価格", "販売価格", "가격", "판매가", "price_net", "variant_price",
-        "price_tax_included", "price_tax_excluded", "current_price",
-    ),
-    "images": (
-        "images", "image", "doc_image", "image_url", "image_urls", "img_url", "imgurl", "img", "imgs", "picture",
-        "pictures", "photo", "photos", "image_path", "image_file", "image_name", "filename", "file_name",
-        "imageurlhighres", "product_image", "main_image", "image_link", "pict_url", "pic_url",
-        "图片", "主图", "商品图片", "图片链接", "图片地址",
-        "bild", "bilder", "bild_url", "bildurl", "bilddatei", "hauptbild", "produktbild", "artikelbild", "bildpfad",
-        "foto", "fotos", "imagen", "imagenes", "url_imagen", "imagen_url", "imagen_principal", "image_principale",
-        "url_image", "immagine", "immagini", "imagem", "imagens", "afbeelding", "afbeeldingen", "zdjecie", "zdjecia",
-        "изображение", "фото", "картинка", "画像", "商品画像", "画像url", "이미지", "상품이미지", "image_src", "image_links",
-        "images_url", "base_image", "cover_media_url", "cover_image", "cover", "featured_image", "primary_image",
-        "picture_url", "picture_urls", "photo_url", "media", "thumbnail", "thumbnail_url", "jpg", "jpeg", "png", "webp",
-    ),
-    "split": ("split", "subset", "partition"),
-    "group_id": (
-        "group_id", "group", "spu", "item_group_id", "product_group_id", "label_group", "variant_group", "group_sku",
-        "style_id", "gruppe", "variantengruppe",
-    ),
-    "parent_id": ("parent_id",),
-    "noise": ("noise",),
-    "translations": ("translations",),
-}  # fmt: skip
-PARENT_NAMES = (
-    "parent_id", "parent_sku", "parent", "parent_product", "parent_product_id", "parent_asin", "mainnumber", "master_sku",
-    "master_id", "vaterartikel", "hauptartikel", "vater_artikelnummer", "ubergeordnetes_produkt", "ubergeordneter_artikel",
-    "sku_padre", "padre", "parent_item",
-)  # fmt: skip
+    ours: tuple(names.split())
+    for ours, names in {
+        "id": """
+            id product_id productid item_id itemid sku sku_id asin article_id goods_id spu_id parent_asin uniq_id uid
+            商品id 商品编号 商品编码 货号 编号 artikelnummer artikelnr artikel_nr art_nr artnr produktnummer
+            produkt_nr produkt_id artikel_id bestellnummer ordernumber product_number product_code item_number item_no
+            item_code article_number article_no article part_number reference referenz ref referencia id_producto
+            codigo id_produit code_article code_produit codice id_prodotto codice_articolo artikelcode productcode
+            indeks артикул код код_товара 商品番号 商品コード 品番 管理番号 상품번호 상품코드 posting_id listing_id
+            variant_sku model mpn code key handle slug gtin ean upc barcode nr number __key__
+        """,
+        "title": """
+            title product_title item_title doc_title product_name productname item_name name productdisplayname
+            prod_name goods_name caption 商品标题 商品名称 商品名 标题 名称 品名 bezeichnung artikelbezeichnung
+            produktbezeichnung produktname artikelname produkttitel titel display_name headline nombre
+            nombre_del_producto nombre_producto titulo denominacion titre nom nom_du_produit nom_produit libelle
+            designation nome nome_prodotto nome_do_produto titolo denominazione naam productnaam nazwa nazwa_produktu
+            название наименование 名前 タイトル 商品タイトル 상품명 제목 productdisplay short_name txt text
+        """,
+        "description": """
+            description product_description item_description detail_desc desc details product_bullet_point
+            about_product 商品描述 商品详情 描述 详情 简介 beschreibung produktbeschreibung artikelbeschreibung
+            langbeschreibung langtext long_description body_html body descripcion descripcion_larga description_longue
+            descriptif descrizione descricao omschrijving opis описание 商品説明 説明 상품설명 설명 short_description
+            kurzbeschreibung descripcion_corta bullet_points features summary
+        """,
+        "brand": """
+            brand brand_name product_brand manufacturer 品牌 品牌名称 marke hersteller markenname manufacturer_name
+            vendor marca fabricante marque fabricant produttore merk fabrikant marka producent supplier бренд
+            производитель ブランド ブランド名 メーカー 브랜드
+        """,
+        "category": """
+            category categories category_path category_name product_category product_category_tree product_type
+            cate_name 类目 商品类目 类目路径 品类 分类 kategorie kategorien kategoriepfad produktkategorie warengruppe
+            rubrik categoria categorias categorie famille rayon kategoria категория категории カテゴリ カテゴリー
+            카테고리 category_hierarchy categorytext category_full_path google_product_category breadcrumb breadcrumbs
+            taxonomy department product_class
+        """,
+        "attributes": """
+            attributes attribute doc_attributes product_attributes product_specifications specifications specs
+            properties pv 属性 商品属性 规格参数 eigenschaften merkmale attribute_pairs produkteigenschaften atributos
+            caracteristicas caracteristiques attributs caratteristiche attributi kenmerken param характеристики
+            スペック additional_attributes feature
+        """,
+        "price": """
+            price sale_price selling_price discounted_price retail_price list_price actual_price 价格 售价 现价 preis
+            verkaufspreis bruttopreis vk_preis vk preis_brutto regular_price price_gross unit_price precio
+            precio_venta pvp prix prix_ttc prix_de_vente prezzo preco prijs cena цена 価格 販売価格 가격 판매가
+            price_net variant_price price_tax_included price_tax_excluded current_price
+        """,
+        "images": """
+            images image doc_image image_url image_urls img_url imgurl img imgs picture pictures photo photos
+            image_path image_file image_name filename file_name imageurlhighres product_image main_image image_link
+            pict_url pic_url 图片 主图 商品图片 图片链接 图片地址 bild bilder bild_url bildurl bilddatei hauptbild
+            produktbild artikelbild bildpfad foto fotos imagen imagenes url_imagen imagen_url imagen_principal
+            image_principale url_image immagine immagini imagem imagens afbeelding afbeeldingen zdjecie zdjecia
+            изображение фото картинка 画像 商品画像 画像url 이미지 상품이미지 image_src image_links images_url
+            base_image cover_media_url cover_image cover featured_image primary_image picture_url picture_urls
+            photo_url media thumbnail thumbnail_url jpg jpeg png webp
+        """,
+        "split": "split subset partition",
+        "group_id": """
+            group_id group spu item_group_id product_group_id label_group variant_group group_sku style_id gruppe
+            variantengruppe
+        """,
+        "parent_id": "parent_id",
+        "noise": "noise",
+        "translations": "translations",
+    }.items()
+}
+PARENT_NAMES = tuple(
+    [
+        "parent_id",
+        "parent_sku",
+        "parent",
+        "parent_product",
+        "parent_product_id",
+        "parent_asin",
+        "mainnumber",
+        "master_sku",
+        "master_id",
+        "vaterartikel",
+        "hauptartikel",
+        "vater_artikelnummer",
+        "ubergeordnetes_produkt",
+        "ubergeordneter_artikel",
+        "sku_padre",
+        "padre",
+        "parent_item",
+    ]
+)
 # Columns that are attributes by their names, in tables whose layout is not known.
-ATTRIBUTE_NAMES = {
-    "color", "colour", "color_name", "colour_name", "base_colour", "basecolour", "farbe", "couleur", "colore", "cor",
-    "kleur", "kolor", "цвет", "颜色", "顏色", "色", "カラー", "색상", "size", "grosse", "taille", "talla", "tamano", "taglia",
-    "maat", "rozmiar", "размер", "尺码", "尺寸", "サイズ", "사이즈", "material", "materials", "matiere", "materiau",
-    "materiale", "materiaal", "материал", "材质", "材料", "素材", "소재", "gender", "geschlecht", "genero", "sexe", "性别",
-    "age_group", "pattern", "muster", "style", "stil", "season", "saison", "fabric", "fit", "shape", "form", "finish",
-    "usage",
-}  # fmt: skip
+ATTRIBUTE_NAMES = set(
+    [
+        "color",
+        "colour",
+        "color_name",
+        "colour_name",
+        "base_colour",
+        "basecolour",
+        "farbe",
+        "couleur",
+        "colore",
+        "cor",
+        "kleur",
+        "kolor",
+        "цвет",
+        "颜色",
+        "顏色",
+        "色",
+        "カラー",
+        "색상",
+        "size",
+        "grosse",
+        "taille",
+        "talla",
+        "tamano",
+        "taglia",
+        "maat",
+        "rozmiar",
+        "размер",
+        "尺码",
+        "尺寸",
+        "サイズ",
+        "사이즈",
+        "material",
+        "materials",
+        "matiere",
+        "materiau",
+        "materiale",
+        "materiaal",
+        "материал",
+        "材质",
+        "材料",
+        "素材",
+        "소재",
+        "gender",
+        "geschlecht",
+        "genero",
+        "sexe",
+        "性别",
+        "age_group",
+        "pattern",
+        "muster",
+        "style",
+        "stil",
+        "season",
+        "saison",
+        "fabric",
+        "fit",
+        "shape",
+        "form",
+        "finish",
+        "usage",
+    ]
+)
 # A second picture, gallery, ...: beside the column of the main picture.
 FURTHER = re.compile(
     r"(?:additional|further|other|more|extra|gallery|secondary|alternate|hover|back|weitere|zusatz|galerie|galeria|autres?"
@@ -132,7 +195,7 @@ LANGUAGE = re.compile(rf"(?P<name>.+?)[\s_.\-(\[<:]+(?P<code>(?:{LANGUAGES})(?:[
 
 
 def folded(name: str) -> str:
-    """Return a column's name without what programs write differently: case, accents, blanks, brackets and their words."""
+    """Return a column's name without what programs write differently: case, accents, blanks, dots and hyphens."""
     name = unicodedata.normalize("NFKD", name.strip().casefold()).replace("’", "'")
     name = "".join(letter for letter in name if not unicodedata.combining(letter) or letter > "\u3000")
     name = unicodedata.normalize("NFC", name).removeprefix("g:")
@@ -182,7 +245,8 @@ def find_columns(
         if ours not in names:
             raise CatalogueError(f"A mapping has no column {ours!r}; it may have: {', '.join(names)}.")
         for name in theirs:
-            if name not in found and not _is_path(name, found) and "{" not in name:
+            named = [field for field in re.findall(r"{([^}:]*)", name) if field != "id"]
+            if (named or "{" not in name) and not any(_is_in(field, found) for field in named or [name]):
                 raise CatalogueError(
                     f"{table} has no column {name!r}, from which {ours!r} is to be read; it has: {_listed(found)}."
                 )
@@ -210,8 +274,8 @@ def lacks(table: str, missing: Sequence[str], found: Sequence[str]) -> str:
     """Return the message for columns that were not found."""
     example = " ".join(f"{ours}=COLUMN" for ours in missing)
     return (
-        f"{table} has no column that is known to hold {' or '.join(missing)}; it has: {_listed(found)}. Say which column "
-        f"does, with --columns {example}."
+        f"{table} has no column that is known to hold {' or '.join(missing)}; it has: {_listed(found)}. Say which "
+        f"column does, with --columns {example}."
     )
 
 
@@ -219,8 +283,8 @@ def _listed(found: Sequence[str]) -> str:
     return ", ".join(map(repr, found)) or "none"
 
 
-def _is_path(name: str, found: Sequence[str]) -> bool:
-    return "." in name and name.split(".", 1)[0] in found
+def _is_in(name: str, found: Sequence[str]) -> bool:
+    return name in found or ("." in name and name.split(".", 1)[0] in found)
 
 
 def _by_usual_name(found: Sequence[str], languages: Sequence[str]) -> dict[str, str]:
@@ -336,7 +400,8 @@ class Header:
 
 
 def _pattern(pattern: str) -> re.Pattern:
-    return re.compile(re.escape(folded(pattern.replace("{n}", "0"))).replace("0", r"(\d+)").replace(r"\*", ".*"))
+    written = re.escape(folded(pattern.replace("{n}", "§n§").replace("*", "§§")))
+    return re.compile(written.replace("§n§", r"(\d+)").replace("§§", ".*"))
 
 
 def recognise(names: Sequence[str]) -> Layout | None:
@@ -435,7 +500,7 @@ def _of_layout(header: Header, columns: Mapping[str, tuple[Part | Source, ...]])
 
 
 def _labelled(source: Source) -> Source:
-    """Return an attribute that is named as its column: 'Google Shopping / Gender' is 'Gender', 'color.name' is 'color'."""
+    """Return an attribute with the name of its column, which is 'Gender' of 'Google Shopping / Gender'."""
     label = re.sub(r"\s*\(.*\)$|\.name$", "", source.columns[0].rpartition(" / ")[2]).strip()
     return replace(source, kind="named", label=label)
 
@@ -462,14 +527,14 @@ def _holds_pairs(cells: Iterable[object]) -> bool:
 
 
 def _attribute_columns(header: Header, used: set[str]) -> Iterator[Source]:
-    """Yield attributes by the names of their columns, and those whose names are in cells: VARIATION 1 NAME, ... VALUES."""
+    """Yield attributes by the names of their columns, and those named by cells: VARIATION 1 NAME and VALUES."""
     free = [name for name in header.names if name not in used]
     by_name = {folded(name): name for name in free}
     for name in free:
         if match := NAMES_OF_PAIRS.fullmatch(folded(name)):
             start = f"{match['before']}{match['n']}{match['after']}"
-            values = next((by_name[key] for end in ENDS_OF_PAIRS for key in (f"{start}_{end}", start + end) if key in by_name
-                           ), by_name.get(start))  # fmt: skip
+            ends = (f"{start}{joint}{end}" for end in ENDS_OF_PAIRS for joint in ("_", ""))
+            values = next((by_name[key] for key in (*ends, start) if key in by_name), None)
             if values:
                 yield Source((values,), "named", (name,))
                 used |= {values, name}
@@ -482,6 +547,7 @@ def _attribute_columns(header: Header, used: set[str]) -> Iterator[Source]:
 URL = re.compile(r"(?:https?:)?//\S+", re.IGNORECASE)
 PICTURE_ADDRESS = re.compile(r"//.*(?:\.(?:jpe?g|png|webp|gif|avif)\b|/ima?ge?s?/|/photo|image|format=)", re.IGNORECASE)
 AMOUNTS = re.compile(r"[€$£¥]?\s?\d[\d.,' ]*[.,]\d\d\s?(?:€|\$|£|zł|kr|[A-Z]{3})?|[€$£¥]\s?\d+|\d+\s?(?:€|EUR|USD)")
+PATH = re.compile(r"\S\s*[>»›]\s*\S|\S / \S")
 NAMES_OF_IDS = re.compile(
     r"(?:^|_)(?:id|nr|no|num|code|key|sku|ref|artnr|art|item)(?:_|$)|nummer|number", re.IGNORECASE
 )
@@ -536,8 +602,9 @@ def _by_cells(
         if main := own.get("images", ()):
             own["images"] = (*main, *_further_images(main[0], names, cells, taken))
             taken.update(own["images"])
-    texts = {name: [str(cell) for cell in cells[name]] for name in names
-             if name not in taken and cells[name] and all(isinstance(cell, (str, int, float)) for cell in cells[name])}  # fmt: skip
+    plain = [name for name in names if name not in taken and cells[name]]
+    plain = [name for name in plain if all(isinstance(cell, (str, int, float)) for cell in cells[name])]
+    texts = {name: list(map(str, cells[name])) for name in plain}
     texts = {name: those for name, those in texts.items() if not any(map(URL.match, those))}
     telling = len(sample) >= LEAST_ROWS
     if "id" not in own and "id" not in given and telling:
@@ -555,9 +622,9 @@ def _by_cells(
             lengths, worded = [len(text) for text in those], sum(any(map(str.isalpha, text)) for text in those)
             whole = sum(" " in text.strip() or not text.isascii() for text in those)
             mean = sum(lengths) / len(lengths)
-            if name not in taken and 4 <= mean <= LONGEST_TITLE and worded >= 0.9 * len(those) >= 0.8 * len(sample):
-                if whole >= 0.5 * len(those) and len(set(those)) >= 0.5 * len(those):
-                    titles[name] = mean
+            is_text = 4 <= mean <= LONGEST_TITLE and worded >= 0.9 * len(those) >= 0.8 * len(sample)
+            if name not in taken and is_text and 2 * min(whole, len(set(those))) >= len(those):
+                titles[name] = mean
         ordered = sorted(titles, key=titles.__getitem__, reverse=True)
         if len(ordered) > 1 and titles[ordered[1]] > 0.7 * titles[ordered[0]]:
             raise CatalogueError(_ambiguous(table, "title", ordered[:2]))
@@ -566,7 +633,7 @@ def _by_cells(
     free = {name: those for name, those in texts.items() if name not in taken}
     if "category" not in own and "category" not in given:
         trees = [name for name, those in free.items() if len(set(those)) <= max(1, len(those) // 2)
-                 and sum(bool(re.search(r"\S\s*[>»›]\s*\S|\S / \S", text)) for text in those) >= 0.5 * len(those)]  # fmt: skip
+                 and 2 * sum(bool(PATH.search(text)) for text in those) >= len(those)]  # fmt: skip
         if len(trees) == 1:
             guess("category", (trees[0],), "its cells are paths that occur again and again")
     if "price" not in own and "price" not in given:
@@ -578,8 +645,8 @@ def _by_cells(
 
 def _ambiguous(table: str, ours: str, names: Sequence[str]) -> str:
     return (
-        f"{table}: the {ours} of its products may be in {' or '.join(map(repr, names))}, and no name says which. Say it, "
-        f"for example with --columns {ours}={names[0]}."
+        f"{table}: the {ours} of its products may be in {' or '.join(map(repr, names))}, and no name says which. Say "
+        f"it, for example with --columns {ours}={names[0]}."
     )
 
 

@@ -1,8 +1,8 @@
 """The tables that shops export and that data sets are published in, each as a record.
 
-A new one takes a record here and a few rows as a test. Names of columns count whatever their case, accents, blanks, dots,
-hyphens and underscores are; `{n}` stands for a number, and `*` for anything. A name with dots leads into JSON:
-`offers.price`, and `images.hi_res|large` is the first that each of the images has.
+A new one takes a record here and a few rows as a test. Case, accents, blanks, dots, hyphens and underscores of columns'
+names do not matter; `{n}` stands for a number, and `*` for anything. A name with dots leads into JSON: `offers.price`,
+and `images.hi_res|large` is the first that each of the images has.
 """
 
 from collections.abc import Mapping

@@ -40,11 +40,12 @@ SAMPLE_PICTURES = 200
 
 
 class Bound(NamedTuple):
-    """A table whose columns are known; its rows are read by `reader`."""
+    """A table whose columns are known; its rows are read by `reader`, its pictures' paths from the tables `beside`."""
 
     table: Table
     reader: Reader
     split: str | None
+    beside: tuple[str, ...] = ()
 
 
 class Run(NamedTuple):
@@ -60,11 +61,11 @@ class Run(NamedTuple):
 class ProductSource:
     """The products of `tables`.
 
-    Rows of one product become one, and variants take from their parents what they lack, as the layout says. In a table of
-    no known layout, rows that follow one another with the same id are merged if their titles do not differ.
+    Rows of one product become one, and variants take from their parents what they lack, as the layout says. In a table
+    of no known layout, rows with the same id are merged if their titles do not differ.
 
-    Rows are streamed. Held in memory are: a number for each id, where rows are merged; products whose rows do not follow
-    one another; products that are parents; and the paths of a second table of pictures.
+    Rows are streamed. Held in memory are: a number for each id, where rows are merged; products whose rows do not
+    follow one another; products that are parents; and the paths of a second table of pictures.
 
     Args:
         columns: which columns of theirs hold ours, where they are not found (`columns.parse_columns`). Several
@@ -102,7 +103,7 @@ class ProductSource:
 
     @cached_property
     def layouts(self) -> dict[str, Layout | None]:
-        """Return table -> its layout. Beside a table of a known layout, those of none are left out: they hold other things."""
+        """Return table -> its layout. Beside a table of a known layout, those of none are left out."""
         tables = list(self.tables)
         if self.layout == "table":
             return dict.fromkeys(table.name for table in tables)
@@ -128,11 +129,12 @@ class ProductSource:
             layout = self.layouts[table.name]
             sample = self._sample(table)
             binding = bind(table.columns, sample, self.columns, layout, table.name, self.languages)
-            keys = self._keys(layout, tables) if layout and layout.pictures else {}
+            beside = [other for other in tables if layout and _has_pictures(layout, other)]
+            keys = {key: path for other in beside for key, path in _picture_keys(layout, other)}
             reader = Reader(binding, readings(binding, sample, self.languages), self.languages, files, keys)
             self._learn_pictures(table, reader, sample)
             split = SPLIT_NAMES.get((table.split or "").lower()) if named else None
-            found.append(Bound(table, reader, split))
+            found.append(Bound(table, reader, split, tuple(other.name for other in beside)))
         return found
 
     @staticmethod
@@ -145,18 +147,6 @@ class ProductSource:
             if size > SAMPLE_BYTES:
                 break
         return rows
-
-    @staticmethod
-    def _keys(layout: Layout, tables: Sequence[Table]) -> dict[str, str]:
-        """Return key -> path of the second table of pictures, if there is one."""
-        found = {}
-        for table in tables:
-            header = Header(table.columns)
-            key, path = map(header.column, layout.pictures)
-            if key and path:
-                rows = (row for _, row in table.read([key, path]) if isinstance(row, dict))
-                found |= {str(row[key]): str(row[path]) for row in rows}
-        return found
 
     def _learn_pictures(self, table: Table, reader: Reader, sample: Sequence[dict]) -> None:
         """Find out where the files of pictures lie, by the rows of the sample."""
@@ -180,7 +170,7 @@ class ProductSource:
             )
 
     def judgements(self) -> tuple[list[Table], Columns, dict[str, str] | None] | None:
-        """Return the tables of judgements that are published with the products, what their columns are, and texts by id.
+        """Return the tables of judgements beside the products, what their columns are, and texts of queries by id.
 
         None if the layout has none, or they are not there.
         """
@@ -208,6 +198,7 @@ class ProductSource:
             if isinstance(item, Item) and run.key in scattered:
                 item = held.pop(run.key, None)  # all its rows are in the first
                 if item is None:
+                    self.counts["rows merged"] += 1
                     continue
             if isinstance(item, Problem):
                 self.counts["problems"] += 1
@@ -298,7 +289,7 @@ class ProductSource:
         return bool(self.languages) and re.split(r"[_-]", view)[0] == self.languages[0].casefold()[:2]
 
     def _look_ahead(self) -> tuple[set[str], set[str], dict[str, str]]:
-        """Return ids whose rows do not follow one another, ids of parents, and child -> parent where parents name them."""
+        """Return ids whose rows do not follow one another, names of parents, and child -> parent."""
         scattered: set[str] = set()
         referred: set[str] = set()
         children: dict[str, str] = {}
@@ -361,6 +352,16 @@ class ProductSource:
         if self._pictures is not None:
             parts.append(files_fingerprint(self.folder))
         return " ".join(parts)
+
+
+def _has_pictures(layout: Layout, table: Table) -> bool:
+    """Tell whether a table has the paths of the pictures that others name by keys."""
+    return layout.pictures is not None and all(map(Header(table.columns).column, layout.pictures))
+
+
+def _picture_keys(layout: Layout, table: Table) -> Iterator[tuple[str, str]]:
+    key, path = map(Header(table.columns).column, layout.pictures)
+    yield from ((str(row[key]), str(row[path])) for _, row in table.read([key, path]) if isinstance(row, dict))
 
 
 def _image_bytes(value: object) -> int:
@@ -426,7 +427,7 @@ def _begins(layout: Layout, binding: Binding, row: Mapping[str, object]) -> bool
 
 
 def _is_same(layout: Layout | None, first: Item, more: Item) -> bool:
-    """Tell whether two rows of one id are one product: if the layout says so, or if no other title says they are not."""
+    """Tell whether two rows of one id are one product: the layout says so, or their titles do not differ."""
     if layout is not None:
         return layout.merged
     title = more.record.get("title")

@@ -90,7 +90,8 @@ def understand(source: ProductSource, limit: int | None = None, allow_urls: bool
     triplets = isinstance(source, TripletSource)
     if not triplets:
         found.tables = [_table(bound) for bound in source.bound]
-        found.tables_left = [table.name for table in source.tables if table.name not in source.layouts]
+        used = {name for bound in source.bound for name in (bound.table.name, *bound.beside)}
+        found.tables_left = [table.name for table in source.tables if table.name not in used]
     counts: Counter[str] = Counter()
     changes: Counter[str] = Counter()
     problems: Counter[str] = Counter()
@@ -137,8 +138,8 @@ def _check_addresses(source: ProductSource, products: list[Item], allow_urls: bo
     pictures = [picture for item in products for picture in item.record.get("images") or ()]
     if pictures and all("url" in picture for picture in pictures) and not allow_urls:
         raise CatalogueError(
-            f"The images of {source.name} are addresses, such as {picture_place(pictures[0])}, and are only fetched with "
-            f"--allow_urls true. Files of them are read instead if a column, or a pattern like --columns "
+            f"The images of {source.name} are addresses, such as {picture_place(pictures[0])}, and are only fetched "
+            f"with --allow_urls true. Files of them are read instead if a column, or a pattern like --columns "
             f"images=images/{{id}}.jpg, says where they are."
         )
 
@@ -148,7 +149,9 @@ def _table(bound: Bound) -> dict:
     columns = {ours: ", ".join(map(_said, sources)) for ours, sources in binding.columns.items()}
     if "images" not in columns and files is not None and files.by_id:
         columns["images"] = f"files named by the id, such as {files.by_id}"
-    elif files is not None and any(files.folders):
+    if bound.beside:
+        columns["images"] += f", through {', '.join(bound.beside)}"
+    if "images" in binding.columns and files is not None and any(files.folders):
         columns["images"] += f", below {', '.join(filter(None, files.folders))}"
     if binding.order:
         columns["images"] += f", in the order of {binding.order[0]}"
