@@ -445,7 +445,7 @@ def bind(
         columns = {}
     parent = own.pop("parent", ())
     for ours, theirs in own.items():
-        columns[ours] = tuple(sources_of(ours, theirs, sample))
+        columns[ours] = tuple(sources_of(ours, theirs, sample if ours in given else ()))
     columns = {ours: sources for ours, sources in columns.items() if ours not in given or given[ours]}
     if layout is None and "attributes" not in given:
         used = {name for sources in columns.values() for source in sources for name in source.columns}
@@ -506,7 +506,11 @@ def _labelled(source: Source) -> Source:
 
 
 def sources_of(ours: str, theirs: tuple[str, ...], sample: Sequence[Mapping[str, object]]) -> Iterator[Source]:
-    """Yield the parts of one of our columns, each a column of theirs."""
+    """Yield the parts of one of our columns, each a column of theirs.
+
+    Args:
+        sample: some rows, by which one column that is said to hold attributes is told from the values of one.
+    """
     for name in theirs:
         if ours == "images" and "{" in name:
             yield Source((name,), "files")

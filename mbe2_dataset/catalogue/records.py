@@ -156,7 +156,7 @@ class Reader:
         if ours == "category" and len(cells) == 1:
             return self._optional(self._category, cells[0], cells[0][1], [], faults, item.changes)
         if ours == "price":
-            prices = (self._optional(self._price, cell, cell[1], None, faults) for cell in cells)
+            prices = (self._optional(self._price, cell, cell[1], None, faults, item.changes) for cell in cells)
             return next((price for price in prices if price is not None), None)
         texts = []
         for cell in cells:
@@ -217,12 +217,12 @@ class Reader:
         nothing = self.binding.layout.nothing if self.binding.layout else ()
         return [pair for pair in found if pair["value"] not in nothing]
 
-    def _price(self, cell: tuple[Source, str, object]) -> float | None:
+    def _price(self, cell: tuple[Source, str, object], changes: Counter) -> float | None:
         _, name, value = cell
         reading = self.readings.get(name, UNDECIDED)
         if isinstance(value, (list, tuple)):
-            return next((price for entry in value if (price := as_price(entry, reading)) is not None), None)
-        return as_price(value, reading)
+            return next((price for entry in value if (price := as_price(entry, reading, changes)) is not None), None)
+        return as_price(value, reading, changes)
 
     def _images(self, cells: Sequence[tuple], row: Mapping[str, object], record: Mapping[str, object]) -> list[dict]:
         found: dict[object, dict] = {}

@@ -423,7 +423,7 @@ RANGE = re.compile(r"\s*[^\d\s]{0,4}\s*(?:-|–|—|~|〜|\.{2,3}|…|\bto\b|\bb
 AT_MOST = re.compile(r"(?:\b(?:up to|at most|max|maximum|bis|jusqu'à|below|under)\b|<|≤)[^\d]*$", re.IGNORECASE)
 
 
-def as_price(value: object, reading: Reading = UNDECIDED) -> float | None:
+def as_price(value: object, reading: Reading = UNDECIDED, changes: Counter | None = None) -> float | None:
     """Return a number, whatever currency is beside it; '1.299,00 €' and '$1,299.00' are both 1299.
 
     Of a range like '12-15' it is the lower end, and 'from 9.99' is 9.99: the price from which the product is sold.
@@ -433,7 +433,7 @@ def as_price(value: object, reading: Reading = UNDECIDED) -> float | None:
         if math.isnan(number):
             return None
     else:
-        text = as_words(value)
+        text = as_words(value, changes, "price")
         if text is None:
             return None
         number = _amount(text, reading.decimal)
