@@ -40,7 +40,7 @@ def open_source(told: Build, num_proc: int) -> Source:
         return SyntheticSource(told.seed, **told.sizes, num_proc=num_proc)
     if told.format == "fashion200k":
         return Fashion200K(told.catalogue)
-    tables, columns, only = _tables(told), parse_columns(told.columns), _selection(told.only)
+    tables, columns, only = _tables(told), parse_columns(told.columns), _selection(told)
     if told.format == "triplets":
         return TripletSource(tables, columns, told.pictures, only)
     return ProductSource(tables, columns, told.pictures, only, told.format, told.spoken)
@@ -62,13 +62,14 @@ def tell(source: Source, told: Build) -> Understood | None:
 def _tables(told: Build) -> Tables:
     named, revision = told.catalogue, told.revision("catalogue")
     on_hub = not Path(named).exists() and named.count("/") == 1 and not named.startswith((".", "/"))
-    if on_hub or told.hub_config or told.hub_split or revision:
-        return HubTables(named, told.hub_config, told.hub_split, revision)
+    if on_hub or told.hub or revision:
+        return HubTables(named, told.of_hub("config"), told.of_hub("split"), revision)
     return open_tables(named, told.encoding)
 
 
-def _selection(pairs: Sequence[str]) -> dict[str, str]:
-    """Return column -> value of `--only` or `--log_only`."""
+def _selection(told: Build, of_log: bool = False) -> dict[str, str]:
+    """Return column -> value of `--only`, for the catalogue or for the search log."""
+    pairs = [word.removeprefix("log:") for word in told.only if word.startswith("log:") == of_log]
     return {name: value[0] for name, value in parse_columns(pairs).items() if value}
 
 
@@ -108,14 +109,14 @@ def open_log(told: Build, source: Source, catalogue: Catalogue, work: Path) -> S
     """Return the queries of shoppers, from the search log or a source of triplets; otherwise none."""
     if told.search_log is not None:
         tables = LocalTables(told.search_log, told.encoding)
-        events = log_events(tables, parse_columns(told.log_columns), _selection(told.log_only))
+        events = log_events(tables, parse_columns(told.log_columns), _selection(told, of_log=True))
         pictures = tables.folder
     elif isinstance(source, TripletSource):
         events, pictures = source.events(), source.folder
     elif isinstance(source, ProductSource) and (judged := source.judgements()) is not None:
         tables, columns, texts = judged
         print(f"search log: {', '.join(table.name for table in tables)}, beside the products")
-        events, pictures = log_events(tables, columns, _selection(told.log_only), texts), source.folder
+        events, pictures = log_events(tables, columns, _selection(told, of_log=True), texts), source.folder
     else:
         return ()
     items = {row.id for row in catalogue.rows}
@@ -136,16 +137,17 @@ def build_options(told: Build) -> BuildOptions:
         made_queries=told.made_queries,
         false_positive_rate=(SYNTHETIC_FALSE_POSITIVES if told.synthetic else 0.0) if rate is None else rate,
         negatives=told.negatives,
-        hardness=Hardness(*told.ranks, told.most_alike),
+        hardness=Hardness(*told.window),
         rows_per_shard=told.rows_per_shard,
     )
 
 
 def terms(told: Build) -> Terms | None:
     """Return licence and languages for the card; None: the defaults."""
-    if told.licence is None:
+    if not told.licence:
         return None
-    return Terms(told.licence, told.licence_name, told.licence_link, told.spoken, told.attribution)
+    name, link, attribution = map(told.said_of_licence, ("name", "link", "attribution"))
+    return Terms(told.licence[0], name, link, told.spoken, attribution or "")
 
 
 @contextmanager
@@ -204,7 +206,7 @@ def dry_run(told: Build) -> dict:
     Returns:
         The same as figures.
     """
-    num_proc, few = told.num_proc or processes(), told.dry_run_rows
+    num_proc, few = told.num_proc or processes(), told.tried
     folder = Path(tempfile.mkdtemp(prefix="mbe2-dry-run-"))
     try:
         start = time.perf_counter()
@@ -220,7 +222,8 @@ def dry_run(told: Build) -> dict:
         facts |= {"understood": understood.as_dict()} if understood else {}
         print(f"{total:,} rows in the source; {facts['tried']:,} of them tried")
         facts["set_aside"] = catalogue.summary["counts"]["rows_quarantined"]
-        if problem := next(catalogue.quarantine(), None):
+        rows = (one for one in catalogue.quarantine() if not one["picture"] and not one["column"])
+        if problem := next(rows, None):
             facts["first_reason"] = problem["reason"]
             print(f"set aside: {facts['set_aside']} of those tried, the first because {problem['reason']}")
         makers = makers_for(told)
@@ -234,7 +237,7 @@ def dry_run(told: Build) -> dict:
             )
         if told.editor == "endpoint":
             edits = total * told.augmented_images
-            facts["pictures"] = {"edits": edits, "cost": edits * told.editor_price}
+            facts["pictures"] = {"edits": edits, "cost": edits * told.edits.get("edit", 0.0)}
             print(f"pictures: about {edits:,} edits, cost {facts['pictures']['cost']:,.2f} (nothing was sent)")
         build_dataset(
             catalogue.rows,
