@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +18,13 @@ SYNTHETIC_FALSE_POSITIVES = 0.08
 SYNTHETIC_SIZES = {"num_products": 2400, "num_validation": 120, "num_test": 500, "picture_size": 96}
 # What `--revisions` may name.
 REVISED = ("catalogue", "negative_model", "title_model", "consistency_model")
+# Options of several words like 'cost=20': what each word is. The first word of a licence is the licence.
+PAIRS = {
+    "hub": {"config": str, "split": str},
+    "title_budget": {"requests": int, "tokens": int, "cost": float, "read": float, "written": float},
+    "editor_budget": {"cost": float, "edit": float},
+    "licence": {"name": str, "link": str, "attribution": str},
+}
 # Products that `--dry_run` tries.
 DRY_RUN_ROWS = 100
 # Options of earlier versions, and what says the same now.
@@ -108,16 +114,11 @@ class SourceArguments:
             raise OptionError(f"--split_shares must be three shares like 0.8,0.1,0.1, not {self.split_shares!r}.")
         if self.search_log is None and self.log_columns:
             raise OptionError("--log_columns only means something with --search_log.")
-        self.of_hub("config")
 
     @property
     def synthetic(self) -> bool:
         """Tell whether the catalogue is the built-in one."""
         return self.catalogue == "synthetic"
-
-    def of_hub(self, name: str) -> str | None:
-        """Return "config" or "split" of a data set on the Hub."""
-        return _pairs("hub", self.hub, {"config": str, "split": str}).get(name)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -221,7 +222,7 @@ class TitleArguments:
             raise OptionError("--titles endpoint and --title_endpoint go together.")
         if (self.titles in ("endpoint", "local")) != (self.title_model is not None):
             raise OptionError("--title_model names the model of --titles endpoint or local, and only of these.")
-        if self.budget and not served:
+        if self.title_budget and not served:
             raise OptionError("--title_budget only means something with --titles endpoint.")
         if unknown := self.uses - {"picture", "entities", "text"}:
             raise OptionError(f"--title_uses is picture, entities, both or text, not {', '.join(sorted(unknown))}.")
@@ -230,12 +231,6 @@ class TitleArguments:
     def uses(self) -> set[str]:
         """Return what the model of the titles does."""
         return {word.strip() for word in self.title_uses.split(",")}
-
-    @property
-    def budget(self) -> dict[str, float]:
-        """Return what is told of: requests, tokens, cost, and the price of a million tokens read and written."""
-        known = {"requests": int, "tokens": int, "cost": float, "read": float, "written": float}
-        return _pairs("title_budget", self.title_budget, known)
 
 
 @dataclass
@@ -274,13 +269,8 @@ class PictureArguments:
             raise OptionError("--subject segmentation needs --subject_model.")
         if self.subject_model[1:] and self.subject != "segmentation":
             raise OptionError("--subject_model takes labels only with --subject segmentation.")
-        if self.edits and self.editor != "endpoint":
+        if self.editor_budget and self.editor != "endpoint":
             raise OptionError("--editor_budget only means something with --editor endpoint.")
-
-    @property
-    def edits(self) -> dict[str, float]:
-        """Return what edits may cost, and what one costs ("edit")."""
-        return _pairs("editor_budget", self.editor_budget, {"cost": float, "edit": float})
 
 
 @dataclass
@@ -349,16 +339,11 @@ class OutputArguments:
                 raise OptionError(f"--revisions has no {name!r}, only {', '.join(REVISED)}.")
         if self.licence and "=" in self.licence[0]:
             raise OptionError(f"--licence must begin with the licence itself, not with {self.licence[0]!r}.")
-        self.said_of_licence("name")
 
     @property
     def tried(self) -> int:
         """Return how many products a dry run tries."""
         return DRY_RUN_ROWS if self.dry_run is True else self.dry_run
-
-    def said_of_licence(self, name: str) -> str | None:
-        """Return "name" or "link" of a licence without an identifier, or "attribution"."""
-        return _pairs("licence", self.licence[1:], dict.fromkeys(("name", "link", "attribution"), str)).get(name)
 
     @property
     def spoken(self) -> tuple[str, ...]:
@@ -385,8 +370,24 @@ class Build(OutputArguments, ConsistencyArguments, PictureArguments, TitleArgume
 
     def check(self) -> None:
         """Raise an OptionError for options that cannot be, or do not go together."""
+        for name in PAIRS:
+            self.pairs(name)
         for part in reversed(Build.__bases__):
             part.check(self)
+
+    def pairs(self, name: str) -> dict:
+        """Return what is told in the words of an option of `PAIRS`, like 'cost=20'."""
+        known, found = PAIRS[name], {}
+        for word in getattr(self, name)[name == "licence" :]:
+            key, _, value = word.partition("=")
+            try:
+                found[key] = known[key](value)
+                if not value or (isinstance(found[key], (int, float)) and not 0 <= found[key] < float("inf")):
+                    raise ValueError
+            except (KeyError, ValueError):
+                words = " ".join(f"{one}=..." for one in known)
+                raise OptionError(f"--{name} takes {words}, and not {word!r}.") from None
+        return found
 
     def command(self, name: str) -> str:
         """Return the command for the card: all that shapes the data and is not the default, without paths."""
@@ -421,22 +422,6 @@ def _numbers(name: str, text: str, count: int) -> tuple[float, ...]:
     if len(numbers) != count:
         raise OptionError(f"--{name} must be {count} numbers with commas between them, not {text!r}.")
     return numbers
-
-
-def _pairs(name: str, words: Sequence[str], known: dict[str, Callable]) -> dict:
-    """Return the values of words like 'cost=20'."""
-    found = {}
-    for word in words:
-        key, _, value = word.partition("=")
-        try:
-            found[key] = known[key](value)
-            if not value:
-                raise ValueError
-        except (KeyError, ValueError):
-            raise OptionError(f"--{name} takes {' '.join(f'{one}=...' for one in known)}, and not {word!r}.") from None
-        if isinstance(found[key], (int, float)) and not 0 <= found[key] < float("inf"):
-            raise OptionError(f"--{name}: {word!r} cannot be.")
-    return found
 
 
 def _at_least(told: object, **least: int) -> None:
@@ -500,7 +485,7 @@ PROG = "python -m mbe2_dataset"
 COMMANDS = {
     "build": Command(
         Build,
-        "mbe2_dataset.commands:build",
+        "mbe2_dataset.pipeline:build",
         examples=(
             f"{PROG} build --catalogue synthetic --output mbe2",
             f"{PROG} build --catalogue my_catalogue --output mbe2 --augmented_images 2 --query_mix 2,1,1",
@@ -513,7 +498,7 @@ COMMANDS = {
     ),
     "check": Command(
         Check,
-        "mbe2_dataset.commands:check",
+        "mbe2_dataset.pipeline:check",
         examples=(
             f"{PROG} check mbe2",
             f"{PROG} check mbe2 --report check.html --samples 30",
@@ -523,7 +508,7 @@ COMMANDS = {
     ),
     "push": Command(
         Push,
-        "mbe2_dataset.commands:push",
+        "mbe2_dataset.pipeline:push",
         examples=(
             f"{PROG} push mbe2 --repo user/mbe2 --dry_run",
             f"{PROG} push mbe2 --repo user/mbe2 --private --tag v1",

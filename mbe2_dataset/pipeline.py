@@ -1,4 +1,4 @@
-"""From options to a finished data set: source, catalogue, search log, build; and what it would take."""
+"""What the commands do and print: from options to a finished data set, checked and published; what it would take."""
 
 import shutil
 import tempfile
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mbe2_dataset.arguments import SYNTHETIC_FALSE_POSITIVES, Build, processes
+from mbe2_dataset.arguments import SYNTHETIC_FALSE_POSITIVES, Build, Check, Push, processes
 from mbe2_dataset.build import BuildOptions, Built, build_dataset
 from mbe2_dataset.card import Origin, Terms
 from mbe2_dataset.catalogue.columns import parse_columns
@@ -21,11 +21,14 @@ from mbe2_dataset.catalogue.search_log import LOG_QUARANTINE, LoggedQuery, join_
 from mbe2_dataset.catalogue.store import Catalogue, Source
 from mbe2_dataset.catalogue.tables import HubTables, LocalTables, Tables, open_tables
 from mbe2_dataset.catalogue.understood import Understood, understand
+from mbe2_dataset.checks.check import check_dataset, data_folder
+from mbe2_dataset.checks.page import write_report
 from mbe2_dataset.coaugmentation.makers import makers_for
 from mbe2_dataset.coaugmentation.titles.entities import learn_gazetteer
 from mbe2_dataset.coaugmentation.titles.writers import EndpointWriter, estimate
 from mbe2_dataset.errors import CatalogueError, OutputError
 from mbe2_dataset.parallel import Engine, Stopwatch
+from mbe2_dataset.publish import plan_push, push_dataset
 from mbe2_dataset.synthetic.catalogue import SyntheticSource
 from mbe2_dataset.triplets.negatives import Hardness
 
@@ -63,7 +66,7 @@ def _tables(told: Build) -> Tables:
     named, revision = told.catalogue, told.revision("catalogue")
     on_hub = not Path(named).exists() and named.count("/") == 1 and not named.startswith((".", "/"))
     if on_hub or told.hub or revision:
-        return HubTables(named, told.of_hub("config"), told.of_hub("split"), revision)
+        return HubTables(named, *map(told.pairs("hub").get, ("config", "split")), revision)
     return open_tables(named, told.encoding)
 
 
@@ -146,8 +149,8 @@ def terms(told: Build) -> Terms | None:
     """Return licence and languages for the card; None: the defaults."""
     if not told.licence:
         return None
-    name, link, attribution = map(told.said_of_licence, ("name", "link", "attribution"))
-    return Terms(told.licence[0], name, link, told.spoken, attribution or "")
+    said = told.pairs("licence")
+    return Terms(told.licence[0], said.get("name"), said.get("link"), told.spoken, said.get("attribution", ""))
 
 
 @contextmanager
@@ -237,7 +240,7 @@ def dry_run(told: Build) -> dict:
             )
         if told.editor == "endpoint":
             edits = total * told.augmented_images
-            facts["pictures"] = {"edits": edits, "cost": edits * told.edits.get("edit", 0.0)}
+            facts["pictures"] = {"edits": edits, "cost": edits * told.pairs("editor_budget").get("edit", 0.0)}
             print(f"pictures: about {edits:,} edits, cost {facts['pictures']['cost']:,.2f} (nothing was sent)")
         build_dataset(
             catalogue.rows,
@@ -266,3 +269,61 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def build(told: Build) -> dict:
+    """Build a data set, or say what that would take."""
+    if told.dry_run:
+        return dry_run(told)
+    watch = Stopwatch()
+    built, catalogue, understood = run(told, watch)
+    counts = catalogue.summary["counts"]
+    print(
+        f"rows in {counts['rows_in']:,} = used {counts['rows_out']:,} + set aside {counts['rows_quarantined']:,}; "
+        f"pictures set aside {counts['pictures_quarantined']:,}"
+    )
+    quarantine = catalogue.folder / "quarantine.jsonl"
+    if counts["rows_quarantined"] or counts["pictures_quarantined"]:
+        print(f"reasons: {quarantine}")
+    for config, splits in built.rows.items():
+        print(f"{config:<9}" + ", ".join(f"{split} {rows:,} rows" for split, rows in splits.items()))
+    for kind, count in sorted(built.counts["augmented field"].items()):
+        print(f"{kind}: {count:,}")
+    output = Path(told.output)
+    print(f"took: {watch}")
+    print(f"written to {output}" if built.is_new else f"{output} is up to date: nothing was written")
+    print(f'load with  load_dataset("{output}")')
+    facts = {"output": output, "is_new": built.is_new, "rows": built.rows, "counts": built.counts}
+    facts |= {"catalogue": counts, "quarantine": quarantine}
+    return facts | ({"understood": understood.as_dict()} if understood else {})
+
+
+def check(told: Check) -> dict:
+    """Check a data set and, if asked, write the report."""
+    folder = data_folder(told.dataset, told.revision)
+    report = check_dataset(folder, model=told.model, num_proc=told.num_proc, name=told.dataset)
+    print("\n".join(report.lines()))
+    if told.report is not None:
+        write_report(folder, report, told.report, told.samples)
+        print(f"the report is in {told.report}")
+    return report.as_dict() | {"failed": report.failed}
+
+
+def push(told: Push) -> dict:
+    """Upload a data set, or list what would be uploaded."""
+    if told.dry_run:
+        sizes = plan_push(told.dataset, told.repo, told.force, told.num_proc)
+        for path, size in sizes.items():
+            print(f"{size:>14,}  {path}")
+        return {"repo": told.repo, "dry_run": True, "files": sizes}
+    done = push_dataset(
+        told.dataset, told.repo, told.private or None, told.tag, told.message, force=told.force, num_proc=told.num_proc
+    )
+    if done.uploaded or done.removed:
+        print(f"uploaded {done.uploaded} files, removed {done.removed}")
+    else:
+        print("nothing was new: the Hub has these files already")
+    print(f"{done.url} at commit {done.commit}" + (f", tag {told.tag}" if told.tag else ""))
+    revision = f', revision="{told.tag}"' if told.tag else ""
+    print(f'load with  load_dataset("{told.repo}"{revision})')
+    return {"repo": told.repo, "tag": told.tag, **asdict(done)}

@@ -111,7 +111,7 @@ def _writer(told: "Build") -> TitleWriter | None:
     uses = {"picture": "picture" in told.uses, "extract": "entities" in told.uses}
     if told.titles == "local":
         return LocalWriter(model, revision, **uses)
-    budget = told.budget
+    budget = told.pairs("title_budget")
     server = Endpoint(
         told.title_endpoint,
         model,
@@ -139,14 +139,15 @@ def _editor(told: "Build") -> ImageEditor | None:
         return None
     if told.editor == "diffusers":
         return DiffusersEditor(told.editor_model)
+    budget = told.pairs("editor_budget")
     # An edit takes longer than a title.
     server = Endpoint(
         told.editor_endpoint,
         told.editor_model,
         api_key_env=told.api_key_env,
         timeout=180,
-        price=told.edits.get("edit", 0.0),
-        budget=Budget(max_cost=told.edits.get("cost")),
+        price=budget.get("edit", 0.0),
+        budget=Budget(max_cost=budget.get("cost")),
     )
     return EndpointEditor(server)
 
