@@ -53,6 +53,8 @@ COMMANDS = {
             "python -m evaluation embed --model moon2 --dataset shop.csv --text_column title --output vectors",
             "python -m evaluation embed --model moon2 --dataset mbe2 --config queries --role query --output asked",
             "python -m evaluation embed --model moon2 --dataset shop.csv --on_error skip --num_proc 4 --output vectors",
+            "python -m evaluation embed --model moon2 --dataset shop.csv --keep category,price:number --output vectors "
+            "--update",
         ),
     ),
     "search": Command(

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from mbe2_dataset.arguments import SYNTHETIC_FALSE_POSITIVES, Build, processes
 from mbe2_dataset.build import BuildOptions, Built, build_dataset
 from mbe2_dataset.catalogue.columns import parse_columns
-from mbe2_dataset.catalogue.ingest import IngestOptions, ingest
+from mbe2_dataset.catalogue.ingest import IngestOptions, ingest, told_lines
 from mbe2_dataset.catalogue.products import Fashion200K, M5Product, ProductSource, TripletSource
 from mbe2_dataset.catalogue.search_log import LOG_QUARANTINE, LoggedQuery, join_log, log_events
 from mbe2_dataset.catalogue.store import Catalogue, Source
@@ -73,6 +73,14 @@ def store_catalogue(source: Source, told: Build, folder: Path, num_proc: int) ->
         limit=told.limit,
     )
     catalogue = ingest(source, folder, options, num_proc, overwrite=True)
+    print("\n".join(told_lines(catalogue)))
+    summary = catalogue.summary
+    if summary["splits_made"] != "given by the source" and summary["groups"] < 3:
+        raise CatalogueError(
+            f"The catalogue {told.catalogue} has {summary['groups']} different products among the "
+            f"{summary['counts']['rows_out']:,} usable rows, of {summary['counts']['rows_in']:,}. It takes 3: "
+            f"two to train with, and one to test. Give more rows{' or a larger --limit' if told.limit else ''}."
+        )
     for split, wanted in (("train", "triplets need"), ("test", "the benchmark needs")):
         if not catalogue.summary["rows"][split]:
             raise CatalogueError(

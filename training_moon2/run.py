@@ -14,7 +14,6 @@ from transformers import ProgressCallback, TrainingArguments, set_seed
 from common_moon2.cli import without_secrets
 from common_moon2.files import write_json, write_text
 from common_moon2.machine import hardware, versions
-from evaluation.errors import EvaluationError
 from loss_moon2 import Moon2Loss
 from publishing_moon2.checkpoints import PUSHING, push_final
 from publishing_moon2.files import RUN
@@ -68,7 +67,7 @@ def train(own: OwnFields) -> int:
         if recipe.training.push_to_hub and recipe.training.process_index == 0:
             pushed = push_final(Path(recipe.training.output_dir), recipe.training, trainer.hub_model_id)
             tell(recipe.training, pushed.sentence())
-    except (TrainingError, CheckpointError, EvaluationError, ValueError, OSError) as error:
+    except (TrainingError, CheckpointError, ValueError, OSError) as error:
         print(f"\nerror: {without_secrets(sentence(error))}", file=sys.stderr)  # below the progress bar
         return 2
     return 0

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 from tqdm.auto import tqdm
 
+from common_moon2.cli import UserError
 from evaluation.arguments import Store
-from evaluation.errors import EvaluationError
 from evaluation.vectors.store import Vectors, open_vectors, read_blocks
 from pictures_moon2 import address
 
@@ -30,22 +30,20 @@ def to_lancedb(vectors: Vectors, location: str | Path, name: str) -> Any:
         location: folder of an embedded database, or any address that LanceDB takes.
 
     Raises:
-        EvaluationError: LanceDB is not installed or refuses the location or the name, or there is such a table, or a
+        UserError: LanceDB is not installed or refuses the location or the name, or there is such a table, or a
             vector is not finite.
     """
     try:
         import lancedb
     except ModuleNotFoundError as error:
-        raise EvaluationError("The store lancedb needs LanceDB: pip install 'moon2[lancedb]'.") from error
+        raise UserError("The store lancedb needs LanceDB: pip install 'moon2[lancedb]'.") from error
     _check(vectors, location)
     if str(location).startswith(SERVER):
-        raise EvaluationError(f"--location {address(str(location))} is a web server; LanceDB is kept in a folder.")
+        raise UserError(f"--location {address(str(location))} is a web server; LanceDB is kept in a folder.")
     with _refusals("LanceDB", location, name):
         database = lancedb.connect(str(location))
         if name in database.list_tables().tables:
-            raise EvaluationError(
-                f"{address(str(location))} has a table {name!r} already: give another --name, or drop it."
-            )
+            raise UserError(f"{address(str(location))} has a table {name!r} already: give another --name, or drop it.")
         vector = pa.list_(pa.float32(), vectors.dimension)
         table = database.create_table(name, schema=pa.schema({"id": pa.string(), "vector": vector}))
         for ids, rows in _batches(vectors, "lancedb"):
@@ -61,19 +59,19 @@ def to_qdrant(vectors: Vectors, location: str | Path, name: str, api_key: str | 
         location: a folder, or the address of a server (http://... or https://...).
 
     Raises:
-        EvaluationError: the client is not installed or refuses the location or the name, or the server does not
+        UserError: the client is not installed or refuses the location or the name, or the server does not
             answer, or there is such a collection, or a vector is not finite.
     """
     try:
         from qdrant_client import QdrantClient, models
         from qdrant_client.http.exceptions import ApiException
     except ModuleNotFoundError as error:
-        raise EvaluationError("The store qdrant needs its client: pip install 'moon2[qdrant]'.") from error
+        raise UserError("The store qdrant needs its client: pip install 'moon2[qdrant]'.") from error
     _check(vectors, location)
     location = str(location)
     is_server = location.startswith(SERVER)
     if ":" in location and not is_server:
-        raise EvaluationError(
+        raise UserError(
             f"--location {address(location)} would be a folder of that name: the address of a server begins with "
             "http:// or https://, as in http://localhost:6333."
         )
@@ -81,7 +79,7 @@ def to_qdrant(vectors: Vectors, location: str | Path, name: str, api_key: str | 
         place = {"url": location, "api_key": api_key, "check_compatibility": False}
         client = QdrantClient(**place if is_server else {"path": location})
         if client.collection_exists(name):
-            raise EvaluationError(
+            raise UserError(
                 f"{address(location)} has a collection {name!r} already: give another --name, or delete it."
             )
         parameters = models.VectorParams(size=vectors.dimension, distance=models.Distance.COSINE)
@@ -98,9 +96,9 @@ def to_qdrant(vectors: Vectors, location: str | Path, name: str, api_key: str | 
 def _check(vectors: Vectors, location: str | Path) -> None:
     """Refuse what no store can take, and places where nothing would be kept, before anything is made."""
     if Path(location).is_file():
-        raise EvaluationError(f"--location {location} is a file: give a folder, or the address of a server.")
+        raise UserError(f"--location {location} is a file: give a folder, or the address of a server.")
     if str(location).startswith(MEMORY):
-        raise EvaluationError(
+        raise UserError(
             f"--location {location} is memory, which ends with this command: give a folder, or the address of a server."
         )
     for _ in read_blocks(vectors):
@@ -112,10 +110,10 @@ def _refusals(store: str, location: str | Path, name: str, *others: type[Excepti
     """Turn a store's own complaint about a name or a place into a sentence."""
     try:
         yield
-    except EvaluationError:
+    except UserError:
         raise
     except (OSError, ValueError, RuntimeError, *others) as error:
-        raise EvaluationError(f"{name!r} cannot be written to {store} at {address(str(location))}: {error}") from error
+        raise UserError(f"{name!r} cannot be written to {store} at {address(str(location))}: {error}") from error
 
 
 def _batches(vectors: Vectors, name: str) -> Iterator[tuple[list[str], np.ndarray]]:

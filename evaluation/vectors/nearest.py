@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 import torch
 from tqdm.auto import tqdm
 
+from common_moon2.cli import UserError
 from common_moon2.files import staged, write_json
 from evaluation.arguments import Search
-from evaluation.errors import EvaluationError
 from evaluation.vectors.store import Vectors, check_finite, identity, open_vectors, read_blocks
 
 QUERIES, BLOCK = 256, 8192  # of one product: its scores stay in the processor's cache
@@ -52,12 +52,12 @@ class NearestSearch:
     """A corpus that is ready to be searched.
 
     Raises:
-        EvaluationError: the corpus is empty.
+        UserError: the corpus is empty.
     """
 
     def __init__(self, corpus: Vectors, threads: int | None = None):
         if not len(corpus):
-            raise EvaluationError(f"{corpus.name} has no vectors to search in.")
+            raise UserError(f"{corpus.name} has no vectors to search in.")
         self.corpus, self.threads = corpus, threads or torch.get_num_threads()
 
     def search(
@@ -74,7 +74,7 @@ class NearestSearch:
             done: told how many queries were finished, each time some are.
 
         Raises:
-            EvaluationError: k is more than the corpus has, the dimensions differ, or a query is not finite.
+            UserError: k is more than the corpus has, the dimensions differ, or a query is not finite.
         """
         stop = len(queries) if stop is None else stop
         check_fit(queries, self.corpus, k)
@@ -109,7 +109,7 @@ class ExactSearch(NearestSearch):
         threads: how many batches of queries are searched side by side.
 
     Raises:
-        EvaluationError: a vector is not finite (its id is named), or the corpus is empty.
+        UserError: a vector is not finite (its id is named), or the corpus is empty.
     """
 
     def __init__(self, corpus: Vectors, precision: str = "auto", threads: int | None = None):
@@ -171,7 +171,7 @@ class FaissSearch(NearestSearch):
     Memory: the vectors as float32, and for HNSW some 300 bytes more for each.
 
     Raises:
-        EvaluationError: faiss is not installed, or a vector is not finite (its id is named).
+        UserError: faiss is not installed, or a vector is not finite (its id is named).
     """
 
     def __init__(self, corpus: Vectors, engine: str, threads: int | None = None):
@@ -179,7 +179,7 @@ class FaissSearch(NearestSearch):
         try:
             import faiss
         except ModuleNotFoundError as error:
-            raise EvaluationError(f"--engine {engine} needs faiss: pip install 'moon2[search]'.") from error
+            raise UserError(f"--engine {engine} needs faiss: pip install 'moon2[search]'.") from error
         faiss.omp_set_num_threads(threads or torch.get_num_threads())
         lists = min(len(corpus), int(4 * len(corpus) ** 0.5))
         kind = INDEXES[engine].format(lists=lists)
@@ -205,12 +205,12 @@ def check_fit(queries: Vectors, corpus: Vectors, k: int) -> None:
     """Check that a corpus can be searched for the k best of each query.
 
     Raises:
-        EvaluationError: k is more than the corpus has, or the dimensions differ.
+        UserError: k is more than the corpus has, or the dimensions differ.
     """
     if not 1 <= k <= len(corpus):
-        raise EvaluationError(f"k is {k}; {corpus.name} has {len(corpus)} vectors, so give 1 to {len(corpus)}.")
+        raise UserError(f"k is {k}; {corpus.name} has {len(corpus)} vectors, so give 1 to {len(corpus)}.")
     if queries.dimension != corpus.dimension:
-        raise EvaluationError(
+        raise UserError(
             f"The vectors of {queries.name} have {queries.dimension} dimensions, those of {corpus.name} "
             f"{corpus.dimension}: they come from different models or options."
         )
@@ -234,7 +234,7 @@ def search_all(arguments: Search, part: int = PART) -> dict:
         What is written to `<output>.json`, and the output.
 
     Raises:
-        EvaluationError: the vectors cannot be read or do not fit together, or `output` holds another search's parts.
+        UserError: the vectors cannot be read or do not fit together, or `output` holds another search's parts.
     """
     queries, corpus = open_vectors(arguments.queries), open_vectors(arguments.corpus)
     output, k = arguments.output, arguments.k
@@ -280,7 +280,7 @@ def _claim(parts: Path, settings: dict) -> None:
     if not any(parts.glob("*.parquet")):
         write_json(path, settings)
     elif json.loads(path.read_text(encoding="utf-8")) != settings:
-        raise EvaluationError(f"{parts} holds the parts of another search: give another --output, or delete it.")
+        raise UserError(f"{parts} holds the parts of another search: give another --output, or delete it.")
 
 
 def _table(queries: Vectors, corpus: Vectors, hits: Hits, first: int) -> pa.Table:

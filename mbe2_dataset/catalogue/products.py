@@ -6,15 +6,33 @@ doc_attributes`; MOON2.0, section 6) are among the usual names, and its attribut
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from mbe2_dataset.catalogue.columns import CATALOGUE_NAMES, Columns, find_columns
 from mbe2_dataset.catalogue.search_log import NEGATIVE, POSITIVE, Event, query_key
 from mbe2_dataset.catalogue.store import Item, Problem
 from mbe2_dataset.catalogue.tables import SPLIT_NAMES, LocalTables, Table, Tables, files_fingerprint, selected_rows
-from mbe2_dataset.catalogue.values import as_attributes, as_category, as_pictures, as_price, as_text
+from mbe2_dataset.catalogue.values import (
+    UNDECIDED,
+    Reading,
+    as_attributes,
+    as_category,
+    as_pictures,
+    as_price,
+    as_text,
+    as_words,
+    decide,
+    optional,
+)
 from mbe2_dataset.errors import CatalogueError
+
+# What people read; of ids and groups not a character is changed.
+WORDS = ("title", "description", "brand")
+# Rows of a table from which it is decided how its columns are read.
+SAMPLE = 1000
 
 
 class ProductSource:
@@ -47,20 +65,22 @@ class ProductSource:
         self.name = tables.name
         self.folder = tables.folder if pictures is None else Path(pictures)
         self._pictures = pictures
+        self._readings: dict[str, Reading] = {}
 
     def __iter__(self) -> Iterator[Item | Problem]:
         for where, row, columns, split in self._rows():
             if isinstance(row, Problem):
                 yield row
                 continue
+            changes, faults = Counter(), []
             try:
-                record = self._record(row, columns)
+                record = self._record(row, columns, changes, faults)
             except ValueError as error:
                 yield Problem(where, _known_id(row, columns), str(error))
                 continue
             if split is not None:
                 record.setdefault("split", split)
-            yield Item(where, record)
+            yield Item(where, record, changes, tuple(faults))
 
     def _rows(self) -> Iterator[tuple[str, dict | Problem, Columns, str | None]]:
         """Yield where a row is, the row, the columns of its table and the split that the table is named by."""
@@ -70,11 +90,12 @@ class ProductSource:
         for table in tables:
             columns = find_columns(table.columns, self.columns, self.names, self.needed, table.name)
             split = SPLIT_NAMES.get((table.split or "").lower()) if named else None
+            self._readings = readings(table, columns)
             for where, row in selected_rows(table, columns, self.only):
                 yield where, row, columns, split
 
-    def _record(self, row: dict, columns: Columns) -> dict:
-        return product_record(row, columns)
+    def _record(self, row: dict, columns: Columns, changes: Counter, faults: list) -> dict:
+        return product_record(row, columns, self._readings, changes, faults)
 
     def fingerprint(self) -> str:
         """Return what changes with the files, the columns and the selection."""
@@ -84,13 +105,66 @@ class ProductSource:
         return " ".join(parts)
 
 
-def product_record(row: Mapping[str, object], columns: Columns) -> dict:
+def readings(table: Table, columns: Columns) -> dict[str, Reading]:
+    """Return how the columns of a table are read, decided from its first rows."""
+    told = {kind: columns.get(kind, ()) for kind in ("category", "attributes", "price")}
+    kinds = {theirs[0]: kind for kind, theirs in told.items() if len(theirs) == 1}
+    rows = [row for _, row in islice(table.read(list(kinds)), SAMPLE) if isinstance(row, dict)] if kinds else []
+    return {name: decide(kind, [row.get(name) for row in rows]) for name, kind in kinds.items()}
+
+
+def product_record(
+    row: Mapping[str, object],
+    columns: Columns,
+    readings: Mapping[str, Reading] | None = None,
+    changes: Counter | None = None,
+    faults: list[tuple[str, str]] | None = None,
+) -> dict:
     """Return a row of anybody's table in the columns of a catalogue.
 
+    Args:
+        readings: how the columns of theirs are read (`readings`).
+        changes: counts what was changed (`values.as_words`).
+        faults: gets the columns, with the reason, of cells that cannot be read and that a product can do without.
+
     Raises:
-        ValueError: a cell has no clear meaning; the message names the column.
+        ValueError: a cell that a product needs has no clear meaning; the message names the column.
     """
-    return {ours: _READERS[ours]([(name, row.get(name)) for name in theirs]) for ours, theirs in columns.items()}
+    changes, faults = Counter() if changes is None else changes, [] if faults is None else faults
+
+    def reading(name: str) -> Reading:
+        return (readings or {}).get(name, UNDECIDED)
+
+    def told(read: Callable[..., object], nothing: object, name: str, *arguments: object) -> object:
+        return optional(read, row.get(name), *arguments, column=name, nothing=nothing, faults=faults)
+
+    record: dict = {}
+    for ours, theirs in columns.items():
+        cells = [(name, row.get(name)) for name in theirs]
+        if ours == "category" and len(theirs) == 1:
+            record[ours] = told(as_category, [], theirs[0], reading(theirs[0]), changes)
+        elif ours == "category":
+            record[ours] = [text for name in theirs if (text := told(as_words, None, name, changes, "category"))]
+        elif ours == "attributes":
+            alone = len(theirs) == 1
+            read = [told(as_attributes, [], name, None if alone else name, reading(name), changes) for name in theirs]
+            record[ours] = [pair for pairs in read for pair in pairs]
+        elif ours == "price":
+            prices = (told(as_price, None, name, reading(name), changes) for name in theirs)
+            record[ours] = next((price for price in prices if price is not None), None)
+        elif ours == "images":
+            record[ours] = [picture for name, value in cells for picture in _cell(name, as_pictures, value)]
+        elif ours in ("noise", "translations"):
+            record[ours] = cells[0][1] or []
+        elif ours in WORDS:
+            more = (changes, ours, ours != "description")
+            texts = [_cell(name, as_words, _joined(value), *more) for name, value in cells]
+            record[ours] = " ".join(filter(None, texts)) or None
+        else:
+            record[ours] = _text(cells)
+    if "split" in record:
+        record["split"] = SPLIT_NAMES.get((record["split"] or "").lower(), record["split"])
+    return record
 
 
 Cells = list[tuple[str, object]]
@@ -103,51 +177,12 @@ def _cell(name: str, read: Callable[..., object], *arguments: object) -> object:
         raise ValueError(f"column {name!r}: {error}") from error
 
 
+def _joined(value: object) -> object:
+    return " ".join(map(str, value)) if isinstance(value, list) else value
+
+
 def _text(cells: Cells) -> str | None:
-    texts = [
-        _cell(name, as_text, " ".join(map(str, value)) if isinstance(value, list) else value) for name, value in cells
-    ]
-    return " ".join(filter(None, texts)) or None
-
-
-def _split(cells: Cells) -> str | None:
-    text = _text(cells)
-    return SPLIT_NAMES.get((text or "").lower(), text)
-
-
-def _category(cells: Cells) -> list[str]:
-    if len(cells) == 1:
-        return _cell(cells[0][0], as_category, cells[0][1])
-    return [text for name, value in cells if (text := _cell(name, as_text, value))]
-
-
-def _attributes(cells: Cells) -> list[dict[str, str]]:
-    alone = len(cells) == 1
-    return [pair for name, value in cells for pair in _cell(name, as_attributes, value, None if alone else name)]
-
-
-def _price(cells: Cells) -> float | None:
-    return next((price for name, value in cells if (price := _cell(name, as_price, value)) is not None), None)
-
-
-def _images(cells: Cells) -> list[dict[str, object]]:
-    return [picture for name, value in cells for picture in _cell(name, as_pictures, value)]
-
-
-def _unchanged(cells: Cells) -> object:
-    return cells[0][1] or []
-
-
-_READERS: dict[str, Callable[[Cells], object]] = {
-    **dict.fromkeys(CATALOGUE_NAMES, _text),
-    "split": _split,
-    "category": _category,
-    "attributes": _attributes,
-    "price": _price,
-    "images": _images,
-    "noise": _unchanged,
-    "translations": _unchanged,
-}
+    return " ".join(filter(None, (_cell(name, as_text, _joined(value)) for name, value in cells))) or None
 
 
 def _known_id(row: Mapping[str, object], columns: Columns) -> str | None:
@@ -195,14 +230,16 @@ class TripletSource(ProductSource):
                 yield row
                 continue
             for role in ROLES:
+                changes, faults = Counter(), []
                 try:
-                    record = _product(row, columns, role)
+                    record = _product(row, columns, role, changes, faults)
                 except ValueError as error:
                     yield Problem(f"the {role} of {where}", None, str(error))
                     continue
                 if record is not None and record["id"] not in seen:
                     seen.add(record["id"])
-                    yield Item(f"the {role} of {where}", record | ({"split": split} if split else {}))
+                    record |= {"split": split} if split else {}
+                    yield Item(f"the {role} of {where}", record, changes, tuple(faults))
 
     def events(self) -> Iterator[Event | Problem]:
         """Yield what each query says about its positive and its negative."""
@@ -231,10 +268,12 @@ class TripletSource(ProductSource):
             yield where, row, columns, split
 
 
-def _product(row: Mapping[str, object], columns: Columns, role: str) -> dict | None:
+def _product(
+    row: Mapping[str, object], columns: Columns, role: str, changes: Counter | None = None, faults: list | None = None
+) -> dict | None:
     """Return the record of one product of a triplet; None if the row has no such product."""
     own = {ours.removeprefix(f"{role}_"): theirs for ours, theirs in columns.items() if ours.startswith(f"{role}_")}
-    record = product_record(row, own)
+    record = product_record(row, own, None, changes, faults)
     if not record.get("title") and not record.get("images"):
         return None
     if not record.get("id"):
@@ -282,8 +321,8 @@ class M5Product(ProductSource):
                 f"(--pictures)."
             )
 
-    def _record(self, row: dict, columns: Columns) -> dict:
-        record = product_record(row, columns)
+    def _record(self, row: dict, columns: Columns, changes: Counter, faults: list) -> dict:
+        record = super()._record(row, columns, changes, faults)
         return {**record, "images": [{"path": f"{record['id']}.jpg"}]}
 
     def fingerprint(self) -> str:

@@ -34,7 +34,7 @@ def score(
     """Return all figures of a trained model, as shares in 0..1; vectors are embedded once and kept in `vectors`.
 
     Raises:
-        EvaluationError: a product cannot be embedded.
+        UserError: a product cannot be embedded.
     """
     kind = TwoTowers if variant.encoder == "two_towers" else Moon2Model
     loaded = kind.from_pretrained(model).eval().to(device)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evaluation.errors import EvaluationError
+from common_moon2.cli import UserError
 from evaluation.vectors.export import to_lancedb, to_qdrant
 from evaluation.vectors.nearest import ExactSearch
 from evaluation.vectors.store import Vectors
@@ -29,7 +29,7 @@ def test_lancedb(vectors, tmp_path):
     assert table.count_rows() == 1100
     searches = [table.search(query).distance_type("cosine").limit(5).to_list() for query in vectors.array[:10]]
     agrees([[(row["id"], 1 - row["_distance"]) for row in rows] for rows in searches], vectors)
-    with pytest.raises(EvaluationError, match="has a table 'products' already"):
+    with pytest.raises(UserError, match="has a table 'products' already"):
         to_lancedb(vectors, tmp_path / "db", "products")
 
 
@@ -42,13 +42,13 @@ def test_qdrant(vectors, tmp_path):
     searches = [client.query_points("products", query=query, limit=5).points for query in vectors.array[:10].tolist()]
     agrees([[(point.payload["id"], point.score) for point in points] for points in searches], vectors)
     client.close()
-    with pytest.raises(EvaluationError, match="has a collection 'products' already"):
+    with pytest.raises(UserError, match="has a collection 'products' already"):
         to_qdrant(vectors, str(tmp_path / "db"), "products")
 
 
 def test_a_server_that_is_not_there(vectors):
     pytest.importorskip("qdrant_client")
-    with pytest.raises(EvaluationError, match="'products' cannot be written to Qdrant at http://127.0.0.1:9: "):
+    with pytest.raises(UserError, match="'products' cannot be written to Qdrant at http://127.0.0.1:9: "):
         to_qdrant(vectors, "http://127.0.0.1:9", "products")
 
 
@@ -57,17 +57,17 @@ def test_what_a_store_cannot_take_is_refused(vectors, tmp_path, monkeypatch, mod
     pytest.importorskip(module)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(EvaluationError, match="--location file is a file: give a folder"):
+    with pytest.raises(UserError, match="--location file is a file: give a folder"):
         store(vectors, "file", "products")
     for location in (":memory:", "memory://"):
-        with pytest.raises(EvaluationError, match="is memory, which ends with this command"):
+        with pytest.raises(UserError, match="is memory, which ends with this command"):
             store(vectors, location, "products")
     wrong = Vectors(vectors.array.copy(), vectors.ids)
     wrong.array[1050, 3] = np.nan
-    with pytest.raises(EvaluationError, match="'p1050-红' .row 1050 of the array. is not finite"):
+    with pytest.raises(UserError, match="'p1050-红' .row 1050 of the array. is not finite"):
         store(wrong, "db", "products")
     assert not (tmp_path / "db").exists()
-    with pytest.raises(EvaluationError, match="'a/b' cannot be written to .* at db: .* name"):
+    with pytest.raises(UserError, match="'a/b' cannot be written to .* at db: .* name"):
         store(vectors, "db", "a/b")
 
 
@@ -75,8 +75,8 @@ def test_an_address_is_not_taken_for_a_folder(vectors, tmp_path, monkeypatch):
     pytest.importorskip("qdrant_client")
     pytest.importorskip("lancedb")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(EvaluationError, match="localhost:6333 would be a folder .* as in http://localhost:6333"):
+    with pytest.raises(UserError, match="localhost:6333 would be a folder .* as in http://localhost:6333"):
         to_qdrant(vectors, "localhost:6333", "products")
-    with pytest.raises(EvaluationError, match="http://localhost:6333 is a web server; LanceDB is kept in a folder"):
+    with pytest.raises(UserError, match="http://localhost:6333 is a web server; LanceDB is kept in a folder"):
         to_lancedb(vectors, "http://localhost:6333", "products")
     assert not any(tmp_path.iterdir())

@@ -15,7 +15,6 @@ from mbe2_dataset.catalogue.columns import parse_columns
 from mbe2_dataset.catalogue.products import Fashion200K, M5Product, ProductSource
 from mbe2_dataset.catalogue.store import Item, Problem
 from mbe2_dataset.catalogue.tables import HubTables, LocalTables
-from mbe2_dataset.catalogue.values import as_attributes, as_category, as_pictures, as_price, as_text
 from mbe2_dataset.errors import CatalogueError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -145,12 +144,15 @@ def test_faults_of_a_row_are_problems_of_that_row(tmp_path):
              '{"id": 3, "title": "C", "image": "c.jpg", "attributes": "red"}',
              '{"id": 4, "title": "D", "image": "d.jpg", "attributes": {"colour": "red"}, "price": 3}']  # fmt: skip
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    *bad, good = products(tmp_path)
-    assert [(problem.where, problem.id) for problem in bad] == [
-        ("row 0 of a.jsonl", "1"), ("row 1 of a.jsonl", None), ("row 2 of a.jsonl", None), ("row 3 of a.jsonl", "3")
-    ]  # fmt: skip
-    for problem, words in zip(bad, ("'from 3 to 4' is not one number", "not JSON", "a list", "'red'"), strict=True):
+    ranged, *bad, unnamed, good = products(tmp_path)
+    assert [(problem.where, problem.id) for problem in bad] == [("row 1 of a.jsonl", None), ("row 2 of a.jsonl", None)]
+    for problem, words in zip(bad, ("not JSON", "a list"), strict=True):
         assert words in problem.reason
+    assert ranged.record["price"] == 3.0 and not ranged.faults
+    # What a product can do without is left empty, and named.
+    assert unnamed.record["attributes"] == [] and unnamed.faults == (
+        ("attributes", "'red' is not of the form 'name: value'"),
+    )
     assert good.record["attributes"] == [{"name": "colour", "value": "red"}] and good.record["price"] == 3.0
     (tmp_path / "a.jsonl").unlink()
     (tmp_path / "b.csv").write_text("id,title,image\n1,Mug,a.jpg\n2,Mug, red,b.jpg\n3,Cup,c.jpg\n")
@@ -206,78 +208,6 @@ def test_the_fingerprint_follows_files_and_options(tmp_path):
     with_picture = fingerprint()
     write_jsonl(path, SHOP[:1])
     assert len({before, with_picture, fingerprint(), fingerprint(only={"sku": "8"})}) == 4
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("A > B > C", ["A", "B", "C"]), ("Home > Kitchen/Dining", ["Home", "Kitchen/Dining"]), ("A/B", ["A", "B"]),
-        ("A|B", ["A", "B"]), (["A", None, " B "], ["A", "B"]), ('["A >> B"]', ["A >> B"]), ("Mugs", ["Mugs"]),
-        (None, []), ("", []), ("['A', 'B']", ["A", "B"]),
-    ],
-)  # fmt: skip
-def test_categories(value, expected):
-    assert as_category(value) == expected
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ({"colour": "red", "sizes": ["S", "M"], "none": None}, "colour=red sizes=S sizes=M"),
-        ([{"name": "colour", "value": "red"}, {"key": "fit", "value": "slim"}], "colour=red fit=slim"),
-        ([["colour", "red"], "fit: slim"], "colour=red fit=slim"),
-        ('{"colour": "red"}', "colour=red"),
-        ("colour: red; size: 10:20", "colour=red size=10:20"),
-        ("colour:red, blue;size=M", "colour=red, blue size=M"),
-        ("colour:red, blue, size:M", "colour=red, blue size=M"),
-        ("颜色:红色!!!蓝色,,材质:棉,麻", "颜色=红色 颜色=蓝色 材质=棉,麻"),
-        ("品牌#:#诺维克#;#颜色#:#红;黑", "品牌=诺维克 颜色=红;黑"),
-        ("", ""), (None, ""),
-    ],
-)  # fmt: skip
-def test_attributes(value, expected):
-    assert " ".join(f"{pair['name']}={pair['value']}" for pair in as_attributes(value)) == expected
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("1.299,00 €", 1299), ("$1,299.00", 1299), ("1,299", 1299), ("12,5", 12.5), ("1.234.567", 1234567),
-        ("￥199元", 199), ("CHF 1'250.50", 1250.5), (5, 5), (None, None), ("", None),
-        (float("nan"), None), ("0.99", 0.99),
-    ],
-)  # fmt: skip
-def test_prices(value, expected):
-    assert as_price(value) == expected
-
-
-@pytest.mark.parametrize("value", ["3 - 4", "free", "-3", float("inf"), True])
-def test_what_is_no_price_is_refused(value):
-    with pytest.raises(ValueError):
-        as_price(value)
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("a,b.jpg", [{"path": "a,b.jpg"}]),
-        ("a.jpg, b.PNG", [{"path": "a.jpg"}, {"path": "b.PNG"}]),
-        ("https://x.test/a,b.jpg", [{"url": "https://x.test/a,b.jpg"}]),
-        ('["HTTP://x.test/1", "b.jpg"]', [{"url": "HTTP://x.test/1"}, {"path": "b.jpg"}]),
-        ([{"bytes": b"x", "path": "x.jpg"}, b"y"], [{"bytes": b"x", "path": "x.jpg"}, {"bytes": b"y", "path": None}]),
-        ({"bytes": None, "path": "a.jpg"}, [{"path": "a.jpg"}]), (None, []), ("", []),
-    ],
-)  # fmt: skip
-def test_pictures(value, expected):
-    assert as_pictures(value) == expected
-
-
-def test_texts():
-    assert [as_text(value) for value in (" a ", 7, 7.0, 7.5, "", None, float("nan"))] == ["a", "7", "7", "7.5"] + [
-        None
-    ] * 3
-    with pytest.raises(ValueError, match="a list, not a text"):
-        as_text(["a"])
 
 
 MBE = {"id": "9", "doc_title": "纯棉衬衫", "doc_image": "https://img.test/9.jpg", "doc_industry_name": "服饰",
