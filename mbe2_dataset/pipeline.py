@@ -49,7 +49,7 @@ def open_source(told: Build, num_proc: int) -> Source:
     return ProductSource(tables, columns, told.pictures, only, told.format, told.spoken)
 
 
-def tell(source: Source, told: Build) -> Understood | None:
+def tell(source: Source, told: Build, count_all: bool = False) -> Understood | None:
     """Print how the tables of a source were understood; nothing of a source that has none.
 
     Raises:
@@ -57,7 +57,7 @@ def tell(source: Source, told: Build) -> Understood | None:
     """
     if not isinstance(source, ProductSource):
         return None
-    understood = understand(source, told.limit, told.allow_urls)
+    understood = understand(source, told.limit, told.allow_urls, count_all)
     print("\n".join(understood.lines()), flush=True)
     return understood
 
@@ -185,6 +185,9 @@ def run(told: Build, watch: Stopwatch) -> tuple[Built, Catalogue, Understood | N
     with _alone(work):
         with watch("read"):
             catalogue = store_catalogue(source, told, work / "catalogue", engine.num_proc)
+            if understood is not None and not understood.counts:
+                rows = {"rows": catalogue.summary["counts"]["rows_in"], "products": len(catalogue.rows)}
+                understood.counts = rows | catalogue.summary["changes"]
             logged = open_log(told, source, catalogue, work)
         built = build_dataset(
             catalogue.rows,
@@ -214,7 +217,7 @@ def dry_run(told: Build) -> dict:
     try:
         start = time.perf_counter()
         source = open_source(told, num_proc)
-        understood = tell(source, told)
+        understood = tell(source, told, count_all=True)
         counted = understood.counts if understood else {}
         total = counted.get("products", 0) + counted.get("rows that cannot be read", 0) or sum(
             1 for _ in islice(source, told.limit)

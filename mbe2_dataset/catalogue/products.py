@@ -7,7 +7,7 @@ doc_attributes`; MOON2.0, section 6) are among the usual names, and its attribut
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -201,7 +201,6 @@ class ProductSource:
                     self.counts["rows merged"] += 1
                     continue
             if isinstance(item, Problem):
-                self.counts["problems"] += 1
                 yield item
                 continue
             self.counts["products"] += 1
@@ -230,8 +229,13 @@ class ProductSource:
             for where, row in selected_rows(bound.table, bound.reader.binding.wanted, self.only):
                 yield where, row, bound
 
-    def _runs(self, count: bool = False) -> Iterator[Run]:
-        """Yield the products, each of the rows that follow one another, and problems after the product before them."""
+    def _runs(self, count: bool = False, keys: Container[str] | None = None) -> Iterator[Run]:
+        """Yield the products, each of the rows that follow one another, and problems after the product before them.
+
+        Args:
+            count: count what becomes of the rows.
+            keys: read only rows that are called so.
+        """
         counts = self.counts if count else Counter()
         begun: Run | None = None
         pictures: list[tuple[float, int, list]] = []
@@ -254,6 +258,8 @@ class ProductSource:
                 counts["rows that are no products"] += 1
                 continue
             key = _identity(reader, row)
+            if keys is not None and not any(name in keys for name in (key, *_known_as(binding, key, row))):
+                continue
             attached = begun is not None and bool(binding.begins) and not _begins(layout, binding, row)
             continues = attached or (begun is not None and key is not None and key == begun.key)
             view = as_text(value_at(row, binding.views[0])) if binding.views else None
@@ -327,7 +333,7 @@ class ProductSource:
         held: dict[str, Item] = {}
         parents: dict[str, Item] = {}
         names: dict[str, tuple[str, ...]] = {}
-        for run in self._runs():
+        for run in self._runs(keys=scattered | referred):
             if isinstance(run.item, Problem):
                 continue
             if run.key in scattered:

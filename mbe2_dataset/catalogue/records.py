@@ -311,6 +311,7 @@ class PictureFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._root = f"{folder.absolute()}{os.sep}"
         self.folders: list[str] = []
         self.by_id: str | None = None
 
@@ -365,9 +366,9 @@ class PictureFiles:
                     break
 
     def _relative(self, path: str) -> str:
-        if "\\" in path and not os.path.exists(self.folder / path):
+        if "\\" in path and not os.path.exists(f"{self._root}{path}"):
             path = path.replace("\\", "/")
-        if path.startswith("/") and not Path(path).is_relative_to(self.folder.absolute()):
+        if path.startswith("/") and not path.startswith(self._root):
             return path.lstrip("/")  # shops write paths below the folder of their media like this
         return path
 
@@ -378,7 +379,7 @@ class PictureFiles:
             return path
         for place in ("", *self.folders):
             at = f"{place}/{path}" if place else path
-            if os.path.isfile(self.folder / at):
+            if os.path.isfile(f"{self._root}{at}"):
                 return at
         if not PICTURE_FILE.search(path):
             stem = path.rpartition("/")[2]

@@ -78,10 +78,17 @@ def count_line(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
 
-def understand(source: ProductSource, limit: int | None = None, allow_urls: bool = False) -> Understood:
+def understand(
+    source: ProductSource, limit: int | None = None, allow_urls: bool = False, count_all: bool = False
+) -> Understood:
     """Return what was understood of a source: its tables, three products, and counts of all rows.
 
-    Rows are read, but no images. Where they hold images, or must be downloaded, only the first are read.
+    Files of images are not read. Where rows hold their images, or must be downloaded, only the first are read.
+
+    Args:
+        limit: so many products are counted.
+        allow_urls: images may be fetched.
+        count_all: read all rows even if they hold images.
 
     Raises:
         CatalogueError: it is not understood, or its images are addresses and may not be fetched.
@@ -100,7 +107,7 @@ def understand(source: ProductSource, limit: int | None = None, allow_urls: bool
     products = [item for item in first if isinstance(item, Item)]
     found.products = [_shown(item.record) for item in products[:SHOWN_PRODUCTS]]
     _check_addresses(source, products, allow_urls)
-    if all(table.again for table in source.tables) and not any(map(_holds_images, products)):
+    if count_all or (all(table.again for table in source.tables) and not any(map(_holds_images, products))):
         for item in tqdm(_chained(first, items), desc=f"look through {source.name}", unit=" products"):
             if isinstance(item, Problem):
                 problems[item.reason] += 1

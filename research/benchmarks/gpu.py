@@ -87,10 +87,10 @@ def agreement(options: arguments.Gpu) -> Iterator[list[str]]:
             "equal" if difference <= ALLOWED[kind] else "DIFFERS",
         ]
 
-    expected = vectors(model)
+    expected, expected_bf16 = vectors(model), vectors(model, bf16=True)
     model.to(options.device)
     yield row("vectors in float32", vectors(model), expected, "float32")
-    yield row("vectors in bf16", vectors(model, bf16=True), expected, "bf16")
+    yield row("vectors in bf16", vectors(model, bf16=True), expected_bf16, "bf16")
     for experts in ("eager", "grouped_mm"):
         model.set_experts_implementation(experts)
         yield row(f"experts: {experts}", vectors(model), expected, "float32")
@@ -100,7 +100,8 @@ def agreement(options: arguments.Gpu) -> Iterator[list[str]]:
             continue
         model.set_attn_implementation(attention)
         bf16 = attention.startswith("flash")
-        yield row(f"attention: {attention}", vectors(model, bf16), expected, "bf16" if bf16 else "float32")
+        of_cpu, kind = (expected_bf16, "bf16") if bf16 else (expected, "float32")
+        yield row(f"attention: {attention}", vectors(model, bf16), of_cpu, kind)
 
     number, size = (3, 4) if options.smoke else (20, 16)
     told = (number, size, options.seed)

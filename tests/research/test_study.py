@@ -20,6 +20,7 @@ from test_benchmark import benchmark_rows, write_benchmark
 from conftest import TEXTS, picture, tiny_processor
 from evaluation.measure.retrieval import Embedded
 from evaluation.tables.benchmark import load_benchmark, load_corpus
+from processing_moon2 import Moon2Processor
 from research.study.__main__ import main
 from research.study.arguments import HERE, PackArguments, Place, PlotArguments, StudyError, TableArguments
 from research.study.data import pack as pack_data
@@ -28,13 +29,15 @@ from research.study.data import unpack as unpack_data
 from research.study.losses import LOSSES
 from research.study.models import TwoTowers, upcycled
 from research.study.results import add_result, pack, read_keys, read_results, unpack
-from research.study.runs import BUSY, folder_of, missing, run_all, run_one
+from research.study.runs import BUSY, RememberingCollator, folder_of, missing, run_all, run_one
 from research.study.scoring import evaluate_views
 from research.study.table import area, plot, report, sweep, tradeoff_rows
 from research.study.variants import SMOLLM2, choose, read_variants
 from test_loss_moon2 import OBJECTIVES, make_batch
+from training_moon2.collator import TripletCollator
 from training_moon2.model import scratch_model, train_tokenizer
 from training_moon2.recipe import read_recipe
+from training_moon2.triplets import TripletDataset, load_triplets
 
 VARIANTS = read_variants()
 DIRECTIONS = ("t2mm", "i2mm", "mm2mm", "t2i", "i2t")
@@ -516,3 +519,23 @@ def test_other_devices_and_lengths_are_other_runs(capsys):
     assert len({full.key(), full.key(Place(times=20)), full.key(Place(device="cuda"))}) == 3
     assert main(["run", "--device", "cuda"]) == 2
     assert "--device makes no results of the study" in capsys.readouterr().err
+
+
+def test_what_is_remembered_is_what_would_be_prepared_again(mbe2):
+    rows = TripletDataset(load_triplets(mbe2, "train", refresh=False))
+    triplets, processor, decoded = [rows[index] for index in range(6)], tiny_processor(), []
+
+    class Counting(Moon2Processor):
+        def __call__(self, product, **options):
+            decoded.append(product)
+            return super().__call__(product, **options)
+
+    plain = TripletCollator(processor)(triplets)
+    processor.__class__ = Counting
+    collator = RememberingCollator(processor, 64)
+    for _ in range(2):
+        remembered = collator(triplets)
+        for kind, parts in plain["passes"].items():
+            for one, other in zip(parts, remembered["passes"][kind], strict=True):
+                assert all(torch.equal(one[name], other[name]) for name in one)
+    assert len(decoded) == len(collator._made) <= 36, "each product once"
