@@ -515,6 +515,39 @@ def test_columns_are_told_by_their_cells_and_the_guess_is_said(tmp_path):
         read(table(tmp_path / "c.csv", "F1|F2", "1|2", "1|2"))
 
 
+def test_interfaces_and_feeds_that_have_no_layout(tmp_path):
+    node = {"id": "gid://1", "title": "Mug", "images": {"edges": [{"node": {"url": "https://x.test/1.jpg"}}]}}
+    (tmp_path / "graphql.json").write_text(json.dumps({"data": {"products": {"edges": [{"node": node}]}}}))
+    assert read(tmp_path / "graphql.json")["gid://1"]["images"] == ["https://x.test/1.jpg"]
+    rest = [{"id": 7, "name": "Mug", "categories": [{"id": 1, "name": "Home"}, {"id": 2, "name": "Mugs"}],
+             "images": [{"src": "a.jpg"}], "attributes": [{"name": "Color", "options": ["Red", "Blue"]}],
+             "feature": ["Big"]}]  # fmt: skip
+    (tmp_path / "rest.json").write_text(json.dumps(rest))
+    mug = read(tmp_path / "rest.json")["7"]
+    assert mug["category"] == ["Home", "Mugs"] and mug["attributes"] == ["Color=Red", "Color=Blue"]
+    offer = (
+        '<offer id="7"><name>Кружка</name><picture>a.jpg</picture><picture>b.jpg</picture><price>9.5</price>'
+        '<param name="Цвет">красный</param></offer>'
+    )
+    text = f'<?xml version="1.0" encoding="windows-1251"?><shop><offers>{offer}</offers></shop>'
+    (tmp_path / "yml.xml").write_bytes(text.encode("cp1251"))
+    assert read(tmp_path / "yml.xml")["7"] == {
+        "id": "7", "title": "Кружка", "images": ["a.jpg", "b.jpg"], "price": 9.5, "attributes": ["Цвет=красный"],
+    }  # fmt: skip
+
+
+def test_an_index_without_a_name_and_tables_that_hold_other_things(tmp_path):
+    table(tmp_path / "a.csv", "|name|img_path", *(f"{n}|Mug {n}|{n}.jpg" for n in range(8)))
+    table(tmp_path / "stores.csv", "city|street", "Bern|Long street")
+    assert read(tmp_path)["3"]["title"] == "Mug 3"
+    assert understand(source(tmp_path)).tables_left == ["stores.csv"]
+    specifications = '{"product_specification"=>[{"key"=>"Fabric", "value"=>"Cotton"}, {"key"=>"Fit", "value"=>nil}]}'
+    table(tmp_path / "ruby.csv", "pid#title#image#product_specifications", f"7#Shirt#a.jpg#{specifications}", mark="#")
+    with pytest.raises(CatalogueError, match="hold id"):
+        read(tmp_path / "ruby.csv")
+    assert read(tmp_path / "ruby.csv", columns={"id": ("pid",)})["7"]["attributes"] == ["Fabric=Cotton"]
+
+
 def test_rows_of_one_id_merge_unless_their_titles_differ(tmp_path):
     table(
         tmp_path / "a.csv", "sku|name|image|colour", "1|Mug|a.jpg|red", "1||b.jpg|", "2|Cup|c.jpg|",
