@@ -42,8 +42,8 @@ CATALOGUE_NAMES: dict[str, tuple[str, ...]] = {
         """,
         "brand": """
             brand brands brand_name product_brand manufacturer 品牌 品牌名称 marke hersteller markenname
-            manufacturer_name vendor marca fabricante marque fabricant produttore merk fabrikant marka producent supplier
-            бренд производитель ブランド ブランド名 メーカー 브랜드
+            manufacturer_name vendor marca fabricante marque fabricant produttore merk fabrikant marka producent
+            supplier бренд производитель ブランド ブランド名 メーカー 브랜드
         """,
         "category": """
             category categories category_path category_name product_category product_category_tree product_type
