@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from common_moon2.files import replace_folder, write_text
+from mbe2_dataset.card import SIGNATURE, Origin, Terms, card
 from mbe2_dataset.catalogue.search_log import LoggedQuery
 from mbe2_dataset.catalogue.store import SPLITS, Row
 from mbe2_dataset.checks.check import FACTS, check_dataset
@@ -20,11 +21,9 @@ from mbe2_dataset.coaugmentation.makers import Makers
 from mbe2_dataset.coaugmentation.operations import EmbedProducts, carry_out, coaugment
 from mbe2_dataset.errors import CheckError, LeakageError, OutputError
 from mbe2_dataset.journal import Journal, key_for
-from mbe2_dataset.output.benchmark import plan_benchmark
-from mbe2_dataset.output.card import SIGNATURE, Origin, Terms, card
-from mbe2_dataset.output.shards import FIELDS, MODALITY, NEGATIVE, NOISE, ORIGIN, plan_shards, write_shards
 from mbe2_dataset.parallel import Engine, Stopwatch
-from mbe2_dataset.triplets.make import Negatives, Plan, plan_logged_triplets, plan_triplets
+from mbe2_dataset.shards import FIELDS, MODALITY, NEGATIVE, NOISE, ORIGIN, plan_shards, write_shards
+from mbe2_dataset.triplets.make import Negatives, Plan, plan_benchmark, plan_logged_triplets, plan_triplets
 from mbe2_dataset.triplets.negatives import CategoryNegatives, Hardness, MinedNegatives
 
 # Of what is written; another number makes everything anew.

@@ -7,8 +7,8 @@ from mbe2_dataset import pipeline
 from mbe2_dataset.arguments import Build, Check, Push
 from mbe2_dataset.checks.check import check_dataset, data_folder
 from mbe2_dataset.checks.page import write_report
-from mbe2_dataset.output.publish import plan_push, push_dataset
 from mbe2_dataset.parallel import Stopwatch
+from mbe2_dataset.publish import plan_push, push_dataset
 
 
 def build(told: Build) -> dict:

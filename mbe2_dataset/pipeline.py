@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from mbe2_dataset.arguments import SYNTHETIC_FALSE_POSITIVES, Build, processes
 from mbe2_dataset.build import BuildOptions, Built, build_dataset
+from mbe2_dataset.card import Origin, Terms
 from mbe2_dataset.catalogue.columns import parse_columns
 from mbe2_dataset.catalogue.ingest import IngestOptions, ingest, told_lines
 from mbe2_dataset.catalogue.products import Fashion200K, ProductSource, TripletSource
@@ -21,10 +22,9 @@ from mbe2_dataset.catalogue.store import Catalogue, Source
 from mbe2_dataset.catalogue.tables import HubTables, LocalTables, Tables, open_tables
 from mbe2_dataset.catalogue.understood import Understood, understand
 from mbe2_dataset.coaugmentation.makers import makers_for
-from mbe2_dataset.coaugmentation.titles.gazetteer import learn_gazetteer
+from mbe2_dataset.coaugmentation.titles.entities import learn_gazetteer
 from mbe2_dataset.coaugmentation.titles.writers import EndpointWriter, estimate
 from mbe2_dataset.errors import CatalogueError, OutputError
-from mbe2_dataset.output.card import Origin, Terms
 from mbe2_dataset.parallel import Engine, Stopwatch
 from mbe2_dataset.synthetic.catalogue import SyntheticSource
 from mbe2_dataset.triplets.negatives import Hardness

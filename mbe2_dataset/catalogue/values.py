@@ -9,6 +9,7 @@ import html
 import json
 import math
 import re
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -104,7 +105,8 @@ TAG = re.compile(rf"</?(?:{'|'.join(sorted(TAGS, key=len, reverse=True))})(?=[\s
 CUT_TAG = re.compile(rf"<(?:{'|'.join(sorted(TAGS, key=len, reverse=True))})\s+[\w-]+=[^<>]*$", re.IGNORECASE)
 # Blanks that take no place; the joiners that scripts and emoji need are none of them.
 UNSEEN = re.compile("[\u00ad\u200b\u2060\ufeff]")
-CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+# Control characters, and halves of characters as broken JSON has them.
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class _Text(HTMLParser):
@@ -429,8 +431,8 @@ def as_price(value: object, reading: Reading = UNDECIDED, changes: Counter | Non
     Of a range like '12-15' it is the lower end, and 'from 9.99' is 9.99: the price from which the product is sold.
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        number = float(value)
-        if math.isnan(number):
+        number = float(value) if abs(value) < sys.float_info.max else math.inf
+        if isinstance(value, float) and math.isnan(value):
             return None
     else:
         text = as_words(value, changes, "price")

@@ -21,8 +21,8 @@ from transformers import (
     SiglipModel,
 )
 
-from conftest import TEXTS, mixed_products, picture, tiny_model, tiny_processor
-from evaluation.errors import EvaluationError
+from common_moon2.cli import UserError
+from conftest import NEEDS_TOWERS, TEXTS, mixed_products, picture, tiny_model, tiny_processor
 from evaluation.models import encoders
 from evaluation.models.encoders import MEAN_NOTE, Moon2Encoder, Peer, SentenceEncoder, load_encoder
 from training_moon2.model import train_tokenizer
@@ -101,6 +101,7 @@ def folders(tmp_path_factory) -> dict[str, str]:
     return names
 
 
+@NEEDS_TOWERS
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_two_towers_give_transformers_own_features(folders, kind):
     encoder = load_encoder(folders[kind])
@@ -119,6 +120,7 @@ def test_two_towers_give_transformers_own_features(folders, kind):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
+@NEEDS_TOWERS
 def test_a_dual_encoder_with_code_of_its_own(folders, tmp_path):
     """How Marqo's models are loaded, with a small one in their place."""
     products = [{"text": TEXTS[0]}, {"image": picture(40, 30)}, {"text": TEXTS[1], "image": picture(30, 30)}]
@@ -133,18 +135,17 @@ def test_weights_that_are_missing_or_of_another_shape_are_refused(save, tmp_path
     folder = save(tmp_path / "model")
     first, second = (f"text_model.encoder.layers.{layer}.layer_norm1.weight" for layer in (0, 1))
     change_weights(folder, lambda weights: weights.pop(first))
-    with pytest.raises(
-        EvaluationError, match=f"^The model in .* cannot be loaded: .* this config: {first} is missing.$"
-    ):
+    with pytest.raises(UserError, match=f"^The model in .* cannot be loaded: .* this config: {first} is missing.$"):
         load_encoder(folder, kind="two-towers")
     change_weights(folder, lambda weights: weights.update({first: torch.ones(3), second: torch.ones(3)}))
-    with pytest.raises(EvaluationError, match=f"{first} is of another shape, {second} is of another shape.$"):
+    with pytest.raises(UserError, match=f"{first} is of another shape, {second} is of another shape.$"):
         load_encoder(folder, kind="two-towers")
     change_weights(folder, dict.clear)
-    with pytest.raises(EvaluationError, match="is missing, and [0-9]+ more.$"):
+    with pytest.raises(UserError, match="is missing, and [0-9]+ more.$"):
         load_encoder(folder, kind="two-towers")
 
 
+@NEEDS_TOWERS
 def test_buffers_that_older_checkpoints_hold_are_no_damage(tmp_path):
     folder = save_clip(tmp_path / "clip")
     buffers = {f"{tower}_model.embeddings.position_ids": torch.arange(24)[None] for tower in ("text", "vision")}
@@ -152,6 +153,7 @@ def test_buffers_that_older_checkpoints_hold_are_no_damage(tmp_path):
     assert load_encoder(folder).kind == "clip"
 
 
+@NEEDS_TOWERS
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_texts_that_are_cut_are_counted(folders, kind, monkeypatch):
     encoder = load_encoder(folders[kind])
@@ -173,6 +175,7 @@ def test_texts_that_other_encoders_cut_are_counted(folders):
         assert (minilm.longest, minilm.cut(["mug " * 254, "mug " * 255])) == (256, 1)  # with two special tokens
 
 
+@NEEDS_TOWERS
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_vectors_do_not_depend_on_the_batch(folders, kind):
     encoder = load_encoder(folders[kind])
@@ -239,18 +242,21 @@ def test_prompts_of_a_peer_reach_the_model(folders):
         assert not torch.allclose(expected, plain.encode(products), atol=1e-3)
 
 
+@NEEDS_TOWERS
 @pytest.mark.parametrize("kind", ["clip", "moon2"])
 def test_an_unreadable_picture_is_named(folders, kind):
     products = [{"image": picture(30, 30)}, {"image": {"bytes": b"<html>", "path": "a.jpg"}}]
-    with pytest.raises(EvaluationError, match="product 1 cannot be prepared"):
+    with pytest.raises(UserError, match="product 1 cannot be prepared"):
         load_encoder(folders[kind]).encode(products)
 
 
+@NEEDS_TOWERS
 def test_an_instruction_is_refused_and_not_lost(folders):
-    with pytest.raises(EvaluationError, match="product 0 cannot be prepared: .*as a prompt"):
+    with pytest.raises(UserError, match="product 0 cannot be prepared: .*as a prompt"):
         load_encoder(folders["clip"]).encode([{"text": "mug", "instruction": "find"}])
 
 
+@NEEDS_TOWERS
 def test_a_fingerprint_follows_the_weights(folders):
     assert load_encoder(folders["clip"]).fingerprint == load_encoder(folders["clip"]).fingerprint
     assert load_encoder(folders["clip"]).fingerprint != load_encoder(folders["siglip"]).fingerprint
@@ -258,12 +264,12 @@ def test_a_fingerprint_follows_the_weights(folders):
 
 def test_what_cannot_be_loaded_is_refused_in_a_sentence(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(EvaluationError, match="holds a 'bert' model; the evaluation takes 'moon2'"):
+    with pytest.raises(UserError, match="holds a 'bert' model; the evaluation takes 'moon2'"):
         load_encoder(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
-    with pytest.raises(EvaluationError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="cannot be loaded"):
         load_encoder(str(tmp_path))
-    with pytest.raises(EvaluationError, match="no kind 'onnx'"):
+    with pytest.raises(UserError, match="no kind 'onnx'"):
         load_encoder(str(tmp_path), kind="onnx")
 
 
