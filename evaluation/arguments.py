@@ -14,6 +14,7 @@ PRECISIONS = {"float32": 32, "int8": 8, "binary": 1}  # bits of a dimension
 VIEWS = ("own", "t", "i", "mm")
 DTYPES = ("float32", "float16", "int8")
 ENGINES = ("exact", "faiss", "faiss-hnsw", "faiss-ivf")
+STORES = ("lancedb", "qdrant", "pgvector")  # that can be asked
 SANITY = 200  # products of the built-in catalogue
 # Tables in a single file -> what datasets calls the format.
 FILE_KINDS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
@@ -280,11 +281,30 @@ class Search:
     engine: str = option(
         "exact",
         "faiss is exact up to float32 sums; faiss-hnsw and faiss-ivf are approximate, and their recall against exact "
-        "search is measured on a sample",
-        choices=ENGINES,
+        "search is measured on a sample; a store that was loaded from --corpus does all of a query itself",
+        choices=(*ENGINES, *STORES),
     )
+    location: str | None = option(None, "of the store, as `store` was told")
+    name: str = option("products", "of its table or collection")
     precision: Literal["auto", "bfloat16", "float32"] = option(
         "auto", "of the exact engine's first pass; the result does not depend on it"
+    )
+    hybrid: Literal["weighted", "rrf"] | None = option(
+        None,
+        "words and vectors together, for which both folders need texts: weighted (the default of --hybrid), or "
+        "reciprocal-rank fusion",
+        nargs="?",
+        const="weighted",
+        choices=("weighted", "rrf"),
+    )
+    weights: Path | None = option(
+        None, "of words and vectors: file or folder that `weigh` or a run of model+bm25 has written (default: --corpus)"
+    )
+    filter: list[str] = option(
+        list,
+        "only products of which this is true, as category=Shoes or price<50; several times: all must be. The columns "
+        "are those that `embed --keep` has kept",
+        action="append",
     )
     threads: int | None = option(
         None, "batches of queries searched side by side (default: one for each core)", type=whole(1)
@@ -297,20 +317,65 @@ class Search:
                 raise UserError(f"There are no vectors {path}: give a {VECTORS_HELP}.")
         if self.output.is_dir():
             raise UserError(f"--output {self.output} is a folder; give a file.")
+        if self.weights is not None and self.hybrid != "weighted":
+            raise UserError("--weights only means something with --hybrid.")
+        if self.engine.startswith("faiss") and (self.hybrid or self.filter):
+            raise UserError(f"--engine {self.engine} searches vectors alone: leave out --hybrid and --filter.")
+        if self.engine in STORES and self.hybrid == "rrf":
+            raise UserError(f"--hybrid rrf needs --engine exact: {self.engine} adds weighted scores.")
+        if (self.engine in STORES) != (self.location is not None):
+            raise UserError(f"--location goes with a store as --engine ({', '.join(STORES)}), and the other way round.")
+
+
+@dataclass(frozen=True)
+class Weigh:
+    """Fit how much words count beside vectors.
+
+    Takes queries whose right products are known, and writes the weights for `search --hybrid` beside the corpus. They
+    depend on whether a query has a picture, a number, and rare words.
+    """
+
+    queries: Path = option(help="folder written by `embed`")
+    corpus: Path = option(help="folder written by `embed`")
+    qrels: str = option(help="which product is right for which query: a file, or folder or Hub id of a data set")
+    output: Path | None = option(None, "the JSON file to write (default: fusion.json in --corpus)")
+
+    def check(self) -> None:
+        """Refuse folders and files that are not there."""
+        for path in (self.queries, self.corpus):
+            if not path.is_dir():
+                raise UserError(f"There is no folder {path}: give one written by `embed`.")
+        if Path(self.qrels).suffix.lower() not in FILE_KINDS:
+            local_folder("dataset", self.qrels, None)
+        elif not Path(self.qrels).is_file():
+            raise UserError(f"There is no file {self.qrels}.")
 
 
 @dataclass(frozen=True)
 class Store:
-    """Hand vectors to LanceDB or Qdrant.
+    """Hand vectors to LanceDB, Qdrant, PostgreSQL, OpenSearch or Elasticsearch.
 
-    Copies a folder of vectors to a vector store, with their ids. The key of a Qdrant server is read from
-    QDRANT_API_KEY.
+    Copies a folder of vectors, with ids, texts and the columns that `embed --keep` has kept, to a store, or brings it
+    up to date. For OpenSearch and Elasticsearch it writes the files that their bulk interface takes. The key of a
+    Qdrant server is read from QDRANT_API_KEY, the password of PostgreSQL from PGPASSWORD.
     """
 
     vectors: Path = option(help=VECTORS_HELP)
-    store: Literal["lancedb", "qdrant"] = option(help="which kind of store")
-    location: str = option(help="a folder, or the address of a server, as http://localhost:6333")
-    name: str = option("products", "of the table or collection")
+    store: Literal["lancedb", "qdrant", "pgvector", "opensearch", "elasticsearch"] = option(help="which kind of store")
+    location: str = option(
+        help="a folder, or the address of a server, as http://localhost:6333 or postgresql://user@host/database"
+    )
+    name: str = option("products", "of the table, collection or index")
+    update: bool = option(
+        False,
+        "write only what is new or has changed, and remove what is gone",
+        action="store_true",
+    )
+    index: bool = option(
+        False,
+        "build an approximate index of the vectors, with LanceDB and PostgreSQL; a Qdrant server does that by itself",
+        action="store_true",
+    )
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,9 @@ class Words:
         asked, products = (part[name] for part, name in zip((queries, corpus), ALL_DIRECTIONS[direction], strict=True))
         texts = [self.benchmark.queries.texts[row] for row in asked.rows]
         found = as_products(products.vectors, self.bm25.documents[products.rows])
-        return Embedded(asked.rows, as_queries(self.bm25, asked.vectors, texts, weight)), Embedded(products.rows, found)
+        return Embedded(asked.rows, as_queries(self.bm25, asked.vectors, texts, [weight] * len(texts))), Embedded(
+            products.rows, found
+        )
 
 
 def fit_fusion(

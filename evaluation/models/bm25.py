@@ -57,6 +57,11 @@ class Bm25:
         times = [float(count) for row in counts for count in row.values()]
         return csr_matrix((times, places, starts), shape=(len(texts), self.documents.shape[1]))
 
+    def rareness(self, word: str) -> float:
+        """Return the weight of a word that titles have (its inverse document frequency), 0 of another one."""
+        place = self._vocabulary.get(word)
+        return 0.0 if place is None else float(self._idf[place])
+
     def bounds(self, queries: csr_matrix) -> np.ndarray:
         """Return (Q,): the score that no title can exceed."""
         return np.asarray(queries @ (self._idf * (K1 + 1)))

@@ -90,11 +90,12 @@ class Filter(NamedTuple):
     column: str
     comparison: str
     value: str | float
+    is_list: bool = False
 
     def mask(self, table: pa.Table) -> np.ndarray:
         """Return (N,) bool: the rows that fit."""
         values = table[self.column].combine_chunks()
-        if pa.types.is_list(values.type):
+        if self.is_list:
             fits = np.zeros(len(values), bool)
             same = pc.fill_null(pc.equal(values.flatten(), self.value), False).to_numpy(zero_copy_only=False)
             fits[pc.list_parent_indices(values).to_numpy()[same]] = True
@@ -132,5 +133,5 @@ def read_filters(texts: Sequence[str], schema: pa.Schema, name: str) -> list[Fil
                 raise UserError(f"--filter {text!r}: {column} holds numbers, and {value!r} is none.") from None
         elif comparison != "=":
             raise UserError(f"--filter {text!r}: {column} holds words, of which only = can be asked.")
-        found.append(Filter(column, comparison, value))
+        found.append(Filter(column, comparison, value, pa.types.is_list(schema.field(column).type)))
     return found

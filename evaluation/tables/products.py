@@ -227,6 +227,21 @@ def open_products(
     return Products(source, dataset, columns, folder)
 
 
+def read_table(source: str, config: str, columns: Sequence[str]) -> dict[str, list]:
+    """Return columns of a table: a file, or a configuration of a data set, whose splits are read one after another.
+
+    Raises:
+        UserError: it cannot be read, or lacks a column.
+    """
+    path = Path(source)
+    tables = _load_file(path) if path.suffix.lower() in FILE_KINDS else load_tables(source, config)
+    table = datasets.concatenate_datasets(list(tables.values()))
+    for column in columns:
+        if column not in table.column_names:
+            raise UserError(f"{source} has no column {column!r}; it has: {', '.join(table.column_names)}.")
+    return {column: list(table[column]) for column in columns}
+
+
 def _load_file(path: Path) -> datasets.DatasetDict:
     if not path.is_file():
         raise UserError(f"There is no file {path}.")

@@ -31,12 +31,15 @@ from common_moon2.files import write_json
 from evaluation.measure.metrics import ARROWS
 from evaluation.measure.retrieval import similarity
 from evaluation.models.bm25 import Bm25
+from evaluation.vectors.nearest import BLOCK, NOTHING, Hits, NearestSearch, hits_of_keys, keys_of, places_by_id
+from evaluation.vectors.store import Vectors, read_blocks
 
 FILE = "fusion.json"
 NUMBER = re.compile(r"\d")
 WORDED = ("t2mm", "mm2mm", "t2t")  # the directions in which queries have words and products titles
 CONSTANT = 60  # of reciprocal-rank fusion, as its authors have it
 DEPTH = 1000  # ranks that it looks at
+RANKED = 2**24  # scores that it holds at a time
 FEWEST = 30  # queries of a modality to fit weights on
 LISTED = 200  # best candidates of vectors, and as many of words, that a fit looks at for each query
 SHIFTS = np.linspace(-4, 4, 33)
@@ -131,13 +134,18 @@ class Texts(NamedTuple):
         return Texts(self.vectors[rows], self.words[rows], self.weights[rows])
 
 
-def as_queries(bm25: Bm25, vectors: torch.Tensor, texts: Sequence[str | None], weight: Weight | None) -> Texts:
+def as_queries(
+    bm25: Bm25, vectors: torch.Tensor, texts: Sequence[str | None], weights: Sequence[Weight | None]
+) -> Texts:
     """Return queries with the weight that each one's words have; without a word that is known it is 0."""
     counts = bm25.queries(texts)
     bounds = bm25.bounds(counts)
-    weights = weight.of(features_of(bm25, counts, texts)) if weight else np.zeros(len(texts))
+    features, values = features_of(bm25, counts, texts), np.zeros(len(texts))
+    for weight in set(weights) - {None}:
+        own = np.array([one == weight for one in weights])
+        values[own] = weight.of(features[own])
     shares = csr_matrix(diags_array(np.divide(1, bounds, out=np.zeros(len(texts)), where=bounds > 0)) @ counts)
-    return Texts(vectors, shares, np.where(bounds > 0, weights, 0))
+    return Texts(vectors, shares, np.where(bounds > 0, values, 0))
 
 
 def as_products(vectors: torch.Tensor, words: csr_matrix) -> Texts:
@@ -177,6 +185,69 @@ def by_rank(queries: Texts, products: Texts) -> torch.Tensor:
         found = shares if scores is vectors else shares * (best.values[:, :depth] > 0)
         total.scatter_add_(1, best.indices[:, :depth], found)
     return total.float()
+
+
+class WordedCorpus:
+    """A corpus with BM25 over its texts.
+
+    Args:
+        rows: of the products that may be found; words are weighed by all.
+
+    Raises:
+        UserError: no text has a word, or a vector is not finite.
+    """
+
+    def __init__(self, corpus: Vectors, texts: Sequence[str | None], rows: np.ndarray | None = None):
+        self.bm25 = Bm25(texts)
+        self.documents = self.bm25.documents
+        if rows is not None:
+            corpus = Vectors(corpus.array[rows], corpus.ids[rows], corpus.name)
+            self.documents = self.documents[rows]
+        self.corpus = corpus
+        self.order, self.place = places_by_id(corpus)
+        for _ in read_blocks(corpus):
+            pass
+
+    def products(self, start: int = 0, stop: int | None = None) -> Texts:
+        """Return products with their words."""
+        stop = len(self.corpus) if stop is None else stop
+        return as_products(torch.from_numpy(self.corpus.read(start, stop)), self.documents[start:stop])
+
+
+class HybridSearch(NearestSearch):
+    """Exact top k of vectors and words together, ties broken by id.
+
+    Args:
+        texts: of all queries that will be searched, in their order.
+        weights: of each query; `None` for reciprocal-rank fusion, which needs the scores of all products at once.
+    """
+
+    def __init__(
+        self,
+        worded: WordedCorpus,
+        texts: Sequence[str | None],
+        weights: Sequence[Weight | None] | None,
+        threads: int | None = None,
+    ):
+        super().__init__(worded.corpus, threads)
+        self._worded, self._by_rank = worded, weights is None
+        nothing = torch.empty(len(texts), 0)
+        self._asked = as_queries(worded.bm25, nothing, texts, weights or [None] * len(texts))
+
+    def _best(self, queries: np.ndarray, k: int, first: int) -> Hits:
+        asked = self._asked[first : first + len(queries)]._replace(vectors=torch.from_numpy(queries))
+        size = len(self.corpus)
+        at_once, block = (max(1, RANKED // size), size) if self._by_rank else (len(queries), BLOCK)
+        parts = []
+        for number in range(0, len(queries), at_once):
+            some = asked[number : number + at_once]
+            best = torch.full((len(some.weights), k), NOTHING)
+            for start in range(0, size, block):
+                stop = min(start + block, size)
+                scores = (by_rank if self._by_rank else weighted)(some, self._worded.products(start, stop))
+                best = torch.cat([best, keys_of(scores, self._worded.place[start:stop])], 1).topk(k).values
+            parts.append(hits_of_keys(best, self._worded.order))
+        return Hits(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 class _List(NamedTuple):

@@ -28,8 +28,8 @@ ROOTS = {"default category", "root catalog"}
 PAIRS = ("#;#", ",,", "\n", ";", "；", "|", ",", "，")
 NAME_ENDS = ("#:#", ":", "：", "=")
 VALUES = "!!!"
-NAMES_OF_NAME = ("name", "key", "k", "attribute")
-NAMES_OF_VALUE = ("value", "values", "v")
+NAMES_OF_NAME = ("name", "key", "k", "attribute", "attribute_name")
+NAMES_OF_VALUE = ("value", "values", "v", "attribute_value", "options")
 ADDRESS = re.compile(r"(?:https?:)?//", re.IGNORECASE)
 PICTURE_FILE = re.compile(r"\.(jpe?g|jfif|png|webp|gif|bmp|tiff?|avif|hei[cf])$", re.IGNORECASE)
 
@@ -67,7 +67,7 @@ def decide(kind: Literal["category", "attributes", "price"], cells: Iterable[obj
     A separator that only a few cells have is part of a name: 'Home & Garden/Kitchen' keeps its slash where other cells
     have '>'.
     """
-    found = [_unpacked(cell) for cell in cells]
+    found = [unpacked(cell) for cell in cells]
     if kind == "category":
         return _decide_category(found)
     texts = list(filter(None, (as_words(cell, one_line=False) for cell in found if isinstance(cell, str))))
@@ -213,7 +213,7 @@ def as_category(value: object, reading: Reading = UNDECIDED, changes: Counter | 
 
 def category_paths(value: object, reading: Reading = UNDECIDED, changes: Counter | None = None) -> list[list[str]]:
     """Return all paths of a cell, each once, the deepest first; those that only lead to a deeper one are left out."""
-    value = _unpacked(value)
+    value = unpacked(value)
     if isinstance(value, str):
         text = as_words(value, changes, "category", one_line=False) or ""
         found = [_levels(piece, reading) for piece in _pieces(text, reading.category_paths)]
@@ -319,7 +319,7 @@ def as_attributes(
             'colour: red; size: M', whose values may be several, joined by '!!!'.
         name: the name of a value that has none; without it such a value is a ValueError.
     """
-    value = _unpacked(value)
+    value = unpacked(value)
     if value is None or value == "":
         return []
     if isinstance(value, dict):
@@ -513,7 +513,7 @@ def as_pictures(value: object) -> list[dict[str, object]]:
     A text may hold several, as JSON, or separated by '|', ';' or line ends, or by commas between whole file names. What
     is within an address stays there: one ends only where another one, or a blank, begins.
     """
-    value = _unpacked(value)
+    value = unpacked(value)
     if value is None or value == "":
         return []
     if isinstance(value, bytes):
@@ -556,7 +556,7 @@ def _place(text: str) -> dict[str, object]:
     return {"path": text}
 
 
-def _unpacked(value: object) -> object:
+def unpacked(value: object) -> object:
     """Parse a text that holds JSON, or the same as Python writes it; return anything else as it is."""
     if isinstance(value, float) and math.isnan(value):
         return None

@@ -93,8 +93,10 @@ def test_blocks_do_not_show(monkeypatch, kind, precision):
 def test_few_pairs_are_scored_in_float64(monkeypatch, precision):
     """On random vectors the bound leaves a small share of the pairs, or there would be nothing to gain."""
     queries, corpus = data("random", 40_000, 64)
-    scored, keys_of = [], nearest._keys
-    monkeypatch.setattr(nearest, "_keys", lambda scores, place: scored.append(scores.numel()) or keys_of(scores, place))
+    scored, keys_of = [], nearest.keys_of
+    monkeypatch.setattr(
+        nearest, "keys_of", lambda scores, place: scored.append(scores.numel()) or keys_of(scores, place)
+    )
     ExactSearch(corpus, precision).search(queries, 10)
     first, *others = scored
     assert first == nearest.BLOCK * len(queries)
@@ -133,10 +135,10 @@ def test_faiss_finds_the_same():
     exact = ExactSearch(corpus).search(queries, 5)
     flat = FaissSearch(corpus, "faiss", threads=1)
     np.testing.assert_array_equal(flat.search(queries, 5).rows, exact.rows)
-    assert recall_of(flat, queries, 5, 30) == 1
+    assert recall_of(ExactSearch(corpus), flat, queries, 5, 30) == 1
     lists = FaissSearch(corpus, "faiss-ivf", threads=1)
     lists.index.nprobe = 1
-    assert 0.05 < recall_of(lists, queries, 5, 30) < 0.95
+    assert 0.05 < recall_of(ExactSearch(corpus), lists, queries, 5, 30) < 0.95
 
 
 @pytest.mark.parametrize("engine", INDEXES)

@@ -10,7 +10,7 @@ from common_moon2.cli import UserError
 from conftest import same_bytes
 from evaluation.__main__ import main
 from evaluation.arguments import Search
-from evaluation.vectors import nearest as hits
+from evaluation.vectors import search as hits
 from evaluation.vectors.nearest import ExactSearch
 from evaluation.vectors.store import open_vectors
 

@@ -123,7 +123,7 @@ def test_a_yaml_file_holds_options_and_the_command_line_wins(shop, tmp_path):
         (["--most_alike", "2"], "--most_alike"),
         (["--revisions", "editor_model=v1"], "--revisions"),
         (["--search_log", "nowhere.csv"], "nowhere.csv"),
-        (["--languages", "en"], "--licence"),
+        (["--attribution", "Acme"], "--licence"),
         (["--licence", "mit", "--licence_name", "mine"], "has a name of its own"),
         (["--split_shares", "1,2"], "--split_shares"),
         (["--limit", "0"], "--limit"),

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mbe2_dataset.catalogue.columns import parse_columns
-from mbe2_dataset.catalogue.products import Fashion200K, M5Product, ProductSource
+from mbe2_dataset.catalogue.products import Fashion200K, ProductSource
 from mbe2_dataset.catalogue.store import Item, Problem
 from mbe2_dataset.catalogue.tables import HubTables, LocalTables
 from mbe2_dataset.errors import CatalogueError
@@ -44,7 +44,7 @@ def write_jsonl(path: Path, rows: list[dict]) -> Path:
 
 
 def products(path: Path, columns: dict | None = None, **options) -> list[Item | Problem]:
-    encoding = options.pop("encoding", "utf-8-sig")
+    encoding = options.pop("encoding", None)
     return list(ProductSource(LocalTables(path, encoding), columns, **options))
 
 
@@ -99,9 +99,10 @@ def test_chinese_columns_and_encodings(encoding, tmp_path):
         "attributes": [{"name": "颜色", "value": "红色"}, {"name": "材质", "value": "陶瓷"}],
         "images": [{"path": "图/1.jpg"}],
     }
+    assert products(path) == [item]  # found by itself
     if encoding == "gb18030":
         with pytest.raises(CatalogueError, match=r"shop\.csv is not utf-8.*--encoding gb18030"):
-            products(path)
+            products(path, encoding="utf-8")
     with pytest.raises(CatalogueError, match="no encoding 'martian'"):
         products(path, encoding="martian")
 
@@ -126,14 +127,17 @@ def test_columns_by_mapping(tmp_path):
 @pytest.mark.parametrize(
     ("pairs", "expected"),
     [
-        ([], ["odd.jsonl", "id or title or images", "'nr', 'label'", "--columns id=COLUMN title=COLUMN images=COLUMN"]),
-        (["id=nr", "title=label"], ["hold images;", "'nr', 'label'", "--columns images=COLUMN"]),
-        (["id=number"], ["odd.jsonl has no column 'number'", "'id'", "'nr', 'label'"]),
-        (["colour=nr"], ["no column 'colour'", "id, title, description"]),
+        (
+            [],
+            ["odd.jsonl", "id or title or images", "'zahl', 'label'", "--columns id=COLUMN title=COLUMN images=COLUMN"],
+        ),
+        (["id=zahl", "title=label"], ["hold images;", "'zahl', 'label'", "--columns images=COLUMN"]),
+        (["id=number"], ["odd.jsonl has no column 'number'", "'id'", "'zahl', 'label'"]),
+        (["colour=zahl"], ["no column 'colour'", "id, title, description"]),
     ],
 )
 def test_a_missing_column_is_said_with_those_found_and_the_mapping_needed(pairs, expected, tmp_path):
-    path = write_jsonl(tmp_path / "odd.jsonl", [{"nr": 7, "label": "Mug"}])
+    path = write_jsonl(tmp_path / "odd.jsonl", [{"zahl": 7, "label": "Mug"}])
     with pytest.raises(CatalogueError) as error:
         products(path, parse_columns(pairs))
     assert all(part in str(error.value) for part in expected), error.value
@@ -305,22 +309,23 @@ def test_a_folder_that_is_not_fashion200k_is_said_with_what_it_has(tmp_path):
 def test_m5product(tmp_path):
     rows = {"61": {"title": "红色马克杯", "pv": "颜色#:#红色#;#材质#:#陶瓷"}, "62": {"title": "杯子", "pv": ""}}
     (tmp_path / "train.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
-    with pytest.raises(CatalogueError, match="no folder .*images"):
-        M5Product(tmp_path)
-    picture(tmp_path / "images" / "61.jpg")
-    first, second = M5Product(tmp_path)
+    with pytest.raises(CatalogueError, match=r"hold images;.*No files .* are named by its ids either, such as 61\.jpg"):
+        products(tmp_path, layout="m5product")
+    for name in ("61", "62"):
+        picture(tmp_path / "images" / f"{name}.jpg")
+    first, second = products(tmp_path, layout="m5product")
     assert first.record == {
         "id": "61",
         "title": "红色马克杯",
         "attributes": [{"name": "颜色", "value": "红色"}, {"name": "材质", "value": "陶瓷"}],
-        "images": [{"path": "61.jpg"}],
+        "images": [{"path": "images/61.jpg"}],
     }
     assert second.record["attributes"] == []
     (tmp_path / "train.json").unlink()
-    path = write_jsonl(tmp_path / "meta.jsonl", [{"item_id": 7, "headline": "Mug"}])
-    with pytest.raises(CatalogueError, match=r"hold title; it has: 'item_id', 'headline'"):
-        list(M5Product(path))
-    (item,) = M5Product(path, columns={"title": ("headline",)})
+    path = write_jsonl(tmp_path / "meta.jsonl", [{"item_id": 61, "headline": "Mug"}])
+    with pytest.raises(CatalogueError, match=r"hold title or images; it has: 'item_id', 'headline'"):
+        products(path, layout="m5product")
+    (item,) = products(path, {"title": ("headline",)}, layout="m5product")
     assert item.record["title"] == "Mug"
 
 
