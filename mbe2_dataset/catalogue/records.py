@@ -207,6 +207,12 @@ class Reader:
             self.names[source.names[0]] = label
             if label is None:
                 return []
+        if source.kind == "pairs":
+            value = unpacked(value)
+            if isinstance(value, dict) and len(value) == 1 and isinstance(inner := next(iter(value.values())), list):
+                value = inner if all(isinstance(entry, dict) for entry in inner) else value
+            elif isinstance(value, dict) and {"name", "value"} <= set(value):
+                value = [value]
         if source.kind == "named":
             value = spoken(value, self.languages)
         if source.pattern is not None:

@@ -8,6 +8,7 @@ from itertools import islice
 
 from tqdm import tqdm
 
+from mbe2_dataset.catalogue.columns import CATALOGUE_NAMES
 from mbe2_dataset.catalogue.layouts import Source
 from mbe2_dataset.catalogue.pictures import picture_place
 from mbe2_dataset.catalogue.products import Bound, ProductSource, TripletSource
@@ -153,7 +154,8 @@ def _check_addresses(source: ProductSource, products: list[Item], allow_urls: bo
 
 def _table(bound: Bound) -> dict:
     binding, files = bound.reader.binding, bound.reader.files
-    columns = {ours: ", ".join(map(_said, sources)) for ours, sources in binding.columns.items()}
+    ordered = [ours for ours in CATALOGUE_NAMES if ours in binding.columns]
+    columns = {ours: ", ".join(map(_said, binding.columns[ours])) for ours in ordered}
     if "images" not in columns and files is not None and files.by_id:
         columns["images"] = f"files named by the id, such as {files.by_id}"
     if bound.beside:
