@@ -19,7 +19,6 @@ from safetensors import safe_open
 
 from common_moon2.cli import UserError
 from common_moon2.machine import device_name
-from common_moon2.text import table
 from configuration_moon2 import Moon2Config
 from evaluation.measure.metrics import METRICS
 from evaluation.measure.retrieval import DIRECTIONS
@@ -183,19 +182,19 @@ def _tables(results: dict) -> dict[str, str]:
     by_row = [{name: row for name, row in found["retrieval"].items() if row and row["metrics"]} for found in compressed]
     directions = [name for name in DIRECTIONS if any(name in found for found in by_row)]
     return {
-        "retrieval": table(
+        "retrieval": _table(
             header, [[arrow(name), *(_figure(row, metric) for metric in metrics)] for name, row in rows.items()]
         ),
-        "chance": table(
+        "chance": _table(
             header,
             [[arrow(name), *(_percent(row["chance"][metric]) for metric in metrics)] for name, row in rows.items()],
         ),
         "labels": labels
-        and table(
+        and _table(
             ["", *LABEL_METRICS.values(), "chance"],
             [[title, *(_figure(row, metric) for metric in label_metrics)] for title, row in labels.items()],
         ),
-        "compression": table(
+        "compression": _table(
             ["dimensions", "precision", "bytes", *map(arrow, directions)],
             [
                 [str(row["dimension"]), row["precision"], str(row["bytes"])]
@@ -237,7 +236,7 @@ def _expert_usage(state: dict) -> dict:
         rows = [[KINDS[kind], *(f"{100 * share:.1f}" for share in row)] for kind, row in shares.items() if row]
         if rows:
             header = ["items of", *(f"expert {number}" for number in range(1, len(rows[0])))]
-            return {"usage_step": entry["step"], "usage": table(header, rows)}
+            return {"usage_step": entry["step"], "usage": _table(header, rows)}
     return {"usage": None}
 
 
@@ -279,6 +278,11 @@ def _template() -> Template:
         "versions": lambda versions: ", ".join(f"{name} {number}" for name, number in versions.items()),
     }
     return environment.get_template("model_card.md")
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    rules = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in [header, rules, *rows])
 
 
 def _cell(text: str) -> str:
