@@ -5,6 +5,7 @@ import filecmp
 import os
 import shutil
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 # Tests must not talk to the Hub, nor find what an earlier run left in the user's cache; read at the first import.
@@ -31,14 +32,19 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3I
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from backbones_moon2 import image_block
 from configuration_moon2 import Moon2Config
 from mbe2_dataset.__main__ import main as mbe2_main
 from modeling_moon2 import Moon2Model
-from processing_moon2 import Moon2Processor, image_block
+from processing_moon2 import Moon2Processor
 from training_moon2.model import train_tokenizer
 
 # Before 5.18 transformers saw pictures anew in every pass, and loaded some image processors only beside torchvision.
 OLD_TRANSFORMERS = Version(transformers.__version__) < Version("5.18")
+NEEDS_TOWERS = pytest.mark.skipif(
+    OLD_TRANSFORMERS and find_spec("torchvision") is None,
+    reason="before transformers 5.18 the image processors of CLIP and SigLIP want torchvision",
+)
 OLD_DATASETS = Version(datasets.__version__) < Version("5.0")  # without which there is no streaming
 TEXTS = ["red striped mug 350 ml", "blue cotton shirt for women", "红色条纹马克杯", "蓝色纯棉女士衬衫"]
 
@@ -94,7 +100,11 @@ def vlm_config(family: str):
             vision_feature_select_strategy="full",
         ),
         "smolvlm": dict(
-            text_config=TEXT | {"model_type": "llama"}, vision_config=SIGLIP, image_token_id=1, scale_factor=2
+            text_config=TEXT | {"model_type": "llama"},
+            # For transformers 5.20 the tokens of an image must be a multiple of the patch size, as the real ones are.
+            vision_config=SIGLIP | {"patch_size": 4},
+            image_token_id=1,
+            scale_factor=4,
         ),
         "idefics3": dict(
             text_config=TEXT | {"model_type": "llama"}, vision_config=SIGLIP, image_token_id=1, scale_factor=2

@@ -6,7 +6,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from inspect import signature
-from pathlib import Path
 
 import datasets
 import fsspec
@@ -16,9 +15,8 @@ import pyarrow.compute as pc
 import torch
 from datasets.exceptions import DatasetsError
 
-from common_moon2.cli import UserError
-from common_moon2.source import local_folder
-from training_moon2.batches import CATEGORY, BatchArguments, Facts, arrange, tell_repeated
+from training_moon2.arguments import CATEGORY, BatchArguments, TripletError, triplets_folder
+from training_moon2.batches import Facts, arrange, tell_repeated
 
 FALSE_POSITIVE = "false_positive"  # in the column `noise`
 ROLES = ("query", "positive", "negative")
@@ -28,10 +26,6 @@ REQUIRED = {
 }  # fmt: skip
 # From so many files at once a stream is read for shuffling.
 MIXED_FILES = 10
-
-
-class TripletError(ValueError):
-    """A triplet, or a whole data set, that cannot be trained on; the message names the data set, row or column."""
 
 
 def load_triplets(
@@ -47,19 +41,14 @@ def load_triplets(
     Raises:
         TripletError: there is no such data set or split, or it lacks a column.
     """
-    try:
-        is_folder = local_folder("dataset", dataset) is not None
-    except UserError as error:
-        raise TripletError(f"{error} Build one with 'python -m mbe2_dataset build'.") from error
-    if is_folder and not (Path(dataset) / "triplets").is_dir():
-        raise TripletError(f"The folder {dataset} has no triplets/ in it; is it an MBE2.0-format data set?")
+    folder = triplets_folder(dataset)
     try:
         if streaming:
             rows = _open_stream(dataset, split)
             is_empty = next(iter(rows.decode(False)), None) is None
         else:
             builder = datasets.load_dataset_builder(dataset, "triplets")
-            if is_folder and refresh:
+            if folder is not None and refresh:
                 # datasets does not notice that a local Parquet file has changed: it would serve the old rows of its
                 # cache, or expect the old columns and count.
                 shutil.rmtree(builder.cache_dir, ignore_errors=True)
@@ -144,11 +133,16 @@ def _absorb(values: pa.Array, name: str, parts: dict[str, "hashlib._Hash"]):
 class _Triplets:
     """What `TripletDataset` and `TripletStream` share: from a row to products.
 
-    With the given probabilities a product shows its enriched title, and its augmented pictures (co-augmentation,
-    MOON2.0 section 5; the probabilities are our choice). `coaugmentation` says how: "replace", in the place of its
-    title and, one of them, of its picture; or "add", all of them after its title and picture, which is how the paper
-    counts the positions of an item. What is drawn depends on seed, epoch and the ids of the row only, so that workers,
-    streams and resumed runs draw the same.
+    What is drawn depends on seed, epoch and the ids of the row only, so that workers, streams and resumed runs draw the
+    same.
+
+    Args:
+        enriched_title_probability, augmented_image_probability: how often a product shows its enriched title, and its
+            augmented pictures (co-augmentation, MOON2.0 section 5; the probabilities are our choice).
+        seed: another one gives other draws.
+        coaugmentation: "replace" for an enriched title and one augmented picture in the place of a product's own, "add"
+            for the enriched title and all augmented pictures after them, which is how the paper counts the positions of
+            an item.
     """
 
     def __init__(
@@ -204,25 +198,13 @@ class TripletDataset(_Triplets, torch.utils.data.Dataset):
 
     Args:
         rows: the triplets, read whole.
-        enriched_title_probability, augmented_image_probability: how often a product shows its enriched title, and its
-            augmented pictures.
-        seed: another one gives other draws.
-        coaugmentation: "replace" for an enriched title and one augmented picture in the place of a product's own, "add"
-            for the enriched title and all augmented pictures after them.
+        shown, named: what a product shows, as `_Triplets` takes it.
         false_positive_share: so many triplets, the same in every epoch, get the positive of some other triplet: planted
             mistakes, for looking at what the dynamic sample filter makes of them.
     """
 
-    def __init__(
-        self,
-        rows: datasets.Dataset,
-        enriched_title_probability: float = 0.0,
-        augmented_image_probability: float = 0.0,
-        seed: int = 0,
-        coaugmentation: str = "replace",
-        false_positive_share: float = 0.0,
-    ):
-        super().__init__(enriched_title_probability, augmented_image_probability, seed, coaugmentation)
+    def __init__(self, rows: datasets.Dataset, *shown, false_positive_share: float = 0.0, **named):
+        super().__init__(*shown, **named)
         self.rows = rows.with_format("arrow")
         self.false_positive_share = false_positive_share
 
@@ -251,7 +233,7 @@ class TripletStream(_Triplets, torch.utils.data.IterableDataset):
 
     Args:
         rows: a stream of triplets.
-        enriched_title_probability, augmented_image_probability, seed, coaugmentation: as in `TripletDataset`.
+        shown, named: what a product shows, as `_Triplets` takes it.
         batch_size: triplets of a batch, of all processes together.
         batches: what the triplets of a batch shall have in common.
         buffer_size: so many rows are held in memory to shuffle them.
@@ -265,16 +247,14 @@ class TripletStream(_Triplets, torch.utils.data.IterableDataset):
     def __init__(
         self,
         rows: datasets.IterableDataset,
-        enriched_title_probability: float = 0.0,
-        augmented_image_probability: float = 0.0,
-        seed: int = 0,
-        coaugmentation: str = "replace",
+        *shown,
         batch_size: int = 1,
         batches: BatchArguments | None = None,
         buffer_size: int = 1000,
         passes: int | None = None,
+        **named,
     ):
-        super().__init__(enriched_title_probability, augmented_image_probability, seed, coaugmentation)
+        super().__init__(*shown, **named)
         self.batch_size = batch_size
         self.passes = passes
         self.batches = batches or BatchArguments()
@@ -282,7 +262,7 @@ class TripletStream(_Triplets, torch.utils.data.IterableDataset):
         if "max_buffer_input_shards" not in signature(rows.shuffle).parameters:
             raise ValueError("streaming needs datasets 5.0 or newer, which mixes the rows of several files.")
         files = min(MIXED_FILES, rows.num_shards)
-        self.rows = rows.decode(False).shuffle(seed=seed, buffer_size=buffer_size, max_buffer_input_shards=files)
+        self.rows = rows.decode(False).shuffle(seed=self.seed, buffer_size=buffer_size, max_buffer_input_shards=files)
         self._told = False
 
     def __iter__(self) -> Iterator[dict]:

@@ -14,7 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from sentence_transformers import SentenceTransformer, quantize_embeddings
 from transformers import AutoModel, AutoProcessor
 
-from conftest import mixed_products, picture, tiny_model, tiny_processor
+from conftest import OLD_TRANSFORMERS, mixed_products, picture, tiny_model, tiny_processor
 from modeling_moon2 import SENTENCE_TRANSFORMERS_FILES
 from research.benchmarks.__main__ import main
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 PRODUCTS = [product for product in mixed_products() if "instruction" not in product]
 
 
-@pytest.fixture(scope="module", params=["qwen3_vl", "smolvlm"])
+@pytest.fixture(scope="module", params=["qwen3_vl"] if OLD_TRANSFORMERS else ["qwen3_vl", "smolvlm"])
 def folder(request, tmp_path_factory) -> Path:
     """A checkpoint as `save_pretrained` leaves it."""
     folder = tmp_path_factory.mktemp(request.param) / "moon2"

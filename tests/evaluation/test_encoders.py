@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from common_moon2.cli import UserError
-from conftest import TEXTS, mixed_products, picture, tiny_model, tiny_processor
+from conftest import NEEDS_TOWERS, TEXTS, mixed_products, picture, tiny_model, tiny_processor
 from evaluation.models import encoders
 from evaluation.models.encoders import MEAN_NOTE, Moon2Encoder, Peer, SentenceEncoder, load_encoder
 from training_moon2.model import train_tokenizer
@@ -101,6 +101,7 @@ def folders(tmp_path_factory) -> dict[str, str]:
     return names
 
 
+@NEEDS_TOWERS
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_two_towers_give_transformers_own_features(folders, kind):
     encoder = load_encoder(folders[kind])
@@ -119,6 +120,7 @@ def test_two_towers_give_transformers_own_features(folders, kind):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
+@NEEDS_TOWERS
 def test_a_dual_encoder_with_code_of_its_own(folders, tmp_path):
     """How Marqo's models are loaded, with a small one in their place."""
     products = [{"text": TEXTS[0]}, {"image": picture(40, 30)}, {"text": TEXTS[1], "image": picture(30, 30)}]
@@ -143,6 +145,7 @@ def test_weights_that_are_missing_or_of_another_shape_are_refused(save, tmp_path
         load_encoder(folder, kind="two-towers")
 
 
+@NEEDS_TOWERS
 def test_buffers_that_older_checkpoints_hold_are_no_damage(tmp_path):
     folder = save_clip(tmp_path / "clip")
     buffers = {f"{tower}_model.embeddings.position_ids": torch.arange(24)[None] for tower in ("text", "vision")}
@@ -150,6 +153,7 @@ def test_buffers_that_older_checkpoints_hold_are_no_damage(tmp_path):
     assert load_encoder(folder).kind == "clip"
 
 
+@NEEDS_TOWERS
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_texts_that_are_cut_are_counted(folders, kind, monkeypatch):
     encoder = load_encoder(folders[kind])
@@ -171,6 +175,7 @@ def test_texts_that_other_encoders_cut_are_counted(folders):
         assert (minilm.longest, minilm.cut(["mug " * 254, "mug " * 255])) == (256, 1)  # with two special tokens
 
 
+@NEEDS_TOWERS
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_vectors_do_not_depend_on_the_batch(folders, kind):
     encoder = load_encoder(folders[kind])
@@ -237,6 +242,7 @@ def test_prompts_of_a_peer_reach_the_model(folders):
         assert not torch.allclose(expected, plain.encode(products), atol=1e-3)
 
 
+@NEEDS_TOWERS
 @pytest.mark.parametrize("kind", ["clip", "moon2"])
 def test_an_unreadable_picture_is_named(folders, kind):
     products = [{"image": picture(30, 30)}, {"image": {"bytes": b"<html>", "path": "a.jpg"}}]
@@ -244,11 +250,13 @@ def test_an_unreadable_picture_is_named(folders, kind):
         load_encoder(folders[kind]).encode(products)
 
 
+@NEEDS_TOWERS
 def test_an_instruction_is_refused_and_not_lost(folders):
     with pytest.raises(UserError, match="product 0 cannot be prepared: .*as a prompt"):
         load_encoder(folders["clip"]).encode([{"text": "mug", "instruction": "find"}])
 
 
+@NEEDS_TOWERS
 def test_a_fingerprint_follows_the_weights(folders):
     assert load_encoder(folders["clip"]).fingerprint == load_encoder(folders["clip"]).fingerprint
     assert load_encoder(folders["clip"]).fingerprint != load_encoder(folders["siglip"]).fingerprint

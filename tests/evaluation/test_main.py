@@ -17,7 +17,7 @@ from test_benchmark import benchmark_rows, write_benchmark
 from test_encoders import save_clip
 from test_gallery import add_triplets, triplet_rows
 
-from conftest import picture, tiny_model, tiny_processor
+from conftest import NEEDS_TOWERS, picture, tiny_model, tiny_processor
 from evaluation.__main__ import main
 from evaluation.measure.evaluate import TITLE_NOTE
 from evaluation.measure.metrics import DIRECTIONS, METRICS
@@ -263,6 +263,7 @@ def with_triplets(tmp_path) -> str:
     return add_triplets(write_benchmark(tmp_path / "mbe2-all", benchmark_rows()), rows)
 
 
+@NEEDS_TOWERS
 def test_several_models_stand_side_by_side(model, with_triplets, tmp_path, capsys):
     clip = save_clip(tmp_path / "clip")
     names = ["--model", model, "--model", clip, "--model", "bm25"]
@@ -318,6 +319,7 @@ def test_a_second_run_takes_the_vectors_of_the_first(model, dataset, tmp_path):
         assert second[part] == first[part]
 
 
+@NEEDS_TOWERS
 def test_texts_that_are_cut_are_said_once_however_they_were_embedded(tmp_path, capsys):
     rows = benchmark_rows()
     for place, colour in enumerate(("blue", "red")):

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 
 from conftest import change, picture, tiny_model, tiny_processor
 from training_moon2 import triplets as triplets_module
-from training_moon2.batches import BatchArguments, TripletSampler
+from training_moon2.arguments import BatchArguments
+from training_moon2.batches import TripletSampler
 from training_moon2.collator import KINDS, TripletCollator
 from training_moon2.triplets import (
     ROLES,
