@@ -144,8 +144,8 @@ class Search:
 class EmbeddingCost:
     """Measure what a million products cost by the size of their pictures.
 
-    Every product has a title of ten words and a picture, 200 different ones; one process. "None" are titles alone. The
-    column of the device that the machine lacks stays "not run".
+    Every product has a title of ten words and a picture, 200 different ones; one process. "None" are titles alone. Of a
+    CPU its processor time is counted. The column of the device that the machine lacks stays "not run".
     """
 
     model: str | None = option(None, "a Moon2 folder; left out: an untrained one of the demo's size")
@@ -159,8 +159,8 @@ class EmbeddingCost:
 class UpdateCost:
     """Measure what `embed --update` costs: nothing changed, one per cent, another model.
 
-    The products are titles, whose order changes as well. Times have the reading of the table and the writing of all
-    vectors in them, without loading Python's libraries.
+    The products are titles, whose order changes as well. Times have the loading of the model, the reading of the table
+    and the writing of all vectors in them. Of a CPU its processor time is counted.
     """
 
     model: str | None = option(None, "a Moon2 folder; left out: an untrained one of the demo's size")
