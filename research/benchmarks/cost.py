@@ -1,10 +1,11 @@
 """What a searchable catalogue costs: to embed, to keep up to date, in smaller vectors, in stores, under filters."""
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,41 +98,45 @@ def _embedding_row(options: arguments.EmbeddingCost, encoder: Encoder, side: int
 
 def update_cost(options: arguments.UpdateCost) -> dict:
     """Print what it costs to keep a catalogue up to date: nothing, one per cent, another model."""
-    count, random = options.products, np.random.default_rng(options.seed)
-    titles = [f"{title(random, 8)} {row}" for row in range(count)]
     header = ["", "embedded", "GPU s" if torch.cuda.is_available() else "CPU s", "of the whole", "products/s"]
-    lines: list[list[str]] = []
+    told = f"{options.model or 'untrained, of the size of the demo'}; {options.products:,} titles, seed {options.seed}"
+    return print_table(header, _updates(options), told)
 
-    def run(what: str, told: Embed) -> None:
-        begun = seconds_used()
-        facts = embed_catalogue(told)
-        seconds = seconds_used() - begun
-        embedded = facts.get("to_embed", facts["vectors"])
-        share = 1.0 if not lines else seconds / float(lines[0][2])
-        rate = f"{embedded / seconds:.0f}" if embedded else "-"
-        lines.append([what, f"{embedded:,}", f"{seconds:.1f}", f"{share:.1%}", rate])
 
+def _updates(options: arguments.UpdateCost) -> Iterator[list[str]]:
+    count, random, whole = options.products, np.random.default_rng(options.seed), None
+    titles = [f"{title(random, 8)} {row}" for row in range(count)]
     with model_folder(options.model, options.seed) as model, tempfile.TemporaryDirectory() as scratch:
         table = Path(scratch) / "shop.parquet"
         told = Embed(model=model, dataset=str(table), output=Path(scratch) / "v", image_column="", view="t")
 
-        def write(rows: Sequence[int], texts: Sequence[str]) -> None:
-            pq.write_table(pa.table({"id": [f"p{row}" for row in rows], "text": list(texts)}), table)
+        def write(ids: Sequence[int], texts: Sequence[str]) -> None:
+            pq.write_table(pa.table({"id": [f"p{number}" for number in ids], "text": list(texts)}), table)
+
+        def run(what: str, **changes) -> list[str]:
+            nonlocal whole
+            begun = seconds_used()
+            with redirect_stdout(sys.stderr):
+                facts = embed_catalogue(replace(told, **changes))
+            seconds = seconds_used() - begun
+            whole = whole or seconds
+            embedded = facts.get("to_embed", facts["vectors"])
+            rate = f"{embedded / seconds:.0f}" if embedded else "-"
+            return [what, f"{embedded:,}", f"{seconds:.1f}", f"{seconds / whole:.1%}", rate]
 
         write(range(count), titles)
-        run("all", told)
-        run("nothing has changed", replace(told, update=True))
+        yield run("all")
+        yield run("nothing has changed", update=True)
         changed = max(1, count // 200)
-        rows = [*range(changed, count), *range(count, count + changed)]
+        ids = [*range(changed, count), *range(count, count + changed)]
+        texts = [f"changed {row}" for row in range(changed)] + titles[2 * changed :]
+        texts += [f"new {row}" for row in range(changed)]
         # In a shop's order, so that what has changed lies in all shards.
-        order, new = np.random.default_rng(0).permutation(len(rows)), [f"new {row}" for row in range(changed)]
-        texts = [f"changed {row}" for row in range(changed)] + titles[2 * changed :] + new
-        write([rows[place] for place in order], [texts[place] for place in order])
-        run("1 %: half of it changed, half new; as many removed", replace(told, update=True))
+        order = np.random.default_rng(0).permutation(count)
+        write([ids[place] for place in order], [texts[place] for place in order])
+        yield run("1 %: half of it changed, half new; as many removed", update=True)
         with model_folder(None, options.seed + 1) as other:
-            run("another model", replace(told, update=True, model=other))
-    told = f"{options.model or 'untrained, of the size of the demo'}; {count:,} titles, seed {options.seed}"
-    return print_table(header, lines, told)
+            yield run("another model", update=True, model=other)
 
 
 def compression(options: arguments.Compression) -> dict:
