@@ -129,7 +129,9 @@ def ask(name, *words):
 for name, *words in json.loads(sys.argv[1]):
     ask(name, *words)
     if words == ["--help"] and name.endswith("__main__"):
-        for command in importlib.import_module(name).COMMANDS:
+        module = importlib.import_module(name)
+        room = module if hasattr(module, "COMMANDS") else importlib.import_module(name.replace("__main__", "arguments"))
+        for command in room.COMMANDS:
             ask(name, command, "--help")
 """
 HEAVY = ["torch", "datasets", "sklearn", "matplotlib", "sentence_transformers", "gradio", "litserve"]
