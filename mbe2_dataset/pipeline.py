@@ -41,7 +41,7 @@ def open_source(told: Build, num_proc: int) -> Source:
     """
     if told.synthetic:
         return SyntheticSource(told.seed, **told.sizes, num_proc=num_proc)
-    if told.format == "fashion200k":
+    if told.format == "fashion200k" or (told.format == "auto" and Fashion200K.is_in(told.catalogue)):
         return Fashion200K(told.catalogue)
     tables, columns, only = _tables(told), parse_columns(told.columns), _selection(told)
     if told.format == "triplets":
@@ -55,7 +55,7 @@ def tell(source: Source, told: Build, count_all: bool = False) -> Understood | N
     Raises:
         CatalogueError: they were not, or their images are addresses and may not be fetched.
     """
-    if not isinstance(source, ProductSource):
+    if not isinstance(source, (ProductSource, Fashion200K)):
         return None
     understood = understand(source, told.limit, told.allow_urls, count_all)
     print("\n".join(understood.lines()), flush=True)

@@ -582,6 +582,11 @@ class Fashion200K:
 
     name = "fashion200k"
 
+    @staticmethod
+    def is_in(folder: str | Path) -> bool:
+        """Tell whether a folder has the label files."""
+        return any(LABELS.fullmatch(path.name) for path in Path(folder).glob("labels/*.txt"))
+
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         labels = self.folder / "labels"

@@ -37,6 +37,8 @@ DELIMITERS = ",;\t|"
 DELIMITER_NAMES = {"\t": "tab", ",": "','", ";": "';'", "|": "'|'"}
 PARQUET_ROWS = 64
 PARQUET_BUFFER = 2**20
+# More texts than these in a folder are no tables.
+MOST_TEXTS = 100
 # Lines may leave out what is empty, so columns are those of so many.
 FIRST_ROWS = 2000
 
@@ -154,7 +156,10 @@ class LocalTables:
     def _known(self, pattern: str) -> list[Path]:
         """Return the tables that fit; a text or XML file beside others may be anything, so it must look like one."""
         found = [path for path in _files(self.path, pattern) if _kind(path) is not None]
-        return [path for path in found if _kind(path) not in _LOOKED_AT or _LOOKED_AT[_kind(path)](path)]
+        unsure = [path for path in found if _kind(path) in _LOOKED_AT]
+        if len(unsure) > MOST_TEXTS:  # captions beside images
+            return [path for path in found if path not in set(unsure)]
+        return [path for path in found if path not in unsure or _LOOKED_AT[_kind(path)](path)]
 
     def __iter__(self) -> Iterator[Table]:
         yield from self._tables

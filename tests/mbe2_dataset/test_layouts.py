@@ -319,6 +319,9 @@ def test_pictures_named_by_ids(tmp_path):
     assert [record["images"] for record in read(tmp_path / "own").values()] == [
         ["photos/7_1.jpg", "photos/7_2.jpg"], ["photos/8.png"]
     ]  # fmt: skip
+    table(tmp_path / "blank" / "a.csv", "sku|name", "7|Mug", "|Cup")
+    mug, cup = source(tmp_path / "blank", columns={"images": ("photos/{id}.jpg",)})
+    assert mug.record["images"] == [{"path": "photos/7.jpg"}] and cup.record["images"] == []
     with pytest.raises(CatalogueError, match=r"no column 'photos/\{nr\}\.jpg', from which 'images'"):
         read(tmp_path / "own", columns={"images": ("photos/{nr}.jpg",)})
 
