@@ -129,14 +129,8 @@ def ask(name, *words):
 for name, *words in json.loads(sys.argv[1]):
     ask(name, *words)
     if words == ["--help"] and name.endswith("__main__"):
-<<<<<<< HEAD
-        module = importlib.import_module(name)
-        room = module if hasattr(module, "COMMANDS") else importlib.import_module(name.replace("__main__", "arguments"))
-        for command in room.COMMANDS:
-=======
         tables = [importlib.import_module(name), importlib.import_module(name.replace("__main__", "arguments"))]
         for command in next((vars(table)["COMMANDS"] for table in tables if "COMMANDS" in vars(table)), ()):
->>>>>>> main
             ask(name, command, "--help")
 """
 HEAVY = ["torch", "datasets", "sklearn", "matplotlib", "sentence_transformers", "gradio", "litserve"]
