@@ -28,7 +28,7 @@ from mbe2_dataset.triplets.make import Negatives, Plan, plan_logged_triplets, pl
 from mbe2_dataset.triplets.negatives import CategoryNegatives, Hardness, MinedNegatives
 
 # Of what is written; another number makes everything anew.
-FORMAT = 2
+FORMAT = 3
 FACTS = "build.json"
 FINGERPRINT = "fingerprint"
 

@@ -6,10 +6,11 @@ A view is never mirrored, because lettering and logos would become others.
 
 import math
 
+import cv2
 import numpy as np
 from PIL import Image
-from scipy import ndimage
-from skimage.color import rgb2lab, rgb2ycbcr
+
+from mbe2_dataset.coaugmentation.pictures.classical import lab_of, shrunk, slope_of
 
 # The frame around the subject may show what lies beyond the image only if the image's rim is this even (RGB).
 EVEN_RIM = 10.0
@@ -67,33 +68,31 @@ def apply_viewpoint(image: Image.Image, mask: Image.Image | None, parameters: di
         x = (x + sign_x * corners[2 * number] * (right - left)) * width - centre_x
         y = (y + sign_y * corners[2 * number + 1] * (lower - upper)) * height - centre_y
         quad.append((centre_x + cos * x - sin * y, centre_y + sin * x + cos * y))
-    pad = math.ceil(max(0, *(max(-x, x - width, -y, y - height) for x, y in quad))) + 2
-    padded = Image.fromarray(np.pad(np.asarray(image), ((pad, pad), (pad, pad), (0, 0)), mode="edge"))
+    # A corner of the image is half a pixel away from the centre of its corner pixel, which is where OpenCV counts from.
     ends = ((0, 0), (0, height), (width, height), (width, 0))
-    coefficients = _homography(ends, [(x + pad, y + pad) for x, y in quad])
-    return padded.transform(image.size, Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BICUBIC)
-
-
-def _homography(points: tuple, images: list) -> list[float]:
-    """Return the eight numbers with which PIL maps a point of the result to the source: `points` go to `images`."""
-    rows, values = [], []
-    for (x, y), (u, v) in zip(points, images, strict=True):
-        rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
-        values += [u, v]
-    return np.linalg.solve(np.array(rows, dtype=np.float64), np.array(values, dtype=np.float64)).tolist()
+    there, here = (np.array(points, dtype=np.float32) - 0.5 for points in (ends, quad))
+    shown = cv2.warpPerspective(
+        np.asarray(image),
+        cv2.getPerspectiveTransform(there, here),
+        image.size,
+        flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return Image.fromarray(shown)
 
 
 def _even_rim(image: Image.Image, mask: Image.Image) -> bool:
-    pixels, free = np.asarray(image, dtype=np.float32), np.asarray(mask) < 10
-    rim = np.ones(free.shape, dtype=bool)
-    rim[2:-2, 2:-2] = False
-    rim &= free
-    return bool(rim.any()) and float(pixels[rim].std(axis=0).max()) < EVEN_RIM
+    pixels, free = np.asarray(image), np.asarray(mask) < 10
+    rows = ((0, 2), (-2, None))
+    sides = [(slice(*ends), slice(None)) for ends in rows] + [(slice(None), slice(*ends)) for ends in rows]
+    rim = np.concatenate([pixels[side][free[side]] for side in sides])
+    return bool(len(rim)) and float(rim.std(axis=0).max()) < EVEN_RIM
 
 
 def _box(mask: Image.Image) -> tuple[float, float, float, float]:
-    left, upper, right, lower = mask.point(lambda value: 255 * (value > 127)).getbbox()
-    return left / mask.width, upper / mask.height, right / mask.width, lower / mask.height
+    inside = (np.asarray(mask) > 127).view(np.uint8)
+    left, upper, width, height = cv2.boundingRect(inside)
+    return left / mask.width, upper / mask.height, (left + width) / mask.width, (upper + height) / mask.height
 
 
 def _around(window: tuple[float, ...], box: tuple[float, ...]) -> tuple[float, ...]:
@@ -172,15 +171,18 @@ def _worth(pixels: np.ndarray, inside: np.ndarray, side: int) -> np.ndarray:
     be the detail of most garments.
     """
     height, width = inside.shape
-    lab = rgb2lab(pixels)
-    slope = np.sqrt(sum(ndimage.gaussian_gradient_magnitude(lab[..., channel], 1.0) ** 2 for channel in range(3)))
-    core = ndimage.binary_erosion(inside, iterations=max(1, round(max(height, width) / 60)))
-    energy = np.minimum(slope, 20.0) * core
-    share = ndimage.uniform_filter(inside.astype(np.float64), side)
-    _, blue, red = np.moveaxis(rgb2ycbcr(pixels), -1, 0)
-    skin = ((red > 135) & (red < 175) & (blue > 80) & (blue < 125) & inside).astype(np.float64)
-    skin = ndimage.uniform_filter(skin, side) / np.maximum(share, 1e-6)
-    rows, columns = np.nonzero(inside)
-    y, x = np.mgrid[0:height, 0:width]
-    away = ((y - rows.mean()) / np.ptp(rows).clip(1)) ** 2 + ((x - columns.mean()) / np.ptp(columns).clip(1)) ** 2
-    return ndimage.uniform_filter(energy, side) * share**2 * np.exp(-4 * away) * (1 - 0.8 * skin)
+    slope = slope_of(cv2.GaussianBlur(lab_of(pixels), (0, 0), 0.8))
+    core = shrunk(inside, max(1, round(max(height, width) / 60)))
+    skin = cv2.inRange(cv2.cvtColor(pixels, cv2.COLOR_RGB2YCrCb), (0, 136, 74), (255, 181, 124)) > 0
+    energy, share, skin = (
+        cv2.blur(values.astype(np.float32), (side, side), borderType=cv2.BORDER_REFLECT)
+        for values in (np.minimum(slope, 40.0) * core, inside, skin & inside)
+    )
+    away = []
+    for axis, length in ((1, height), (0, width)):
+        found = np.flatnonzero(inside.any(axis=axis))
+        # The middle of the subject's pixels along this direction.
+        middle = np.average(np.arange(length), weights=inside.sum(axis=axis))
+        away.append(np.exp(-4 * ((np.arange(length) - middle) / max(1, np.ptp(found))) ** 2))
+    skin = skin / np.maximum(share, 1e-6)
+    return energy * share**2 * np.multiply.outer(*away) * (1 - 0.8 * skin)
