@@ -17,7 +17,7 @@ from mbe2_dataset.errors import ModelError
 
 # Catalogue photos look alike, so a near hash only proposes a pair and thumbnails decide: between 2,000 test and 6,000
 # train photos of different fashion products, the least difference of thumbnails among pairs with near hashes was 2.9.
-HASH_DISTANCE = 6
+HASH_DISTANCE = 12
 THUMBNAIL_DIFFERENCE = 2.5
 # Means of four by four colours differ at most as much as those colours do, but for rounding.
 ROUNDING = 1.0
@@ -238,8 +238,8 @@ def _near(pictures: dict, looks: np.ndarray, finder: _Finder) -> Iterator[Findin
 def _candidates(one: np.ndarray, other: np.ndarray) -> list[tuple[int, int]]:
     """Return the places of pairs with like hashes, like colours and other bytes (arrays of LOOK), nearest first.
 
-    Of two hashes that differ in up to seven of 64 bits, one quarter at least differs in one bit at most. So each hash
-    is compared only with those that have such a quarter, which are found by sorting.
+    Each hash is compared only with those of which a quarter differs from its own in one bit at most, as one must if up
+    to seven of 64 bits differ. They are found by sorting.
     """
     found = {}
     most = THUMBNAIL_DIFFERENCE + ROUNDING

@@ -209,10 +209,16 @@ def test_near_pictures_are_those_that_comparing_all_finds(monkeypatch):
         looks["sha"] = random.integers(0, 1000, len(looks))
     bits = np.bitwise_count(one["hash"][:, None] ^ other["hash"])
     colours = np.abs(one["small"][:, None].astype(int) - other["small"]).mean(axis=-1)
-    alike = (bits <= sets.HASH_DISTANCE) & (colours <= 3.5) & (one["sha"][:, None] != other["sha"])
+    quarters = [np.bitwise_count((one["hash"][:, None] ^ other["hash"]).view("u2")[:, place::4]) for place in range(4)]
+    alike = (
+        (bits <= sets.HASH_DISTANCE)
+        & (np.min(quarters, axis=0) <= 1)
+        & (colours <= 3.5)
+        & (one["sha"][:, None] != other["sha"])
+    )
     found = sets._candidates(one, other)
     assert sorted(found) == list(zip(*(places.tolist() for places in np.nonzero(alike)), strict=True))
-    assert 100 < len(found) < (bits <= sets.HASH_DISTANCE).sum()
+    assert (bits[alike] > 7).any() and 100 < len(found) < (bits <= sets.HASH_DISTANCE).sum()
     distances = [colours[pair] for pair in found]
     assert distances == sorted(distances)
 
