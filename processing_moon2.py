@@ -16,16 +16,14 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 try:
     from .backbones_moon2 import image_block
     from .configuration_moon2 import IMAGE, NOT_POOLED, PICTURE_INPUTS, TEXT
-    from .pictures_moon2 import address, load_picture
+    from .pictures_moon2 import address, check_shape, load_picture
 except ImportError:  # in the repository these files are top-level modules, in a checkpoint they are a package
     from backbones_moon2 import image_block
     from configuration_moon2 import IMAGE, NOT_POOLED, PICTURE_INPUTS, TEXT
-    from pictures_moon2 import address, load_picture
+    from pictures_moon2 import address, check_shape, load_picture
 
 # Our choice: a page of Qwen3-VL costs one token per 32 x 32 pixels, so that a picture takes 1024 tokens at most.
 MAX_PIXELS = 1024 * 1024
-# The limit of Qwen's image processors, for all: others would squash a line to a square, or blow it up without bounds.
-MAX_ASPECT_RATIO = 200
 POSITIONS = ("input_ids", "attention_mask", "position_types")
 # What the processor does anyway, in the words of transformers.
 AS_ALWAYS = {"padding": (True, "longest"), "truncation": (True, "longest_first")}
@@ -388,8 +386,7 @@ class Moon2Processor(ProcessorMixin):
             name = f" {path}" if isinstance(path, (str, os.PathLike)) else ""
             raise ProductError(index, f"the picture{name} cannot be read: {error}.") from error
         try:
-            if max(picture.size) > MAX_ASPECT_RATIO * min(picture.size):
-                raise ValueError(f"one side is more than {MAX_ASPECT_RATIO} times the other")
+            check_shape(picture.size)
             features = self.image_processor([picture], return_tensors="pt")
             if "pixel_attention_mask" in features and not features["pixel_values"].any():
                 raise ValueError("all its values are 0.0, which the backbone takes for padding")

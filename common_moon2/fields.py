@@ -138,6 +138,11 @@ class Command(NamedTuple):
             arguments.check()
         return arguments, told.json
 
+    def run(self, argv: Sequence[str], prog: str) -> dict:
+        """Read its command line and run it; return its facts."""
+        arguments, as_json = self.read(argv, prog)
+        return answer(lambda: resolve_name(self.function)(arguments), as_json)
+
 
 def run_command(
     argv: Sequence[str],
@@ -162,9 +167,8 @@ def run_command(
     """
     summaries = {name: getdoc(command.dataclass()).split("\n\n")[0] for name, command in commands.items()}
     name, words = command_of(argv, prog, summaries, default, **options)
-    arguments, as_json = commands[name].read(words, f"{prog} {name}")
     try:
-        facts = answer(lambda: resolve_name(commands[name].function)(arguments), as_json)
+        facts = commands[name].run(words, f"{prog} {name}")
     except ModuleNotFoundError as error:
         missing = str(error.name).split(".")[0]
         if missing not in (extras or {}):

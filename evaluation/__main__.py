@@ -7,7 +7,7 @@ from common_moon2.fields import Command, run_command
 from evaluation import arguments
 
 PROG = "python -m evaluation"
-EXTRAS = dict.fromkeys(("sklearn", "matplotlib", "jinja2"), "eval")
+EXTRAS = dict.fromkeys(("sklearn", "matplotlib", "jinja2", "bm25s"), "eval")
 
 COMMANDS = {
     "run": Command(
@@ -53,23 +53,34 @@ COMMANDS = {
             "python -m evaluation embed --model moon2 --dataset shop.csv --text_column title --output vectors",
             "python -m evaluation embed --model moon2 --dataset mbe2 --config queries --role query --output asked",
             "python -m evaluation embed --model moon2 --dataset shop.csv --on_error skip --num_proc 4 --output vectors",
+            "python -m evaluation embed --model moon2 --dataset shop.csv --keep category,price:number --output vectors "
+            "--update",
         ),
     ),
     "search": Command(
         arguments.Search,
-        "evaluation.vectors.nearest:search_all",
+        "evaluation.vectors.search:search_all",
         (
             "python -m evaluation search --queries vectors --corpus vectors --output hits.parquet",
             "python -m evaluation search --queries asked.npy --corpus vectors --k 100 --output hits.parquet",
             "python -m evaluation search --queries asked --corpus vectors --engine faiss-hnsw --output hits.parquet",
+            "python -m evaluation search --queries asked --corpus vectors --hybrid --filter brand=A --output h.parquet",
+            "python -m evaluation search --queries asked --corpus vectors --engine lancedb --location lance --output "
+            "hits.parquet",
         ),
+    ),
+    "weigh": Command(
+        arguments.Weigh,
+        "evaluation.vectors.search:weigh",
+        ("python -m evaluation weigh --queries asked --corpus vectors --qrels mbe2",),
     ),
     "store": Command(
         arguments.Store,
-        "evaluation.vectors.export:export",
+        "evaluation.stores.load:load",
         (
             "python -m evaluation store --vectors vectors --store lancedb --location lance",
             "python -m evaluation store --vectors vectors --store qdrant --location http://localhost:6333 --name shop",
+            "python -m evaluation store --vectors vectors --store lancedb --location lance --update",
         ),
     ),
     "report": Command(

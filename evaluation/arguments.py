@@ -4,16 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from common_moon2.cli import whole, wholes
+from common_moon2.cli import UserError, whole, wholes
 from common_moon2.fields import option, positional
 from common_moon2.source import local_folder
-from evaluation.errors import EvaluationError
 
 BM25 = "bm25"  # what --model calls matching words
+HYBRID = f"+{BM25}"  # what follows the name of a model that is to be used together with words
 PRECISIONS = {"float32": 32, "int8": 8, "binary": 1}  # bits of a dimension
 VIEWS = ("own", "t", "i", "mm")
 DTYPES = ("float32", "float16", "int8")
 ENGINES = ("exact", "faiss", "faiss-hnsw", "faiss-ivf")
+STORES = ("lancedb", "qdrant", "pgvector")  # that can be asked
 SANITY = 200  # products of the built-in catalogue
 # Tables in a single file -> what datasets calls the format.
 FILE_KINDS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
@@ -24,13 +25,13 @@ VECTORS_HELP = "folder written by `embed`, or an .npy file"
 def refuse_file(output: Path) -> None:
     """Refuse an --output that is a file, before an hour of embedding ends at it."""
     if output.exists() and not output.is_dir():
-        raise EvaluationError(f"--output {output} is a file; give a folder.")
+        raise UserError(f"--output {output} is a file; give a folder.")
 
 
 def refuse_without_results(folder: Path) -> None:
     """Refuse a folder that is not the --output of an evaluation."""
     if not (folder / "results.json").exists():
-        raise EvaluationError(f"{folder} has no results.json: give the --output of an evaluation.")
+        raise UserError(f"{folder} has no results.json: give the --output of an evaluation.")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Run(Options):
 
     model: list[str] = option(
         help="folder or Hub id of a Moon2 checkpoint, a sentence-transformers model, or a CLIP or SigLIP of "
-        "transformers; its code is run. Or bm25, which matches words. Give it several times for a table side by side",
+        "transformers; its code is run. Or bm25, which matches words, or both, as moon2+bm25. Give it several times "
+        "for a table side by side",
         action="append",
     )
     model_revision: str | None = option(None, "branch, tag or commit of a --model on the Hub")
@@ -86,20 +88,18 @@ class Run(Options):
         """Refuse what cannot be done, before the first model is at work."""
         refuse_file(self.output)
         if len(set(self.folders.values())) < len(self.model):
-            raise EvaluationError(
-                f"Two of the models have the same last name ({', '.join(self.model)}): rename a folder."
-            )
+            raise UserError(f"Two of the models have the same last name ({', '.join(self.model)}): rename a folder.")
         for precision in self.precisions:
             if precision not in PRECISIONS:
-                raise EvaluationError(f"--precisions has {precision!r}; there are {', '.join(PRECISIONS)}.")
+                raise UserError(f"--precisions has {precision!r}; there are {', '.join(PRECISIONS)}.")
         if self.model_revision is not None and len(self.model) > 1:
-            raise EvaluationError("--model_revision only means something with a single --model.")
+            raise UserError("--model_revision only means something with a single --model.")
         given = [f"--{name}" for name in ("model_revision", "dims", "precisions", "probe") if getattr(self, name)]
         if self.model == [BM25] and given:
-            raise EvaluationError(f"{BM25} matches words and has no vectors: leave out {', '.join(given)}.")
+            raise UserError(f"{BM25} matches words and has no vectors: leave out {', '.join(given)}.")
         for name in self.model:
             if name != BM25:
-                local_folder("model", name, self.model_revision)
+                local_folder("model", name.removesuffix(HYBRID), self.model_revision)
         local_folder("dataset", self.dataset, self.dataset_revision)
 
 
@@ -159,10 +159,10 @@ class Heatmap:
         """Refuse options that do not go together, and a missing folder."""
         given = [f"--{name}" for name in ("image", "text", "dataset", "product", "products") if getattr(self, name)]
         if self.sanity and given:
-            raise EvaluationError(f"--sanity looks at the built-in catalogue: leave out {', '.join(given)}.")
+            raise UserError(f"--sanity looks at the built-in catalogue: leave out {', '.join(given)}.")
         if not self.sanity:
             if self.file.suffix.lower() != ".png":
-                raise EvaluationError(f"--output {self.file} must end in .png: that is what is written.")
+                raise UserError(f"--output {self.file} must end in .png: that is what is written.")
             self._check_products()
         local_folder("model", self.model, self.model_revision)
 
@@ -170,16 +170,16 @@ class Heatmap:
         chosen = [value for value in (self.product, self.products, self.count) if value is not None]
         if self.dataset is None:
             if chosen:
-                raise EvaluationError("--product, --products and --count only mean something with --dataset.")
+                raise UserError("--product, --products and --count only mean something with --dataset.")
             if self.dataset_revision is not None:
-                raise EvaluationError("--dataset_revision only means something with --dataset.")
+                raise UserError("--dataset_revision only means something with --dataset.")
             if self.image is None or self.text is None:
-                raise EvaluationError("Give --image and --text, or --dataset.")
+                raise UserError("Give --image and --text, or --dataset.")
             return
         if self.image is not None or self.text is not None:
-            raise EvaluationError("Give either --image and --text, or --dataset: not both.")
+            raise UserError("Give either --image and --text, or --dataset: not both.")
         if len(chosen) > 1:
-            raise EvaluationError("Give one of --product, --products and --count.")
+            raise UserError("Give one of --product, --products and --count.")
         local_folder("dataset", self.dataset, self.dataset_revision)
 
 
@@ -197,11 +197,11 @@ class Curves:
     def check(self) -> None:
         """Refuse a run that is not there, and a file that cannot be written."""
         if not self.run.is_dir():
-            raise EvaluationError(f"There is no folder {self.run}; give the output folder of a training run.")
+            raise UserError(f"There is no folder {self.run}; give the output folder of a training run.")
         if self.output.suffix.lower() != ".png":
-            raise EvaluationError(f"--output {self.output} must end in .png: that is what is written.")
+            raise UserError(f"--output {self.output} must end in .png: that is what is written.")
         if not self.output.parent.is_dir():
-            raise EvaluationError(f"--output {self.output}: there is no folder {self.output.parent}; make it first.")
+            raise UserError(f"--output {self.output}: there is no folder {self.output.parent}; make it first.")
 
 
 @dataclass(frozen=True)
@@ -222,6 +222,20 @@ class Embed:
     text_column: str = option("text", 'with their texts; "" for none')
     image_column: str = option("image", 'with their pictures; "" for none')
     output: Path = option(help="folder for the vectors")
+    keep: list[str] = option(
+        list,
+        "columns to keep beside the vectors, for filters and for stores, as category,price; price:number reads the "
+        "text of a CSV file as a number",
+        type=lambda text: text.split(","),
+    )
+    update: bool = option(
+        False,
+        "embed only what is new or has changed since the folder was made, and remove what is gone",
+        action="store_true",
+    )
+    dry_run: bool = option(
+        False, "with --update: only say what there is to do, and how long it takes", action="store_true"
+    )
     view: str = option(
         "own", "what to show: what a product has (own), its text (t), its picture (i), or both (mm)", choices=VIEWS
     )
@@ -242,11 +256,13 @@ class Embed:
     def check(self) -> None:
         """Refuse what is not there, before the model is loaded."""
         refuse_file(self.output)
+        if self.dry_run and not self.update:
+            raise UserError("--dry_run only means something with --update.")
         local_folder("model", self.model, self.model_revision)
         if Path(self.dataset).suffix.lower() not in FILE_KINDS:
             local_folder("dataset", self.dataset, self.dataset_revision)
         elif not Path(self.dataset).is_file():
-            raise EvaluationError(f"There is no file {self.dataset}.")
+            raise UserError(f"There is no file {self.dataset}.")
 
 
 @dataclass(frozen=True)
@@ -265,11 +281,30 @@ class Search:
     engine: str = option(
         "exact",
         "faiss is exact up to float32 sums; faiss-hnsw and faiss-ivf are approximate, and their recall against exact "
-        "search is measured on a sample",
-        choices=ENGINES,
+        "search is measured on a sample; a store that was loaded from --corpus does all of a query itself",
+        choices=(*ENGINES, *STORES),
     )
+    location: str | None = option(None, "of the store, as `store` was told")
+    name: str = option("products", "of its table or collection")
     precision: Literal["auto", "bfloat16", "float32"] = option(
         "auto", "of the exact engine's first pass; the result does not depend on it"
+    )
+    hybrid: Literal["weighted", "rrf"] | None = option(
+        None,
+        "words and vectors together, for which both folders need texts: weighted (the default of --hybrid), or "
+        "reciprocal-rank fusion",
+        nargs="?",
+        const="weighted",
+        choices=("weighted", "rrf"),
+    )
+    weights: Path | None = option(
+        None, "of words and vectors: file or folder that `weigh` or a run of model+bm25 has written (default: --corpus)"
+    )
+    filter: list[str] = option(
+        list,
+        "only products of which this is true, as category=Shoes or price<50; several times: all must be. The columns "
+        "are those that `embed --keep` has kept",
+        action="append",
     )
     threads: int | None = option(
         None, "batches of queries searched side by side (default: one for each core)", type=whole(1)
@@ -279,23 +314,68 @@ class Search:
         """Refuse vectors that are not there, and an --output that is a folder."""
         for path in (self.queries, self.corpus):
             if not path.exists():
-                raise EvaluationError(f"There are no vectors {path}: give a {VECTORS_HELP}.")
+                raise UserError(f"There are no vectors {path}: give a {VECTORS_HELP}.")
         if self.output.is_dir():
-            raise EvaluationError(f"--output {self.output} is a folder; give a file.")
+            raise UserError(f"--output {self.output} is a folder; give a file.")
+        if self.weights is not None and self.hybrid != "weighted":
+            raise UserError("--weights only means something with --hybrid.")
+        if self.engine.startswith("faiss") and (self.hybrid or self.filter):
+            raise UserError(f"--engine {self.engine} searches vectors alone: leave out --hybrid and --filter.")
+        if self.engine in STORES and self.hybrid == "rrf":
+            raise UserError(f"--hybrid rrf needs --engine exact: {self.engine} adds weighted scores.")
+        if (self.engine in STORES) != (self.location is not None):
+            raise UserError(f"--location goes with a store as --engine ({', '.join(STORES)}), and the other way round.")
+
+
+@dataclass(frozen=True)
+class Weigh:
+    """Fit how much words count beside vectors.
+
+    Takes queries whose right products are known, and writes the weights for `search --hybrid` beside the corpus. They
+    depend on whether a query has a picture, a number, and rare words.
+    """
+
+    queries: Path = option(help="folder written by `embed`")
+    corpus: Path = option(help="folder written by `embed`")
+    qrels: str = option(help="which product is right for which query: a file, or folder or Hub id of a data set")
+    output: Path | None = option(None, "the JSON file to write (default: fusion.json in --corpus)")
+
+    def check(self) -> None:
+        """Refuse folders and files that are not there."""
+        for path in (self.queries, self.corpus):
+            if not path.is_dir():
+                raise UserError(f"There is no folder {path}: give one written by `embed`.")
+        if Path(self.qrels).suffix.lower() not in FILE_KINDS:
+            local_folder("dataset", self.qrels, None)
+        elif not Path(self.qrels).is_file():
+            raise UserError(f"There is no file {self.qrels}.")
 
 
 @dataclass(frozen=True)
 class Store:
-    """Hand vectors to LanceDB or Qdrant.
+    """Hand vectors to LanceDB, Qdrant, PostgreSQL, OpenSearch or Elasticsearch.
 
-    Copies a folder of vectors to a vector store, with their ids. The key of a Qdrant server is read from
-    QDRANT_API_KEY.
+    Copies a folder of vectors, with ids, texts and the columns that `embed --keep` has kept, to a store, or brings it
+    up to date. For OpenSearch and Elasticsearch it writes the files that their bulk interface takes. The key of a
+    Qdrant server is read from QDRANT_API_KEY, the password of PostgreSQL from PGPASSWORD.
     """
 
     vectors: Path = option(help=VECTORS_HELP)
-    store: Literal["lancedb", "qdrant"] = option(help="which kind of store")
-    location: str = option(help="a folder, or the address of a server, as http://localhost:6333")
-    name: str = option("products", "of the table or collection")
+    store: Literal["lancedb", "qdrant", "pgvector", "opensearch", "elasticsearch"] = option(help="which kind of store")
+    location: str = option(
+        help="a folder, or the address of a server, as http://localhost:6333 or postgresql://user@host/database"
+    )
+    name: str = option("products", "of the table, collection or index")
+    update: bool = option(
+        False,
+        "write only what is new or has changed, and remove what is gone",
+        action="store_true",
+    )
+    index: bool = option(
+        False,
+        "build an approximate index of the vectors, with LanceDB and PostgreSQL; a Qdrant server does that by itself",
+        action="store_true",
+    )
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.models import SentenceTransformerEncoderWrapper
 from sentence_transformers import SentenceTransformer
 
-from evaluation.errors import EvaluationError
+from common_moon2.cli import UserError
 from evaluation.measure.classification import CATEGORY_TEMPLATE, category_labels
 from evaluation.measure.retrieval import DIRECTIONS
 from evaluation.models.checkpoint import find_checkpoint, fingerprint
@@ -39,7 +39,7 @@ def mbe2_tasks(dataset: str, revision: str | None = None, languages: Sequence[st
         languages: as mteb writes them.
 
     Raises:
-        EvaluationError: as `load_benchmark`, or there is nothing to score.
+        UserError: as `load_benchmark`, or there is nothing to score.
     """
     benchmark = load_benchmark(dataset, revision)
     facts = {"dataset": {"path": dataset, "revision": revision or benchmark.fingerprint}, "eval_langs": list(languages)}
@@ -50,7 +50,7 @@ def mbe2_tasks(dataset: str, revision: str | None = None, languages: Sequence[st
     if any(benchmark.categories[row] for row in benchmark.corpus.rows("mm")):
         tasks.append(_classification_task(facts)(benchmark))
     if not tasks:
-        raise EvaluationError(f"{dataset} has neither a query with a relevant product nor a category to score.")
+        raise UserError(f"{dataset} has neither a query with a relevant product nor a category to score.")
     return tasks
 
 
@@ -65,13 +65,13 @@ def mteb_encoder(model: str, revision: str | None = None) -> SentenceTransformer
         revision: branch, tag or commit on the Hub.
 
     Raises:
-        EvaluationError: there is no such model, or sentence-transformers cannot load it.
+        UserError: there is no such model, or sentence-transformers cannot load it.
     """
     folder, commit = find_checkpoint(model, revision)
     try:
         encoder = SentenceTransformer(str(folder), trust_remote_code=True)
     except (OSError, ValueError) as error:
-        raise EvaluationError(f"sentence-transformers cannot load {model}: {error}") from error
+        raise UserError(f"sentence-transformers cannot load {model}: {error}") from error
     wrapper = SentenceTransformerEncoderWrapper(encoder)
     facts = {
         "name": f"local/{folder.name}" if commit is None else model,
@@ -89,12 +89,12 @@ class SeesAll:
         """Score the model.
 
         Raises:
-            EvaluationError: it is said to read fewer modalities than the task has.
+            UserError: it is said to read fewer modalities than the task has.
         """
         facts = model.mteb_model_meta
         missing = sorted(set(self.metadata.modalities) - set(facts.modalities or ()))
         if missing:
-            raise EvaluationError(
+            raise UserError(
                 f"mteb takes {facts.name} for an encoder of {', '.join(facts.modalities or ['nothing'])}, and would "
                 f"drop the {' and '.join(missing)} of {self.metadata.name}: load it with "
                 "evaluation.mteb_tasks.mteb_encoder."

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from common_moon2.cli import UserError
 from common_moon2.files import write_text
-from evaluation.arguments import BM25, Run
-from evaluation.errors import EvaluationError
+from evaluation.arguments import BM25, HYBRID, Run
 from evaluation.measure.evaluate import Evaluation, evaluate, evaluate_words
+from evaluation.measure.hybrid import evaluate_hybrid, fit_fusion
 from evaluation.measure.retrieval import check_groups
 from evaluation.models.checkpoint import find_checkpoint
 from evaluation.models.encoders import load_encoder
@@ -18,11 +19,11 @@ def score(arguments: Run) -> dict:
     """Score every model, write its results into its folder, and print a summary.
 
     Raises:
-        EvaluationError: a model or the data cannot be read, or cannot do what was asked for.
+        UserError: a model or the data cannot be read, or cannot do what was asked for.
     """
     for name in arguments.model:
         if name != BM25:
-            find_checkpoint(name, arguments.model_revision)
+            find_checkpoint(name.removesuffix(HYBRID), arguments.model_revision)
     benchmark = load_benchmark(arguments.dataset, arguments.dataset_revision)
     benchmark = with_gallery(benchmark, arguments.gallery, arguments.dataset, arguments.dataset_revision)
     if arguments.by_group:
@@ -53,13 +54,15 @@ def _score_model(
     if name == BM25:
         encoder, evaluation = None, evaluate_words(benchmark, arguments)
     else:
-        encoder = load_encoder(name, arguments.model_revision)
+        encoder = load_encoder(name.removesuffix(HYBRID), arguments.model_revision)
         for wanted in arguments.dims:
             if wanted > encoder.dimension:
-                raise EvaluationError(
-                    f"--dims has {wanted}, but the vectors of {name} have {encoder.dimension} dimensions."
-                )
+                raise UserError(f"--dims has {wanted}, but the vectors of {name} have {encoder.dimension} dimensions.")
         evaluation = evaluate(encoder, benchmark, vectors, arguments, train)
+        if name.endswith(HYBRID):
+            fusion = fit_fusion(encoder, arguments.dataset, arguments.dataset_revision, vectors, arguments)
+            evaluation = evaluate_hybrid(evaluation, encoder, benchmark, vectors, arguments, fusion)
+            encoder.name = name
     facts = run_facts(encoder, benchmark, arguments, evaluation.note, vectors)
     write_report(folder, facts, evaluation)
     return facts, evaluation

@@ -11,7 +11,7 @@ _MODULES = {
     "CatalogueError": "errors",
     "LeakageError": "errors",
     "OutputError": "errors",
-    "Origin": "output.card",
+    "Origin": "card",
     "Picture": "catalogue.pictures",
     "Row": "catalogue.store",
     "read_catalogue": "catalogue.ingest",

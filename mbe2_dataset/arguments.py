@@ -10,8 +10,10 @@ from common_moon2.cli import whole
 from common_moon2.fields import Command, option, positional
 from common_moon2.hub import check_repo_id
 from common_moon2.source import local_folder
+from mbe2_dataset.catalogue.layouts import LAYOUTS
 from mbe2_dataset.errors import CheckError, OptionError, PublishError
 
+FORMATS = ("auto", "table", "triplets", "fashion200k", *LAYOUTS)
 SYNTHETIC_FALSE_POSITIVES = 0.08
 SYNTHETIC_SIZES = {"num_products": 2400, "num_validation": 120, "num_test": 500, "picture_size": 96}
 # What `--revisions` may name.
@@ -30,17 +32,20 @@ class SourceArguments:
     _argument_group_name = "the catalogue"
 
     catalogue: str = option(
-        "", "'synthetic' (built in: drawn products with known truth and noise); a folder or file of Parquet, CSV, TSV "
-        "or JSONL with pictures inside or beside it; or user/name of a data set on the Hub.",
+        "", "'synthetic' (built in: drawn products with known truth and noise); a folder or file of Parquet, CSV, TSV, "
+        "text, JSON, XML or Excel with pictures inside or beside it; a folder of images or WebDataset; or user/name of "
+        "a data set on the Hub.",
     )  # fmt: skip
-    format: Literal["table", "triplets", "m5product", "fashion200k"] = option(
-        "table", "How the catalogue is laid out: a product to a row (MBE v1 among them), a triplet to a row (the "
-        "authors' MBE2.0), or the published layout of M5Product or Fashion200K.",
+    format: str = option(
+        "auto", "How the catalogue is laid out, where that is not found by itself: table (a product to a row, by the "
+        "names of its columns), triplets (the authors' MBE2.0), fashion200k, or one of " + ", ".join(LAYOUTS) + ".",
+        type=str, choices=FORMATS, metavar="LAYOUT",
     )  # fmt: skip
     columns: list[str] = option(
-        list, "Which columns hold what, where the names are not usual: title=product_name images=front,back ..."
-    )
-    encoding: str = option("utf-8-sig", "Of CSV, TSV and JSONL.")
+        list, "Which columns hold what, where they are not found: title=product_name images=front,back, also "
+        "images=images/{id}.jpg ...",
+    )  # fmt: skip
+    encoding: str | None = option(None, "Of text and JSON; left out: what the file looks like.")
     pictures: str | None = option(None, "Folder in which the paths of pictures begin; by default that of the table.")
     only: list[str] = option(list, "Read only rows with these values: locale=us ...")
     hub_config: str | None = option(None, "Of a Hub data set: its configuration.")
@@ -65,6 +70,8 @@ class SourceArguments:
         """Raise an OptionError for what cannot be."""
         if not self.catalogue:
             raise OptionError("Give --catalogue: 'synthetic', a folder or file, or user/name of a data set on the Hub.")
+        if self.format not in FORMATS:
+            raise OptionError(f"--format has no {self.format!r}; it may be: {', '.join(FORMATS)}.")
         sizes = [name for name in SYNTHETIC_SIZES if getattr(self, name) is not None]
         if sizes and not self.synthetic:
             raise OptionError(
@@ -188,7 +195,10 @@ class PictureArguments:
 
     _argument_group_name = "changed views"
 
-    augmented_images: int = option(1, "Changed views of each product (n_c in the paper).")
+    augmented_images: int | None = option(
+        None, "Changed views of each product (n_c in the paper); left out: 1 for synthetic, or with a --subject or "
+        "--editor, else 0, since recipes for real products do not show them. They can be added later.",
+    )  # fmt: skip
     subject: Literal["classical", "rembg", "segmentation", "none"] = option(
         "classical", "Who finds the subject of a photo: classical segmentation, rembg, a transformers segmentation "
         "model, or nobody (then the editor does).",
@@ -210,7 +220,7 @@ class PictureArguments:
     def check(self) -> None:
         """Raise an OptionError for what cannot be."""
         _at_least(self, augmented_images=0)
-        if self.subject == "none" and self.editor == "none" and self.augmented_images:
+        if self.subject == "none" and self.editor == "none" and self.views:
             raise OptionError("--subject none needs an --editor, which then finds the subject itself.")
         if (self.editor == "endpoint") != (self.editor_endpoint is not None):
             raise OptionError("--editor endpoint and --editor_endpoint go together.")
@@ -220,6 +230,13 @@ class PictureArguments:
             raise OptionError("--subject segmentation needs --subject_model.")
         if self.subject_labels and self.subject != "segmentation":
             raise OptionError("--subject_labels only means something with --subject segmentation.")
+
+    @property
+    def views(self) -> int:
+        """Return how many changed views of each product there will be."""
+        if self.augmented_images is not None:
+            return self.augmented_images
+        return int(self.synthetic or (self.subject, self.editor) != ("classical", "none"))
 
 
 @dataclass
@@ -270,7 +287,9 @@ class OutputArguments:
     licence: str | None = option(None, "Of the catalogue, as the Hub names it (cc-by-4.0 ...), or 'other'.")
     licence_name: str | None = option(None, "With licence other: its name; left out: as-the-source-catalogue.")
     licence_link: str | None = option(None, "With licence other: where it can be read.")
-    languages: str = option("", "Of the texts, like en,zh.")
+    languages: str = option(
+        "", "Of the texts, like en,zh: for the card, and, of texts in several languages, the first of these is read."
+    )
     attribution: str = option("", "A sentence for the card on where the catalogue comes from.")
 
     def check(self) -> None:
@@ -281,8 +300,13 @@ class OutputArguments:
         for name in (word.partition("=")[0] for word in self.revisions):
             if name not in REVISED:
                 raise OptionError(f"--revisions has no {name!r}, only {', '.join(REVISED)}.")
-        if self.licence is None and (self.languages or self.attribution or self.licence_name or self.licence_link):
-            raise OptionError("--languages, --attribution, --licence_name and --licence_link need --licence.")
+        if self.licence is None and (self.attribution or self.licence_name or self.licence_link):
+            raise OptionError("--attribution, --licence_name and --licence_link need --licence.")
+
+    @property
+    def spoken(self) -> tuple[str, ...]:
+        """Return the languages of the texts."""
+        return tuple(code.strip() for code in self.languages.split(",") if code.strip())
 
     def revision(self, of: str) -> str | None:
         """Return the revision of what an option names, None if it was not told."""

@@ -13,23 +13,21 @@ from typing import Literal
 import numpy as np
 
 from common_moon2.files import replace_folder, write_text
+from mbe2_dataset.card import SIGNATURE, Origin, Terms, card
 from mbe2_dataset.catalogue.search_log import LoggedQuery
 from mbe2_dataset.catalogue.store import SPLITS, Row
-from mbe2_dataset.checks.check import check_dataset
+from mbe2_dataset.checks.check import FACTS, check_dataset
 from mbe2_dataset.coaugmentation.makers import Makers
 from mbe2_dataset.coaugmentation.operations import EmbedProducts, carry_out, coaugment
 from mbe2_dataset.errors import CheckError, LeakageError, OutputError
 from mbe2_dataset.journal import Journal, key_for
-from mbe2_dataset.output.benchmark import plan_benchmark
-from mbe2_dataset.output.card import SIGNATURE, Origin, Terms, card
-from mbe2_dataset.output.shards import FIELDS, MODALITY, NEGATIVE, NOISE, ORIGIN, plan_shards, write_shards
 from mbe2_dataset.parallel import Engine, Stopwatch
-from mbe2_dataset.triplets.make import Negatives, Plan, plan_logged_triplets, plan_triplets
+from mbe2_dataset.shards import FIELDS, MODALITY, NEGATIVE, NOISE, ORIGIN, plan_shards, write_shards
+from mbe2_dataset.triplets.make import Negatives, Plan, plan_benchmark, plan_logged_triplets, plan_triplets
 from mbe2_dataset.triplets.negatives import CategoryNegatives, Hardness, MinedNegatives
 
 # Of what is written; another number makes everything anew.
 FORMAT = 3
-FACTS = "build.json"
 FINGERPRINT = "fingerprint"
 
 
@@ -77,6 +75,7 @@ def build_dataset(
     engine: Engine | None = None,
     terms: Terms | None = None,
     watch: Stopwatch | None = None,
+    understood: dict | None = None,
 ) -> Built:
     """Write the data set to the folder `output`, which afterwards is complete, or else as it was before.
 
@@ -89,6 +88,7 @@ def build_dataset(
         overwrite: replace another data set of this format.
         terms: licence and languages, for the card.
         watch: gets the seconds of each stage.
+        understood: how the source was understood, which `check` repeats (`catalogue.understood.Understood`).
 
     Raises:
         OutputError: the folder is in use.
@@ -127,7 +127,7 @@ def build_dataset(
     with watch("write"):
         shards = plan_shards(staging, plans, benchmark, made, options.rows_per_shard)
         counts = write_shards(shards, options.seed, engine)
-    built = _summary(counts, facts)
+    built = _summary(counts, facts | ({"understood": understood} if understood else {}))
     readme = staging / "README.md"
     readme.write_text(card(origin, built, terms), encoding="utf-8")
     with watch("check"):

@@ -7,8 +7,8 @@ from mbe2_dataset import pipeline
 from mbe2_dataset.arguments import Build, Check, Push
 from mbe2_dataset.checks.check import check_dataset, data_folder
 from mbe2_dataset.checks.page import write_report
-from mbe2_dataset.output.publish import plan_push, push_dataset
 from mbe2_dataset.parallel import Stopwatch
+from mbe2_dataset.publish import plan_push, push_dataset
 
 
 def build(told: Build) -> dict:
@@ -16,7 +16,7 @@ def build(told: Build) -> dict:
     if told.dry_run:
         return pipeline.dry_run(told)
     watch = Stopwatch()
-    built, catalogue = pipeline.run(told, watch)
+    built, catalogue, understood = pipeline.run(told, watch)
     counts = catalogue.summary["counts"]
     print(
         f"rows in {counts['rows_in']:,} = used {counts['rows_out']:,} + set aside {counts['rows_quarantined']:,}; "
@@ -34,7 +34,8 @@ def build(told: Build) -> dict:
     print(f"written to {output}" if built.is_new else f"{output} is up to date: nothing was written")
     print(f'load with  load_dataset("{output}")')
     facts = {"output": output, "is_new": built.is_new, "rows": built.rows, "counts": built.counts}
-    return facts | {"catalogue": counts, "quarantine": quarantine}
+    facts |= {"catalogue": counts, "quarantine": quarantine}
+    return facts | ({"understood": understood.as_dict()} if understood else {})
 
 
 def check(told: Check) -> dict:

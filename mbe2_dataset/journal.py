@@ -1,12 +1,18 @@
-"""Keeps what was made for each product, so that a build that was stopped goes on where it was."""
+"""Keeps what was made for each product, so that a stopped build goes on; says what of it is published."""
 
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
+
+from mbe2_dataset.catalogue.pictures import Picture
+from mbe2_dataset.catalogue.store import Row
+from mbe2_dataset.coaugmentation.titles.enrich import Enrichment
+from mbe2_dataset.schema import provenance
 
 # SQLite takes at most so many parameters in one statement, in the oldest versions.
 _PARAMETERS = 900
@@ -106,3 +112,107 @@ class Journal:
 def open_journal(path: Path) -> Journal:
     """Open the journal for reading, once in each process."""
     return Journal(path, read_only=True)
+
+
+TITLE, VIEWS, SCORES = "enriched title", "views", "consistency"
+MAKER = ("model", "revision", "prompt_version")
+
+
+class Scores(NamedTuple):
+    """Cosine similarities of a product's images and titles; None where one was not made."""
+
+    original: float
+    title: float | None
+    views: list[float | None]
+
+
+class Augmented(NamedTuple):
+    """The co-augmented fields of a product as they are published. `title` is None if there is none to publish."""
+
+    title: str | None
+    images: list[Picture]
+    provenance: list[dict]
+
+
+@dataclass(frozen=True)
+class Made:
+    """Reads from the journal what was made of each product, and applies the consistency threshold.
+
+    Args:
+        journal: its file.
+        keys: name of the operation -> id of the product -> key of its result.
+        cuts: name of the field ("title" or "views") -> the least score that is kept; without scores, none.
+        scorer: name of the model that scored.
+    """
+
+    journal: Path
+    keys: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    cuts: Mapping[str, float] = field(default_factory=dict)
+    scorer: str = ""
+
+    def only(self, rows: Sequence[Row]) -> "Made":
+        """Return the same for these products only, which is small enough to be sent to another process."""
+        keys = {name: {row.id: of[row.id] for row in rows if row.id in of} for name, of in self.keys.items()}
+        return Made(self.journal, keys, self.cuts, self.scorer)
+
+    def _facts(self, name: str, row: Row) -> dict | None:
+        key = self.keys.get(name, {}).get(row.id)
+        return None if key is None else open_journal(self.journal).facts(key)
+
+    def title(self, row: Row) -> Enrichment | None:
+        """Return the enriched title and how it came about; None if none was asked for."""
+        facts = self._facts(TITLE, row)
+        return None if facts is None else Enrichment.from_dict(facts)
+
+    def view_facts(self, row: Row) -> list[dict]:
+        """Return what the journal says of each changed view."""
+        return (self._facts(VIEWS, row) or {"views": []})["views"]
+
+    def views(self, row: Row) -> dict[int, Picture]:
+        """Return the images that were made, by their place among the views."""
+        key = self.keys.get(VIEWS, {}).get(row.id)
+        if key is None:
+            return {}
+        result = open_journal(self.journal).result(key)
+        made = [(place, view) for place, view in enumerate(result.facts["views"]) if view["sha256"]]
+        return {
+            place: Picture(content, view["path"]) for (place, view), content in zip(made, result.blobs, strict=True)
+        }
+
+    def scores(self, row: Row) -> Scores | None:
+        """Return the consistency scores; None if no model scored."""
+        facts = self._facts(SCORES, row)
+        return None if facts is None else Scores(**facts)
+
+    def __call__(self, row: Row) -> Augmented:
+        """Return what is published of a product, and how it came about."""
+        scores = self.scores(row)
+        title, records = None, []
+        enrichment = self.title(row)
+        if enrichment is not None:
+            score = scores.title if scores else None
+            kept, reason = self._verdict("title", enrichment.kept, enrichment.reason, score)
+            title = enrichment.title if kept else None
+            facts = {"added": list(enrichment.added)}
+            if not kept and enrichment.draft:
+                facts["draft"] = enrichment.draft
+            told = {name: getattr(enrichment, name) for name in MAKER} | {"kept": kept, "reason": reason}
+            records.append(provenance("enriched_title", row.id, "enrich_title", facts, consistency_score=score, **told))
+        images = []
+        pictures = self.views(row)
+        for place, view in enumerate(self.view_facts(row)):
+            score = scores.views[place] if scores else None
+            kept, reason = self._verdict("views", view["kept"], view["reason"], score)
+            name = f"augmented_images[{len(images)}]" if kept else "augmented_images"
+            told = {name: view[name] for name in (*MAKER, "seed")} | {"kept": kept, "reason": reason}
+            records.append(
+                provenance(name, row.id, view["operation"], view["parameters"], consistency_score=score, **told)
+            )
+            if kept:
+                images.append(pictures[place])
+        return Augmented(title, images, records)
+
+    def _verdict(self, name: str, kept: bool, reason: str, score: float | None) -> tuple[bool, str]:
+        if kept and score is not None and name in self.cuts and not score >= self.cuts[name]:
+            return False, f"consistency {score:.4f} is below {self.cuts[name]:.4f} ({self.scorer})"
+        return kept, reason

@@ -6,23 +6,25 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from mbe2_dataset.arguments import SYNTHETIC_FALSE_POSITIVES, Build, processes
 from mbe2_dataset.build import BuildOptions, Built, build_dataset
+from mbe2_dataset.card import Origin, Terms
 from mbe2_dataset.catalogue.columns import parse_columns
-from mbe2_dataset.catalogue.ingest import IngestOptions, ingest
-from mbe2_dataset.catalogue.products import Fashion200K, M5Product, ProductSource, TripletSource
+from mbe2_dataset.catalogue.ingest import IngestOptions, ingest, told_lines
+from mbe2_dataset.catalogue.products import Fashion200K, ProductSource, TripletSource
 from mbe2_dataset.catalogue.search_log import LOG_QUARANTINE, LoggedQuery, join_log, log_events
 from mbe2_dataset.catalogue.store import Catalogue, Source
-from mbe2_dataset.catalogue.tables import HubTables, LocalTables, Tables
+from mbe2_dataset.catalogue.tables import HubTables, LocalTables, Tables, open_tables
+from mbe2_dataset.catalogue.understood import Understood, understand
 from mbe2_dataset.coaugmentation.makers import makers_for
-from mbe2_dataset.coaugmentation.titles.gazetteer import learn_gazetteer
+from mbe2_dataset.coaugmentation.titles.entities import learn_gazetteer
 from mbe2_dataset.coaugmentation.titles.writers import EndpointWriter, estimate
 from mbe2_dataset.errors import CatalogueError, OutputError
-from mbe2_dataset.output.card import Origin, Terms
 from mbe2_dataset.parallel import Engine, Stopwatch
 from mbe2_dataset.synthetic.catalogue import SyntheticSource
 from mbe2_dataset.triplets.negatives import Hardness
@@ -38,11 +40,23 @@ def open_source(told: Build, num_proc: int) -> Source:
         return SyntheticSource(told.seed, **told.sizes, num_proc=num_proc)
     if told.format == "fashion200k":
         return Fashion200K(told.catalogue)
-    columns = parse_columns(told.columns)
-    if told.format == "m5product":
-        return M5Product(told.catalogue, told.pictures, columns, told.encoding)
-    kind = TripletSource if told.format == "triplets" else ProductSource
-    return kind(_tables(told), columns, told.pictures, _selection(told.only))
+    tables, columns, only = _tables(told), parse_columns(told.columns), _selection(told.only)
+    if told.format == "triplets":
+        return TripletSource(tables, columns, told.pictures, only)
+    return ProductSource(tables, columns, told.pictures, only, told.format, told.spoken)
+
+
+def tell(source: Source, told: Build, count_all: bool = False) -> Understood | None:
+    """Print how the tables of a source were understood; nothing of a source that has none.
+
+    Raises:
+        CatalogueError: they were not, or their images are addresses and may not be fetched.
+    """
+    if not isinstance(source, ProductSource):
+        return None
+    understood = understand(source, told.limit, told.allow_urls, count_all)
+    print("\n".join(understood.lines()), flush=True)
+    return understood
 
 
 def _tables(told: Build) -> Tables:
@@ -50,7 +64,7 @@ def _tables(told: Build) -> Tables:
     on_hub = not Path(named).exists() and named.count("/") == 1 and not named.startswith((".", "/"))
     if on_hub or told.hub_config or told.hub_split or revision:
         return HubTables(named, told.hub_config, told.hub_split, revision)
-    return LocalTables(named, told.encoding)
+    return open_tables(named, told.encoding)
 
 
 def _selection(pairs: Sequence[str]) -> dict[str, str]:
@@ -73,6 +87,14 @@ def store_catalogue(source: Source, told: Build, folder: Path, num_proc: int) ->
         limit=told.limit,
     )
     catalogue = ingest(source, folder, options, num_proc, overwrite=True)
+    print("\n".join(told_lines(catalogue)))
+    summary = catalogue.summary
+    if summary["splits_made"] != "given by the source" and summary["groups"] < 3:
+        raise CatalogueError(
+            f"The catalogue {told.catalogue} has {summary['groups']} different products among the "
+            f"{summary['counts']['rows_out']:,} usable rows, of {summary['counts']['rows_in']:,}. It takes 3: "
+            f"two to train with, and one to test. Give more rows{' or a larger --limit' if told.limit else ''}."
+        )
     for split, wanted in (("train", "triplets need"), ("test", "the benchmark needs")):
         if not catalogue.summary["rows"][split]:
             raise CatalogueError(
@@ -90,6 +112,10 @@ def open_log(told: Build, source: Source, catalogue: Catalogue, work: Path) -> S
         pictures = tables.folder
     elif isinstance(source, TripletSource):
         events, pictures = source.events(), source.folder
+    elif isinstance(source, ProductSource) and (judged := source.judgements()) is not None:
+        tables, columns, texts = judged
+        print(f"search log: {', '.join(table.name for table in tables)}, beside the products")
+        events, pictures = log_events(tables, columns, _selection(told.log_only), texts), source.folder
     else:
         return ()
     items = {row.id for row in catalogue.rows}
@@ -119,8 +145,7 @@ def terms(told: Build) -> Terms | None:
     """Return licence and languages for the card; None: the defaults."""
     if told.licence is None:
         return None
-    languages = tuple(code.strip() for code in told.languages.split(",") if code.strip())
-    return Terms(told.licence, told.licence_name, told.licence_link, languages, told.attribution)
+    return Terms(told.licence, told.licence_name, told.licence_link, told.spoken, told.attribution)
 
 
 @contextmanager
@@ -137,7 +162,7 @@ def _alone(work: Path) -> Iterator[None]:
         yield
 
 
-def run(told: Build, watch: Stopwatch) -> tuple[Built, Catalogue]:
+def run(told: Build, watch: Stopwatch) -> tuple[Built, Catalogue, Understood | None]:
     """Do everything that the options say; a second run of the same only looks whether anything changed.
 
     Raises:
@@ -151,9 +176,13 @@ def run(told: Build, watch: Stopwatch) -> tuple[Built, Catalogue]:
     makers, licence = makers_for(told), terms(told)
     with watch("read"):  # before anything is written: where there is no source, nothing is left behind
         source = open_source(told, engine.num_proc)
+        understood = tell(source, told)
     with _alone(work):
         with watch("read"):
             catalogue = store_catalogue(source, told, work / "catalogue", engine.num_proc)
+            if understood is not None and not understood.counts:
+                rows = {"rows": catalogue.summary["counts"]["rows_in"], "products": len(catalogue.rows)}
+                understood.counts = rows | catalogue.summary["changes"]
             logged = open_log(told, source, catalogue, work)
         built = build_dataset(
             catalogue.rows,
@@ -167,8 +196,9 @@ def run(told: Build, watch: Stopwatch) -> tuple[Built, Catalogue]:
             engine=engine,
             terms=licence,
             watch=watch,
+            understood=understood.as_dict() if understood else None,
         )
-        return built, catalogue
+        return built, catalogue, understood
 
 
 def dry_run(told: Build) -> dict:
@@ -182,10 +212,15 @@ def dry_run(told: Build) -> dict:
     try:
         start = time.perf_counter()
         source = open_source(told, num_proc)
-        total = told.limit or sum(1 for _ in source)
-        shares = IngestOptions(told.seed, told.shares, True, told.max_pixels, False, limit=few)
+        understood = tell(source, told, count_all=True)
+        counted = understood.counts if understood else {}
+        total = counted.get("products", 0) + counted.get("rows that cannot be read", 0) or sum(
+            1 for _ in islice(source, told.limit)
+        )
+        shares = IngestOptions(told.seed, told.shares, True, told.max_pixels, told.allow_urls, limit=few)
         catalogue = ingest(source, folder / "catalogue", shares, num_proc)
         facts: dict = {"dry_run": True, "rows": total, "tried": min(few, total)}
+        facts |= {"understood": understood.as_dict()} if understood else {}
         print(f"{total:,} rows in the source; {facts['tried']:,} of them tried")
         facts["set_aside"] = catalogue.summary["counts"]["rows_quarantined"]
         if problem := next(catalogue.quarantine(), None):
@@ -201,7 +236,7 @@ def dry_run(told: Build) -> dict:
                 f"read, {expected.output_tokens:,} written, cost {expected.cost:,.2f} (no retries; nothing was sent)"
             )
         if told.editor == "endpoint":
-            edits = total * told.augmented_images
+            edits = total * told.views
             facts["pictures"] = {"edits": edits, "cost": edits * told.editor_price}
             print(f"pictures: about {edits:,} edits, cost {facts['pictures']['cost']:,.2f} (nothing was sent)")
         build_dataset(

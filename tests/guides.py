@@ -95,10 +95,11 @@ def command(line: str) -> Command:
 
 @cache
 def options_of(name: str, subcommand: str = "") -> frozenset[str]:
-    """The options that a command's --help lists."""
+    """The options that a command's --help lists, and of training those of the Trainer."""
     said = io.StringIO()
-    with redirect_stdout(said), redirect_stderr(said), suppress(SystemExit):
-        Command(name, []).main([*([subcommand] if subcommand else []), "--help"])
+    for word in ["--help", *(["--help_trainer"] if name.startswith("train_moon2") else [])]:
+        with redirect_stdout(said), redirect_stderr(said), suppress(SystemExit):
+            Command(name, []).main([*([subcommand] if subcommand else []), word])
     return frozenset(re.findall(r"(?<![\w-])--[a-z][\w-]*", said.getvalue()))
 
 

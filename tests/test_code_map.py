@@ -108,8 +108,8 @@ def test_packages_import_nothing_but_the_standard_library():
             assert names <= sys.stdlib_module_names, module
 
 
-# Runs each command's --help in a process that is forked from one which has what all commands import.
-HELP = """
+# Runs command lines, each in a process that is forked from one which has what all commands import.
+QUICK = """
 import importlib, json, os, sys
 import common_moon2.fields
 heavy = set(json.loads(sys.argv[2]))
@@ -121,24 +121,53 @@ def ask(name, *words):
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     module = importlib.import_module(name)
     try:
-        module.main([*words, "--help"])
-    except SystemExit:
-        pass
-    print(json.dumps([name, *words, sorted(heavy & sys.modules.keys())]), file=sys.stderr, flush=True)
+        code = module.main([*words])
+    except SystemExit as stop:
+        code = stop.code
+    print(json.dumps([" ".join([name, *words]), code, sorted(heavy & sys.modules.keys())]), file=sys.stderr, flush=True)
     os._exit(0)
-for name in json.loads(sys.argv[1]):
-    ask(name)
-    if name.endswith("__main__"):
+for name, *words in json.loads(sys.argv[1]):
+    ask(name, *words)
+    if words == ["--help"] and name.endswith("__main__"):
         for command in importlib.import_module(name).COMMANDS:
-            ask(name, command)
+            ask(name, command, "--help")
 """
 HEAVY = ["torch", "datasets", "sklearn", "matplotlib", "sentence_transformers", "gradio", "litserve"]
-COMMANDS = [name for name in MODULES if name.endswith(".__main__")]
+COMMANDS = [*(name for name in MODULES if name.endswith(".__main__")), "train_moon2", "upcycle_moon2"]
+
+
+def answers(lines: list[list[str]]) -> list[tuple[str, int, list[str]]]:
+    """Of each command line: itself, its exit code, and which of `HEAVY` it imported."""
+    words = [sys.executable, "-c", QUICK, json.dumps(lines), json.dumps(HEAVY)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    found = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("[")]
+    assert [line for line, *_ in found] == done.stdout.splitlines(), done.stderr
+    return found
 
 
 def test_help_imports_neither_torch_nor_datasets():
-    words = [sys.executable, "-c", HELP, json.dumps(COMMANDS), json.dumps(HEAVY)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    answers = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("[")]
-    assert [" ".join(answer[:-1]) for answer in answers] == done.stdout.splitlines(), done.stderr
-    assert len(answers) > 20 and not [answer for answer in answers if answer[-1]]
+    found = answers([[name, "--help"] for name in COMMANDS])
+    assert len(found) > 20 and {code for _, code, _ in found} == {0}
+    assert not [line for line, _, heavy in found if heavy]
+
+
+def test_errors_that_need_no_model_import_neither(tmp_path):
+    recipe, empty = tmp_path / "recipe.yaml", tmp_path / "empty"
+    recipe.write_text("model: some/model\nno_such_field: 1\n", encoding="utf-8")
+    empty.mkdir()
+    new = ["--output_dir", str(tmp_path / "new")]
+    found = answers(
+        [
+            ["train_moon2", "none.yaml"],
+            ["train_moon2", str(recipe)],
+            ["train_moon2", "tiny", "--no_such_field", "1"],
+            ["train_moon2", "tiny", "--temperature", "0"],
+            ["train_moon2", "tiny", "--dataset", str(tmp_path / "none")],
+            ["train_moon2", "tiny", "--dataset", str(empty)],
+            ["train_moon2", "qwen3-vl-2b", "--model", "none"],
+            ["upcycle_moon2", "--model", "none", *new],
+            ["upcycle_moon2", "--model", "some/model", "--output_dir", str(tmp_path)],
+        ]
+    )
+    assert {code for _, code, _ in found} == {2}
+    assert not [line for line, _, heavy in found if heavy]

@@ -57,6 +57,8 @@ NOT_RUN = {
     ),
     "vllm serve": "serves until stopped; `test_vllm.py` starts it",
     "python -m pytest": "is this",
+    "python -m research.study pack": "needs the data of the study; `test_study.py` packs other data",
+    "research/gpu.sh": "needs a GPU; `test_benchmarks.py` runs it tiny on a CPU",
     "python -m research.benchmarks training": "takes minutes; `test_benchmarks.py` runs it small",
 }
 # Folders of the repository that pages name files of.

@@ -9,7 +9,17 @@ from transformers import HfArgumentParser
 
 import loss_moon2
 from configuration_moon2 import INTER_OBJECTIVES, INTRA_OBJECTIVES
-from loss_moon2 import Moon2Loss, Products, Role, View, dynamic_filter, info_nce, objective_weights, sparsity_loss
+from loss_moon2 import (
+    Moon2Loss,
+    Products,
+    Role,
+    View,
+    dynamic_filter,
+    info_nce,
+    objective_weights,
+    router_z_loss,
+    sparsity_loss,
+)
 
 B, D, Z = 6, 8, 3
 OBJECTIVES = list(INTER_OBJECTIVES + INTRA_OBJECTIVES)
@@ -486,3 +496,23 @@ def test_options_at_the_ends_of_their_ranges_are_taken():
     }
     output, gradients = run_with_gradients(*make_batch(), **ends)
     assert output.loss.isfinite() and output.kept == 0 and all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_the_router_z_loss_is_the_mean_square_of_the_log_normaliser():
+    logits = torch.tensor([[[0.0, math.log(3)]], [[2.0, -torch.inf]]], dtype=torch.float64)
+    assert router_z_loss(logits).item() == pytest.approx((math.log(4) ** 2 + 4) / 2)
+    plain, batch = run(*make_batch()).loss, make_batch()
+    with_z = Moon2Loss(z_loss_weight=0.5)(*batch, OBJECTIVES, torch.tensor(1.0), 0.5, torch.tensor(3.0)).loss
+    assert (with_z - plain).item() == pytest.approx(1.5)
+
+
+def test_a_power_of_phi_takes_more_weight_from_what_is_distrusted():
+    query, products, _ = make_batch()
+    options = dict(threshold=0.6, sharpness=10.0, margin=0.1)
+    own = (query.own, products.positive.own, products.negative.own)
+    phi, plain = dynamic_filter(*own, **options)
+    same, strong = dynamic_filter(*own, **options, power=4.0)
+    expected = torch.where(phi >= 0.6, torch.ones_like(phi), phi**4)
+    torch.testing.assert_close(strong, expected / expected.mean())
+    assert torch.equal(phi, same) and 0 < (phi < 0.6).sum() < len(phi)
+    assert (strong / strong.max())[phi < 0.6].max() < (plain / plain.max())[phi < 0.6].max()

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from conftest import tiny_model, tiny_processor
 from loss_moon2 import Moon2Loss
 from train_moon2 import main
-from training_moon2.batches import BatchArguments
+from training_moon2.arguments import BatchArguments
 from training_moon2.collator import TripletCollator
 from training_moon2.trainer import Moon2Trainer
 from training_moon2.triplets import TripletDataset, load_triplets

@@ -7,7 +7,6 @@ are; how batches are made is our choice.
 import logging
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,47 +14,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from common_moon2.fields import option
+from training_moon2.arguments import CATEGORY, BatchArguments
 
 if TYPE_CHECKING:
     from training_moon2.triplets import TripletDataset
 
 logger = logging.getLogger(__name__)
 
-CATEGORY = "positive_category"
 # How many batches' worth of rows that had to wait are looked at for one batch, while there are fresh ones.
 REACH = 8
 # In how many batches a place is looked for, for a row that fits nowhere at the end.
 TRIES = 32
-
-
-@dataclass
-class BatchArguments:
-    """How triplets are put together to batches."""
-
-    batch_window: int = option(
-        1,
-        "So many batches' worth of triplets are sorted by the length of their texts, which saves padding; "
-        "the batches are shuffled afterwards. 1: no sorting.",
-    )
-    batch_category: bool = option(
-        False, "Batches of one category (the whole path): harder negatives. What is left over is mixed."
-    )
-    batch_modality: bool = option(
-        False, "Batches whose queries are all texts, all pictures or all both. What is left over is mixed."
-    )
-
-    def __post_init__(self):
-        if self.batch_window < 1:
-            raise ValueError(f"batch_window is {self.batch_window}; it counts batches, so it must be at least 1.")
-
-    def check(self, columns: list[str]):
-        """Raise ValueError if a column is asked for that is not there."""
-        if self.batch_category and CATEGORY not in columns:
-            raise ValueError(
-                f"batch_category needs the column {CATEGORY}, which these triplets do not have; build them again with "
-                "'python -m mbe2_dataset build', or leave batch_category out."
-            )
 
 
 class Facts(NamedTuple):

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from processing_moon2 import Moon2Processor, ProductBatch, ProductError
-from training_moon2.triplets import ROLES, TripletError
+from training_moon2.arguments import TripletError
+from training_moon2.triplets import ROLES
 
 KINDS = ("pictures", "texts")
 
@@ -76,6 +77,10 @@ class TripletCollator:
             self._fillers[kind] = dict(self.processor(item))
         return self._fillers[kind]
 
+    def prepare(self, product: dict) -> ProductBatch:
+        """Return the model inputs of one product."""
+        return self.processor(product)
+
     def _items(self, triplets: list[dict], kind: str) -> Iterator["_Item"]:
         """Return all products that have a picture, as they are, or the texts of all that have one."""
         for row, triplet in enumerate(triplets):
@@ -86,7 +91,7 @@ class TripletCollator:
                 if product["image" if kind == "pictures" else "text"] is None:
                     continue
                 try:
-                    prepared = self.processor(product if kind == "pictures" else {"text": product["text"]})
+                    prepared = self.prepare(product if kind == "pictures" else {"text": product["text"]})
                 except ProductError as error:
                     raise TripletError(f"Triplet {triplet['query_id']}, its {role}: {error.problem}") from error
                 yield _Item(row, role, prepared, prepared["input_ids"].shape[1])

@@ -11,8 +11,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from configuration_moon2 import Moon2Config
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
-from training_moon2.recipe import ModelArguments
-from upcycle_moon2 import is_moon2, upcycle
+from training_moon2.arguments import ModelArguments
+from training_moon2.upcycling import is_moon2, start_experts, upcycle
 
 # Loading a tokenizer looks at the model's configuration; of an unknown type it would ask in the terminal for trust.
 AutoConfig.register(Moon2Config.model_type, Moon2Config, exist_ok=True)
@@ -51,7 +51,11 @@ def _build(arguments: ModelArguments, rows) -> tuple[Moon2Model, Moon2Processor]
         )
     options = {"dtype": arguments.dtype} | ({"revision": arguments.revision} if arguments.revision else {})
     if not is_moon2(arguments.model, **({"revision": arguments.revision} if arguments.revision else {})):
-        return upcycle(arguments.model, arguments.max_pixels, **options, **arguments.experts())
+        model, processor = upcycle(arguments.model, arguments.max_pixels, **options, **arguments.experts())
+        start_experts(model, processor, arguments, rows)
+        return model, processor
+    if arguments.upcycling or arguments.router_start:
+        raise ValueError(f"upcycling and router_start make experts of dense layers, but {arguments.model} has experts.")
     if arguments.max_pixels is not None:
         raise ValueError(f"max_pixels is in the recipe, but {arguments.model} has its own.")
     model = Moon2Model.from_pretrained(arguments.model, **options)

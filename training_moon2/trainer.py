@@ -16,14 +16,16 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, rotat
 from transformers.utils import PushInProgress
 
 from common_moon2.hub import refusal
-from loss_moon2 import LossOutput, Moon2Loss, Products
+from loss_moon2 import LossOutput, Moon2Loss, Products, router_z_loss
 from publishing_moon2.checkpoints import push_checkpoint
-from training_moon2.batches import BatchArguments, TripletSampler
+from training_moon2.arguments import BatchArguments
+from training_moon2.batches import TripletSampler
 from training_moon2.callbacks import EpochSetter, Interruption, NoTask, RefusedSteps, TrainingError
 from training_moon2.checkpoints import STAGING, move, seal, writing
 from training_moon2.filter_record import FilterRecord
 from training_moon2.passes import Items, Passes, gather, gather_counts, largest, role_views
 from training_moon2.triplets import ROLES, TripletDataset
+from training_moon2.upcycling import expert_distance
 from training_moon2.validation import ValidationRetrieval
 
 # Written into the output folder: every logged figure, and the least trusted triplets since the last log.
@@ -46,6 +48,7 @@ class Moon2Trainer(Trainer):
             memory is that of one pass (`TripletCollator.chunk` sets its size), see `training_moon2.passes.Passes`.
         batches: how triplets are put together to batches.
         dual_alignment_learning_rate: of W*, which then has no weight decay; `None` for that of all weights.
+        router_learning_rate_factor: learning rate of the routers, as a multiple of that of all weights.
         max_refused_steps: so many steps in a row with a loss or gradient that is not finite end the run.
         validation: adds its figures to every evaluation.
         dump_filtered: keep what `FilterRecord.dump` needs.
@@ -67,6 +70,7 @@ class Moon2Trainer(Trainer):
         grad_cache: bool = False,
         batches: BatchArguments | None = None,
         dual_alignment_learning_rate: float | None = None,
+        router_learning_rate_factor: float = 1.0,
         max_refused_steps: int = 5,
         validation: ValidationRetrieval | None = None,
         dump_filtered: bool = False,
@@ -87,6 +91,7 @@ class Moon2Trainer(Trainer):
         self.run = run or {}
         self.grad_cache = grad_cache
         self.dual_alignment_learning_rate = dual_alignment_learning_rate
+        self.router_learning_rate_factor = router_learning_rate_factor
         self.can_return_loss = True  # so that evaluate() computes the loss without labels
         if grad_cache and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise ValueError(
@@ -115,17 +120,20 @@ class Moon2Trainer(Trainer):
         return sampler
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """Make the optimizer; with `dual_alignment_learning_rate` W* is a group of its own."""
+        """Make the optimizer; W* and the routers are groups of their own if they have another learning rate."""
         made = self.optimizer is None
         optimizer = super().create_optimizer(model)
+        rates = {}
         if made and self.dual_alignment_learning_rate is not None:
-            weights = (self.model if model is None else model).named_parameters()
-            own = {id(weight): weight for name, weight in weights if "dual_alignment" in name and weight.requires_grad}
+            rates["dual_alignment"] = {"lr": self.dual_alignment_learning_rate, "weight_decay": 0.0}
+        if made and self.router_learning_rate_factor != 1:
+            rates["mlp.gate."] = {"lr": self.router_learning_rate_factor * self.args.learning_rate}
+        weights = dict((self.model if model is None else model).named_parameters())
+        for part, options in rates.items():
+            own = {id(weight): weight for name, weight in weights.items() if part in name and weight.requires_grad}
             for group in optimizer.param_groups:
                 group["params"] = [weight for weight in group["params"] if id(weight) not in own]
-            optimizer.add_param_group(
-                {"params": [*own.values()], "lr": self.dual_alignment_learning_rate, "weight_decay": 0.0}
-            )
+            optimizer.add_param_group({"params": [*own.values()], **options})
         return optimizer
 
     def train(self, *args, **kwargs):
@@ -172,6 +180,7 @@ class Moon2Trainer(Trainer):
                 tuple(items.router_logits.unbind(1)), config.num_experts, config.num_experts_per_tok
             ),
             progress=self.state.global_step / self.state.max_steps if self.state.max_steps else 0.0,
+            z_loss=router_z_loss(items.router_logits) if self.loss.z_loss_weight else 0.0,
         )
         if not torch.isfinite(result.loss):
             broken = ~torch.stack([roles[role].own.isfinite().all(1) for role in ROLES]).all(0)
@@ -275,6 +284,9 @@ class Moon2Trainer(Trainer):
             counts = {name: torch.stack(self._figures.pop(name)).sum().item() for name in ("tokens", "triplets")}
             logs |= {name: torch.stack(values).float().mean().item() for name, values in self._figures.items()}
             logs |= {f"{name}_per_second": count / seconds for name, count in counts.items()}
+            sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+            distance = None if sharded else expert_distance(self.accelerator.unwrap_model(self.model))
+            logs |= {} if distance is None else {"expert_distance": distance}
             if self._refused.total:
                 logs["refused_steps"] = self._refused.total
             extra = self.filter.since_last_log(self.args.world_size)

@@ -6,7 +6,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from inspect import signature
-from pathlib import Path
 
 import datasets
 import fsspec
@@ -16,9 +15,8 @@ import pyarrow.compute as pc
 import torch
 from datasets.exceptions import DatasetsError
 
-from common_moon2.cli import UserError
-from common_moon2.source import local_folder
-from training_moon2.batches import CATEGORY, BatchArguments, Facts, arrange, tell_repeated
+from training_moon2.arguments import CATEGORY, BatchArguments, TripletError, triplets_folder
+from training_moon2.batches import Facts, arrange, tell_repeated
 
 FALSE_POSITIVE = "false_positive"  # in the column `noise`
 ROLES = ("query", "positive", "negative")
@@ -28,10 +26,6 @@ REQUIRED = {
 }  # fmt: skip
 # From so many files at once a stream is read for shuffling.
 MIXED_FILES = 10
-
-
-class TripletError(ValueError):
-    """A triplet, or a whole data set, that cannot be trained on; the message names the data set, row or column."""
 
 
 def load_triplets(
@@ -47,19 +41,14 @@ def load_triplets(
     Raises:
         TripletError: there is no such data set or split, or it lacks a column.
     """
-    try:
-        is_folder = local_folder("dataset", dataset) is not None
-    except UserError as error:
-        raise TripletError(f"{error} Build one with 'python -m mbe2_dataset build'.") from error
-    if is_folder and not (Path(dataset) / "triplets").is_dir():
-        raise TripletError(f"The folder {dataset} has no triplets/ in it; is it an MBE2.0-format data set?")
+    folder = triplets_folder(dataset)
     try:
         if streaming:
             rows = _open_stream(dataset, split)
             is_empty = next(iter(rows.decode(False)), None) is None
         else:
             builder = datasets.load_dataset_builder(dataset, "triplets")
-            if is_folder and refresh:
+            if folder is not None and refresh:
                 # datasets does not notice that a local Parquet file has changed: it would serve the old rows of its
                 # cache, or expect the old columns and count.
                 shutil.rmtree(builder.cache_dir, ignore_errors=True)
@@ -211,6 +200,9 @@ class TripletDataset(_Triplets, torch.utils.data.Dataset):
             for the enriched title and all augmented pictures after them.
         false_positive_share: so many triplets, the same in every epoch, get the positive of some other triplet: planted
             mistakes, for looking at what the dynamic sample filter makes of them.
+
+    Raises:
+        TripletError: augmented pictures shall be shown, but no row has any.
     """
 
     def __init__(
@@ -223,6 +215,13 @@ class TripletDataset(_Triplets, torch.utils.data.Dataset):
         false_positive_share: float = 0.0,
     ):
         super().__init__(enriched_title_probability, augmented_image_probability, seed, coaugmentation)
+        views = (f"{role}_augmented_images" for role in ROLES[1:])
+        lengths = (pc.list_value_length(rows.data.column(name)) for name in views if name in rows.column_names)
+        if augmented_image_probability and not any(pc.max(length).as_py() for length in lengths):
+            raise TripletError(
+                f"augmented_image_probability is {augmented_image_probability}, but the data set has no augmented "
+                "images: build it with --augmented_images 1, or set the probability to 0."
+            )
         self.rows = rows.with_format("arrow")
         self.false_positive_share = false_positive_share
 

@@ -45,7 +45,7 @@ class ValidationRetrieval:
             model: in evaluation mode.
 
         Raises:
-            EvaluationError: a product cannot be prepared, or its vector is not finite.
+            UserError: a product cannot be prepared, or its vector is not finite.
         """
         corpus, asked, found = {}, {}, {}
         for direction, (modality, view) in DIRECTIONS.items():

@@ -13,9 +13,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
 from backbones_moon2 import family_of
+from common_moon2.cli import UserError
 from common_moon2.text import UNSPACED
 from configuration_moon2 import IMAGE, TEXT
-from evaluation.errors import EvaluationError
 from pictures_moon2 import load_picture
 
 RESAMPLES = 2000
@@ -56,18 +56,18 @@ def attention_map(
         layers: how many of the last decoder layers to average.
 
     Raises:
-        EvaluationError: the title is blank or too long, the model has fewer layers, or its attention is not finite.
+        UserError: the title is blank or too long, the model has fewer layers, or its attention is not finite.
     """
     if not title.strip():
-        raise EvaluationError("The title is blank; a heat-map needs a word at least.")
+        raise UserError("The title is blank; a heat-map needs a word at least.")
     inputs = processor([{"text": title, "image": photo}], return_tensors="pt").to(model.device)
     with torch.inference_mode():
         attentions = model(**inputs, output_attentions=True).attentions
     if layers > len(attentions):
-        raise EvaluationError(f"--layers is {layers}, but the model has {len(attentions)} layers.")
+        raise UserError(f"--layers is {layers}, but the model has {len(attentions)} layers.")
     attention = torch.stack(attentions[-layers:]).float().mean((0, 2))[0].cpu().numpy()
     if not np.isfinite(attention).all():
-        raise EvaluationError("The model's attention is not finite (NaN): its weights are damaged.")
+        raise UserError("The model's attention is not finite (NaN): its weights are damaged.")
 
     types = inputs["position_types"][0].cpu()
     text = np.flatnonzero(types == TEXT)
@@ -164,9 +164,7 @@ def _token_spans(processor: ProcessorMixin, title: str) -> list[tuple[int, int]]
     )
     length = len(encoded["input_ids"])
     if length > processor.max_text_length:
-        raise EvaluationError(
-            f"The title has {length} tokens, the model reads {processor.max_text_length}: shorten it."
-        )
+        raise UserError(f"The title has {length} tokens, the model reads {processor.max_text_length}: shorten it.")
     return encoded["offset_mapping"]
 
 
@@ -174,13 +172,13 @@ def read_photo(source: Path | dict) -> Image.Image:
     """Read the photo as the model sees it (upright, RGB), from a file or the `{"bytes", "path"}` of a data set.
 
     Raises:
-        EvaluationError: it cannot be read.
+        UserError: it cannot be read.
     """
     try:
         return load_picture(source)
     except ValueError as error:
         name = source["path"] if isinstance(source, dict) else source
-        raise EvaluationError(f"The picture {name} cannot be read: {error}.") from error
+        raise UserError(f"The picture {name} cannot be read: {error}.") from error
 
 
 def heat_of(

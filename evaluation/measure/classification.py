@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from evaluation.errors import EvaluationError
+from common_moon2.cli import UserError
 from evaluation.measure.metrics import RESAMPLES, bounds, resampled_counts
 from evaluation.measure.retrieval import Embedded, similarity
 from evaluation.tables.benchmark import Benchmark
@@ -292,14 +292,14 @@ def linear_probe(
         `metrics` and `intervals`.
 
     Raises:
-        EvaluationError: there are not two categories to train on, or nothing to test.
+        UserError: there are not two categories to train on, or nothing to test.
     """
     known, asked = ([row for row, path in enumerate(paths) if path] for paths in (train_paths, test_paths))
     names = category_labels([*train_paths, *test_paths])
     index = {label: place for place, label in enumerate(sorted(names.values()))}
     truths = [index[names[tuple(train_paths[row])]] for row in known]
     if len(set(truths)) < 2 or not asked:
-        raise EvaluationError("The linear probe needs train products of two categories, and test products with one.")
+        raise UserError("The linear probe needs train products of two categories, and test products with one.")
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     classifier.fit(train[known].numpy(), truths)
     predictions = classifier.predict(test[asked].numpy())

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from common_moon2.cli import UserError
 from common_moon2.files import write_json
 from common_moon2.text import table
 from evaluation.arguments import Compare
-from evaluation.errors import EvaluationError
 from evaluation.measure.metrics import ARROWS, paired_test
 
 SCORES = "scores.parquet"  # of a run: what each query and product scored
@@ -19,7 +19,7 @@ def compare(arguments: Compare) -> dict:
     """Print the differences between two runs, and write them as JSON if a file is named.
 
     Raises:
-        EvaluationError: the runs cannot be compared, or the file cannot be written.
+        UserError: the runs cannot be compared, or the file cannot be written.
     """
     first, second, output = arguments.first, arguments.second, arguments.output
     found = compare_runs(first, second, arguments.seed)
@@ -29,7 +29,7 @@ def compare(arguments: Compare) -> dict:
         try:
             write_json(output, content)
         except OSError as error:
-            raise EvaluationError(f"--output {output} cannot be written: {error.strerror}.") from error
+            raise UserError(f"--output {output} cannot be written: {error.strerror}.") from error
     return content
 
 
@@ -43,13 +43,13 @@ def compare_runs(first: Path, second: Path, seed: int = 0) -> dict:
         only_a, only_b: the tasks that one of the runs lacks.
 
     Raises:
-        EvaluationError: a folder has no results, or they are not on the same data, candidates and queries.
+        UserError: a folder has no results, or they are not on the same data, candidates and queries.
     """
     (facts_a, scores_a), (facts_b, scores_b) = _read(first), _read(second)
     for name, words in (("fingerprint", "data"), ("gallery", "galleries"), ("by_group", "ways to count groups")):
         a, b = facts_a[name], facts_b[name]
         if a != b:
-            raise EvaluationError(
+            raise UserError(
                 f"{first} and {second} are on different {words} ({a} and {b}): evaluate both models in the same way."
             )
     rows = []
@@ -58,7 +58,7 @@ def compare_runs(first: Path, second: Path, seed: int = 0) -> dict:
             continue
         a, b = scores_a[task], scores_b[task]
         if a["id"] != b["id"] or not np.array_equal(a["weight"], b["weight"]):
-            raise EvaluationError(
+            raise UserError(
                 f"{first} and {second} have different queries or products for {task}, because one of the models cannot "
                 "embed some: there is nothing to pair."
             )
@@ -72,7 +72,7 @@ def compare_runs(first: Path, second: Path, seed: int = 0) -> dict:
             }
             rows.append({"task": task, "metric": metric, "items": len(a["id"]), **both, **test})
     if not rows:
-        raise EvaluationError(f"{first} and {second} have no figure in common.")
+        raise UserError(f"{first} and {second} have no figure in common.")
     only_a = [task for task in scores_a if task not in scores_b]
     return {"rows": rows, "only_a": only_a, "only_b": [task for task in scores_b if task not in scores_a]}
 
@@ -111,7 +111,7 @@ def _read(folder: Path) -> tuple[dict, dict[str, dict]]:
         scores = pq.read_table(folder / SCORES).sort_by([("task", "ascending"), ("id", "ascending")])
         facts = {name: facts[name] for name in ("fingerprint", "gallery", "by_group")}
     except (OSError, ValueError, KeyError) as error:
-        raise EvaluationError(
+        raise UserError(
             f"{folder} holds no results of `python -m evaluation` with results.json and {SCORES}: {error}"
         ) from error
     tasks: dict[str, dict] = {}

@@ -3,7 +3,7 @@
 Smaller vectors are scored as well (docs/vectors.md).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +57,7 @@ def evaluate(
         train: products and their category paths, for a linear probe.
 
     Raises:
-        EvaluationError: a product cannot be prepared (an unreadable picture, say), or its vector is not finite.
+        UserError: a product cannot be prepared (an unreadable picture, say), or its vector is not finite.
     """
     titles_only = encoder.views == {"t"}
     embed = _embedding(encoder, cache, options)
@@ -100,12 +100,17 @@ def evaluate(
 
 
 def embed_benchmark(
-    encoder: Encoder, benchmark: Benchmark, cache: VectorCache, options: Options
+    encoder: Encoder,
+    benchmark: Benchmark,
+    cache: VectorCache,
+    options: Options,
+    modalities: Sequence[str] = tuple(QUERY_VIEWS),
+    views: Sequence[str] = ("t", "i", "mm"),
 ) -> tuple[dict[str, Embedded], dict[str, Embedded]]:
-    """Embed all queries by modality, and all candidates by view, as far as the encoder can.
+    """Embed queries by modality, and candidates by view, as far as the encoder can.
 
     Raises:
-        EvaluationError: as `evaluate`.
+        UserError: as `evaluate`.
     """
     titles_only = encoder.views == {"t"}
     embed = _embedding(encoder, cache, options)
@@ -121,12 +126,13 @@ def embed_benchmark(
         return Embedded(rows, torch.cat([part for part in vectors if len(part)] or vectors[:1]))
 
     queries, corpus = {}, {}
-    for modality, view in QUERY_VIEWS.items():
+    for modality in modalities:
+        view = QUERY_VIEWS[modality]
         if view in encoder.views:
             rows = [row for row, found in enumerate(benchmark.modalities) if found == modality]
             asked = ProductView(benchmark.queries, view, rows)
             queries[modality] = Embedded(rows, embed(asked, view, "query", f"queries ({modality})"))
-    for view in ("t", "i", "mm"):
+    for view in views:
         if view in encoder.views or (titles_only and view == "mm"):
             corpus[view] = embed_candidates(view)
     return queries, corpus

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from evaluation.errors import EvaluationError
+from common_moon2.cli import UserError
 from evaluation.measure.metrics import (
     ALL_DIRECTIONS,
     DIRECTIONS,
@@ -20,6 +20,9 @@ from evaluation.measure.metrics import (
 from evaluation.tables.benchmark import Benchmark
 
 __all__ = ["DIRECTIONS", "Embedded", "evaluate_retrieval", "relevant_ranks", "retrieval_metrics", "similarity"]
+
+
+CANDIDATES = 8192  # that are compared at a time
 
 
 class Embedded(NamedTuple):
@@ -51,7 +54,7 @@ def relevant_ranks(
     relevant: Sequence[Sequence[int]],
     tie_order: torch.Tensor,
     query_chunk: int = 128,
-    candidate_chunk: int = 8192,
+    candidate_chunk: int = CANDIDATES,
     description: str = "search",
     groups: torch.Tensor | None = None,
     scores_of: Callable[[Any, Any], torch.Tensor] = similarity,
@@ -67,6 +70,7 @@ def relevant_ranks(
         groups: (N,) the group 0..G-1 of each candidate. Then a group counts as one candidate, as similar as the most
             similar of its members; `relevant` and `tie_order`, now (G,), are about groups.
         scores_of: the similarities (A, B) of A queries and B candidates.
+        candidate_chunk: how many candidates `scores_of` gets at a time.
 
     Returns:
         For each query the ranks, in the order of `relevant`.
@@ -99,6 +103,7 @@ def evaluate_retrieval(
     by_group: bool = False,
     seed: int = 0,
     scores_of: Callable[[Any, Any], torch.Tensor] = similarity,
+    candidate_chunk: int | None = None,
 ) -> tuple[dict[str, dict], dict[str, QueryValues]]:
     """Score the five directions, and t2t.
 
@@ -110,6 +115,7 @@ def evaluate_retrieval(
             counted through `benchmark.candidates`. A direction for which there is none is not scored.
         by_group: products of one group count as one candidate, and as one hit.
         seed: of the bootstrap.
+        scores_of, candidate_chunk: see `relevant_ranks`.
 
     Returns:
         For each direction: metrics, their `intervals` and `chance` (all `None` if there is nothing to score), and the
@@ -117,7 +123,7 @@ def evaluate_retrieval(
         direction without vectors. And, for the directions that have metrics, those of each query.
 
     Raises:
-        EvaluationError: `by_group`, but the products have no groups.
+        UserError: `by_group`, but the products have no groups.
     """
     keys = candidate_keys(benchmark, by_group)
     order = {key: place for place, key in enumerate(sorted(set(keys)))}
@@ -157,6 +163,7 @@ def evaluate_retrieval(
                 description=f"search {direction}",
                 groups=torch.tensor([position[key] for key in shown]) if by_group else None,
                 scores_of=scores_of,
+                candidate_chunk=candidate_chunk or CANDIDATES,
             )
             grades = [np.array(list(best.values()), dtype=np.float64) for best in graded]
             values = query_metrics(ranks, grades)
@@ -170,10 +177,10 @@ def evaluate_retrieval(
 
 
 def check_groups(benchmark: Benchmark) -> None:
-    """Check that every table of candidates has groups, which raises an EvaluationError if not."""
+    """Check that every table of candidates has groups, which raises an UserError if not."""
     for products in benchmark.candidates:
         if products.groups is None:
-            raise EvaluationError(f"The table {products.name} has no column 'group_id', which --by_group needs.")
+            raise UserError(f"The table {products.name} has no column 'group_id', which --by_group needs.")
 
 
 def candidate_keys(benchmark: Benchmark, by_group: bool) -> list[str]:

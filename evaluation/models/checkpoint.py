@@ -9,9 +9,9 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
 
+from common_moon2.cli import UserError
 from common_moon2.files import sha256_of
 from common_moon2.source import find_folder
-from evaluation.errors import EvaluationError
 
 # What decides the embeddings: weights, settings, tokenizer and the code shipped with them.
 FINGERPRINTED = (".safetensors", ".bin", ".json", ".jinja", ".py", ".txt", ".model")
@@ -37,17 +37,17 @@ def load_checkpoint(name: str, revision: str | None = None, attn_implementation:
         attn_implementation: as in transformers; `None` keeps the default.
 
     Raises:
-        EvaluationError: there is no such checkpoint, it is not a Moon2 model, or its files are damaged.
+        UserError: there is no such checkpoint, it is not a Moon2 model, or its files are damaged.
     """
     folder, commit = find_checkpoint(name, revision)
     config = read_config(folder, name)
     if config.get("model_type") != "moon2":
-        raise EvaluationError(f"{name} holds a {config.get('model_type')!r} model; the evaluation needs a 'moon2' one.")
+        raise UserError(f"{name} holds a {config.get('model_type')!r} model; the evaluation needs a 'moon2' one.")
     try:
         model = AutoModel.from_pretrained(folder, trust_remote_code=True, attn_implementation=attn_implementation)
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
     except (OSError, ValueError, SafetensorError) as error:
-        raise EvaluationError(f"The model in {name} cannot be loaded: {error}") from error
+        raise UserError(f"The model in {name} cannot be loaded: {error}") from error
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     return Checkpoint(model, processor, folder, commit)
 
@@ -67,14 +67,14 @@ def read_config(folder: Path, name: str) -> dict:
     """Read the model's config.json.
 
     Raises:
-        EvaluationError: it is missing or damaged.
+        UserError: it is missing or damaged.
     """
     try:
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise EvaluationError(f"{name} is not a model: it has no config.json.") from None
+        raise UserError(f"{name} is not a model: it has no config.json.") from None
     except ValueError as error:
-        raise EvaluationError(f"{folder / 'config.json'} is not valid JSON: {error}.") from error
+        raise UserError(f"{folder / 'config.json'} is not valid JSON: {error}.") from error
 
 
 def fingerprint(folder: Path) -> str:

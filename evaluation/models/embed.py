@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
-from evaluation.errors import EvaluationError
+from common_moon2.cli import UserError
 from evaluation.models.checkpoint import Checkpoint
 from evaluation.tables.products import Products, ProductView
 
@@ -52,7 +52,7 @@ def read_routing(checkpoint: Checkpoint, products: Products, rows: list[int], ba
     """Run products, which have both text and image, through a Moon2 model in each of the three views.
 
     Raises:
-        EvaluationError: a product cannot be prepared.
+        UserError: a product cannot be prepared.
     """
     model = checkpoint.model
     prepare, forward = partial(moon2_inputs, checkpoint.processor), partial(moon2_output, model, "expert_usage")
@@ -94,7 +94,7 @@ def embed_batches(
         (N, D) L2-normalised float32 vectors on the CPU; (0, 0) if there are no products.
 
     Raises:
-        EvaluationError: a product cannot be prepared (an unreadable picture, say), or its vector is not finite.
+        UserError: a product cannot be prepared (an unreadable picture, say), or its vector is not finite.
     """
     # Longest first: if a batch does not fit into memory, that shows at once.
     order = sorted(range(len(products)), key=lambda index: -lengths[index])
@@ -104,11 +104,11 @@ def embed_batches(
     with _cores_left_for(workers), tqdm(total=len(products), desc=description, unit="product", leave=leave) as progress:
         for indices, inputs in zip(batches, loader, strict=True):
             if isinstance(inputs, _Unprepared):
-                raise EvaluationError(f"{describe(inputs.index)} cannot be prepared: {inputs.reason}")
+                raise UserError(f"{describe(inputs.index)} cannot be prepared: {inputs.reason}")
             batch = forward(inputs).float().cpu()
             if not batch.isfinite().all():
                 first = indices[int(batch.isfinite().all(1).int().argmin())]
-                raise EvaluationError(f"The model's vector of {describe(first)} is not finite: check its weights.")
+                raise UserError(f"The model's vector of {describe(first)} is not finite: check its weights.")
             if not vectors.numel():
                 vectors = batch.new_empty(len(products), batch.shape[1])
             vectors[indices] = batch

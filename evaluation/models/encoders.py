@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from evaluation.errors import EvaluationError
+from common_moon2.cli import UserError
 from evaluation.models.checkpoint import Checkpoint, find_checkpoint, fingerprint, load_checkpoint, read_config
 from evaluation.models.embed import embed_batches, moon2_inputs, moon2_output
 from pictures_moon2 import load_picture
@@ -117,7 +117,7 @@ class Encoder:
             description: what the progress bar says.
 
         Raises:
-            EvaluationError: a product cannot be prepared, or its vector is not finite.
+            UserError: a product cannot be prepared, or its vector is not finite.
         """
         # A `ProductView` knows the lengths of its texts without reading images.
         lengths = getattr(products, "text_lengths", None) or [len(product.get("text") or "") for product in products]
@@ -144,10 +144,10 @@ def load_encoder(name: str, revision: str | None = None, kind: str = "auto") -> 
         kind: how to load it; "auto" decides by its files.
 
     Raises:
-        EvaluationError: there is no such model, it is of no known kind, or its files are damaged.
+        UserError: there is no such model, it is of no known kind, or its files are damaged.
     """
     if kind not in KINDS:
-        raise EvaluationError(f"There is no kind {kind!r} of encoder; there are {', '.join(KINDS)}.")
+        raise UserError(f"There is no kind {kind!r} of encoder; there are {', '.join(KINDS)}.")
     folder, commit = find_checkpoint(name, revision)
     peer = PEERS.get(name)
     if kind == "auto":
@@ -162,7 +162,7 @@ def load_encoder(name: str, revision: str | None = None, kind: str = "auto") -> 
     except (OSError, ValueError, KeyError, AttributeError, RuntimeError, ImportError, SafetensorError) as error:
         needs = f" It needs {' and '.join(peer.requires)}." if peer.requires else ""
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise EvaluationError(f"The model in {name} cannot be loaded: {reason}{needs}") from error
+        raise UserError(f"The model in {name} cannot be loaded: {reason}{needs}") from error
 
 
 def _kind(folder: Path, name: str, peer: Peer | None) -> str:
@@ -178,7 +178,7 @@ def _kind(folder: Path, name: str, peer: Peer | None) -> str:
         return "sentence-transformers"
     if model_type in TWO_TOWERS:
         return "two-towers"
-    raise EvaluationError(
+    raise UserError(
         f"{name} holds a {model_type!r} model; the evaluation takes 'moon2', {', '.join(map(repr, TWO_TOWERS))} and "
         "sentence-transformers models (which have a modules.json)."
     )

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.ticker import LogFormatter
 
+from common_moon2.cli import UserError
 from evaluation.arguments import Curves
-from evaluation.errors import EvaluationError
 from evaluation.measure.metrics import DIRECTIONS
 
 LOG = "log.jsonl"
@@ -116,7 +116,7 @@ class Log:
     """The lines of a run's log.jsonl. A last line that a killed run did not finish is dropped.
 
     Raises:
-        EvaluationError: there is no such file, nothing is in it, or a line is not what the trainer writes.
+        UserError: there is no such file, nothing is in it, or a line is not what the trainer writes.
     """
 
     def __init__(self, run: Path):
@@ -124,17 +124,17 @@ class Log:
         try:
             *lines, rest = self.path.read_bytes().split(b"\n")
         except FileNotFoundError as error:
-            raise EvaluationError(f"{run} has no {LOG}; give the output folder of a training run.") from error
+            raise UserError(f"{run} has no {LOG}; give the output folder of a training run.") from error
         except OSError as error:
-            raise EvaluationError(f"{self.path} cannot be read: {error.strerror}.") from error
+            raise UserError(f"{self.path} cannot be read: {error.strerror}.") from error
         if _parsed(rest) is not None:
             lines.append(rest)
         self.entries = [_parsed(line) for line in lines]
         for number, entry in enumerate(self.entries, 1):
             if not isinstance(entry, dict) or type(entry.get("step")) is not int:
-                raise EvaluationError(f"{self.path}, line {number}, is not a JSON object with a step.")
+                raise UserError(f"{self.path}, line {number}, is not a JSON object with a step.")
         if not self.entries:
-            raise EvaluationError(f"{self.path} has no complete line: the run has logged nothing yet.")
+            raise UserError(f"{self.path} has no complete line: the run has logged nothing yet.")
 
     @property
     def names(self) -> set[str]:
@@ -145,7 +145,7 @@ class Log:
         """Return a figure, or a histogram, by step. A step that was done again after resuming has the later value.
 
         Raises:
-            EvaluationError: a value is no number, or no histogram.
+            UserError: a value is no number, or no histogram.
         """
         is_valid, kind = _is_number, "a number"
         if name == HISTOGRAM:
@@ -154,7 +154,7 @@ class Log:
         for number, entry in enumerate(self.entries, 1):
             if name in entry:
                 if not is_valid(entry[name]):
-                    raise EvaluationError(f"{self.path}, line {number}: {name} is {entry[name]!r}, not {kind}.")
+                    raise UserError(f"{self.path}, line {number}: {name} is {entry[name]!r}, not {kind}.")
                 found[entry["step"]] = entry[name]
         return dict(sorted(found.items()))
 
@@ -163,14 +163,14 @@ def draw_curves(arguments: Curves) -> dict:
     """Write one PNG for a training run.
 
     Raises:
-        EvaluationError: the run has no log that can be drawn, or the file cannot be written.
+        UserError: the run has no log that can be drawn, or the file cannot be written.
     """
     run, output = arguments.run, arguments.output
     figure = curves_figure(Log(run), run.resolve().name)
     try:
         figure.savefig(output, format="png")
     except OSError as error:
-        raise EvaluationError(f"The curves cannot be written to {output}: {error.strerror}.") from error
+        raise UserError(f"The curves cannot be written to {output}: {error.strerror}.") from error
     print(f"The curves are in {output}")
     return {"run": run, "output": output}
 
@@ -183,14 +183,14 @@ def curves_figure(log: Log, name: str) -> Figure:
         name: the run's, for the title.
 
     Raises:
-        EvaluationError: the log holds nothing that is drawn here.
+        UserError: the log holds nothing that is drawn here.
     """
     cells: dict[str, list[tuple[Panel, list[Curve]]]] = {}
     for panel in (*PANELS, *_expert_panels(log), *FURTHER_PANELS):
         if curves := list(_curves(log, panel)):
             cells.setdefault(panel.cell, []).append((panel, curves))
     if not cells:
-        raise EvaluationError(f"{log.path} has none of the figures that a training logs; there is nothing to draw.")
+        raise UserError(f"{log.path} has none of the figures that a training logs; there is nothing to draw.")
     columns = min(COLUMNS, len(cells))
     rows = math.ceil(len(cells) / columns)
     figure = Figure((WIDTH * columns, HEIGHT * rows + 0.5), dpi=DPI, layout="constrained")

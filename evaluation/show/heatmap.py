@@ -15,10 +15,10 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
+from common_moon2.cli import UserError
 from common_moon2.files import write_json
 from common_moon2.text import table
 from evaluation.arguments import SANITY, Heatmap
-from evaluation.errors import EvaluationError
 from evaluation.measure.attention import (
     AttentionMap,
     Located,
@@ -49,7 +49,7 @@ def draw(photo: Image.Image, attention: AttentionMap, output: Path, words: int =
         words: how many words have their attention to the photo drawn as well: those with most of the title's attention.
 
     Raises:
-        EvaluationError: the file cannot be written.
+        UserError: the file cannot be written.
     """
     _save(render(photo, attention, words), output)
 
@@ -58,7 +58,7 @@ def draw_sheet(drawn: Sequence[Image.Image], output: Path, columns: int = 2) -> 
     """Write a contact sheet of what `render` gave, from left to right and from top to bottom.
 
     Raises:
-        EvaluationError: the file cannot be written.
+        UserError: the file cannot be written.
     """
     columns = min(columns, len(drawn))
     rows = [drawn[start : start + columns] for start in range(0, len(drawn), columns)]
@@ -98,7 +98,7 @@ def _save(picture: Image.Image, output: Path) -> None:
     try:
         picture.save(output, format="png")
     except OSError as error:
-        raise EvaluationError(f"The heat-map cannot be written to {output}: {error.strerror}.") from error
+        raise UserError(f"The heat-map cannot be written to {output}: {error.strerror}.") from error
 
 
 def overlay(
@@ -261,7 +261,7 @@ def draw_heatmap(arguments: Heatmap) -> dict:
     """Draw the products that were asked for, or measure the attention on those of the built-in catalogue.
 
     Raises:
-        EvaluationError: there are no such products, or the model or a photo cannot be read.
+        UserError: there are no such products, or the model or a photo cannot be read.
     """
     shown = [] if arguments.sanity else _shown(arguments)
     checkpoint = load_checkpoint(arguments.model, arguments.model_revision, attn_implementation="eager")
@@ -282,7 +282,7 @@ def _shown(arguments: Heatmap) -> list[Shown]:
     """Return what --image and --text give, or products of --dataset.
 
     Raises:
-        EvaluationError: there are no such products.
+        UserError: there are no such products.
     """
     if arguments.dataset is None:
         return [Shown("Photo", read_photo(arguments.image), arguments.text)]
@@ -293,7 +293,7 @@ def _shown(arguments: Heatmap) -> list[Shown]:
     missing = [identifier for identifier in wanted if identifier not in rows]
     if missing or not wanted:
         what = f"product {missing[0]!r}" if missing else "product"
-        raise EvaluationError(f"The corpus of {arguments.dataset} has no {what} with title and picture.")
+        raise UserError(f"The corpus of {arguments.dataset} has no {what} with title and picture.")
     products = [(identifier, corpus.product(rows[identifier], "mm")) for identifier in wanted]
     return [Shown(identifier, read_photo(product["image"]), product["text"]) for identifier, product in products]
 
@@ -308,7 +308,7 @@ def _measure(checkpoint: Checkpoint, arguments: Heatmap) -> dict:
     try:
         write_json(arguments.file, content)
     except OSError as error:
-        raise EvaluationError(f"The figures cannot be written to {arguments.file}: {error.strerror}.") from error
+        raise UserError(f"The figures cannot be written to {arguments.file}: {error.strerror}.") from error
     low, high = means["ratio_interval_95"]
     figures = [str(means["products"]), f"{means['area']:.1%}", f"{means['attention']:.1%}"]
     figures += [f"{means['ratio']:.3f} ({low:.3f} to {high:.3f})", f"{means['above_area']:.1%}"]

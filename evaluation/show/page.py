@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from common_moon2.cli import UserError
 from common_moon2.files import staged, write_text
-from evaluation.arguments import BM25, Options, Report
-from evaluation.errors import EvaluationError
+from evaluation.arguments import BM25, HYBRID, Options, Report
 from evaluation.measure.evaluate import embed_benchmark
 from evaluation.measure.metrics import ALL_DIRECTIONS
 from evaluation.measure.retrieval import Embedded, candidate_keys, similarity
@@ -52,7 +52,7 @@ def write_page(arguments: Report) -> dict:
     """Write the page of a run, and its plots as files, into its results folder.
 
     Raises:
-        EvaluationError: the model or the data are not those of the run, or a file cannot be read.
+        UserError: the model or the data are not those of the run, or a file cannot be read.
     """
     html, plots = make_page(arguments, read_run(arguments.results))
     page, folder = arguments.results / PAGE, arguments.results / PLOTS
@@ -71,7 +71,7 @@ def make_page(arguments: Report, run: dict) -> tuple[str, dict[str, bytes]]:
         run: its results.json.
 
     Raises:
-        EvaluationError: the model or the data are not those of the run, or a file cannot be read.
+        UserError: the model or the data are not those of the run, or a file cannot be read.
     """
     facts = run["run"]
     figures = {"directions": draw_directions(run["retrieval"]), "compression": None}
@@ -106,16 +106,16 @@ def _benchmark_of(facts: dict, moved: str | None) -> Benchmark:
     place, revision = (data["name"], data["revision"]) if moved is None else (moved, None)
     benchmark = with_gallery(load_benchmark(place, revision), data["gallery"], place, revision)
     if benchmark.fingerprint != data["fingerprint"]:
-        raise EvaluationError(f"The data in {place} have changed since the run: evaluate again, or give --dataset.")
+        raise UserError(f"The data in {place} have changed since the run: evaluate again, or give --dataset.")
     return benchmark
 
 
 def _encoder_of(facts: dict, moved: str | None) -> Encoder:
     known = facts["model"]
     place, revision = (known["name"], known["revision"]) if moved is None else (moved, None)
-    encoder = load_encoder(place, revision)
+    encoder = load_encoder(place.removesuffix(HYBRID), revision)
     if encoder.fingerprint != known["fingerprint"]:
-        raise EvaluationError(f"The model in {place} has changed since the run: evaluate again, or give --model.")
+        raise UserError(f"The model in {place} has changed since the run: evaluate again, or give --model.")
     return encoder
 
 
@@ -149,7 +149,7 @@ def _recalls(folder: Path) -> dict[str, dict[str, float]]:
     try:
         table = pq.read_table(folder / SCORES, columns=["task", "id", "recall@10"])
     except (OSError, pa.ArrowInvalid) as error:
-        raise EvaluationError(f"{folder / SCORES} cannot be read: {error}.") from error
+        raise UserError(f"{folder / SCORES} cannot be read: {error}.") from error
     found: dict[str, dict[str, float]] = {}
     for row in table.to_pylist():
         if row["task"] in ALL_DIRECTIONS:
@@ -205,17 +205,17 @@ def read_run(folder: Path) -> dict:
     """Return what is in a folder's results.json.
 
     Raises:
-        EvaluationError: there is none, or it is damaged or of an earlier version.
+        UserError: there is none, or it is damaged or of an earlier version.
     """
     path = folder / "results.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise EvaluationError(f"{folder} has no results.json: give the --output of an evaluation.") from None
+        raise UserError(f"{folder} has no results.json: give the --output of an evaluation.") from None
     except (OSError, ValueError) as error:
-        raise EvaluationError(f"{path} cannot be read: {error}.") from error
+        raise UserError(f"{path} cannot be read: {error}.") from error
     if not isinstance(content, dict) or "bootstrap" not in content.get("run", {}):
-        raise EvaluationError(f"{path} was not written by this version of the evaluation: run it again.")
+        raise UserError(f"{path} was not written by this version of the evaluation: run it again.")
     return content
 
 
@@ -323,9 +323,7 @@ def _thumbnail(products: Products, row: int, picture: dict | None) -> str | None
     try:
         image = load_picture(picture)
     except ValueError as error:
-        raise EvaluationError(
-            f"The picture of {products.name} {products.ids[row]!r} cannot be read: {error}"
-        ) from error
+        raise UserError(f"The picture of {products.name} {products.ids[row]!r} cannot be read: {error}") from error
     image.thumbnail((EDGE, EDGE), Image.Resampling.LANCZOS)
     file = BytesIO()
     image.save(file, "JPEG", quality=QUALITY, optimize=True)

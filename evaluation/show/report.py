@@ -202,7 +202,26 @@ def sections(results: dict) -> dict[str, Section]:
     ]
     header = ["dims", "precision", "bytes", *(ARROWS[direction] for direction in DIRECTIONS)]
     found["compression"] = Section("Fewer dimensions and bits", "Recall@10, per cent.", header, cells)
+    if "hybrid" in results:
+        found["hybrid"] = _hybrid_section(results)
     return {name: section for name, section in found.items() if section.rows}
+
+
+def _hybrid_section(results: dict) -> Section:
+    rows = []
+    for direction, found in results["hybrid"]["directions"].items():
+        tests = {name: found["tests"][name]["recall@10"] for name in ("vectors", BM25)}
+        rows.append(
+            [ARROWS[direction], _with_interval(results["retrieval"][direction], "recall@10")]
+            + [_with_interval(found["ways"][name], "recall@10") for name in ("vectors", BM25, "rrf")]
+            + [f"{100 * test['difference']:+.2f}, p {test['p_value']:.4f}" for test in tests.values()]
+        )
+    note = (
+        "Recall@10, per cent. Together is the weighted sum of the two; RRF is their reciprocal-rank fusion, without "
+        "weights. The differences are those of together, query by query; p is of a two-sided permutation test."
+    )
+    header = ["", "together", "vectors alone", "words alone", "RRF", "to vectors", "to words"]
+    return Section("Vectors and words together", note, header, rows)
 
 
 def _counted(row: dict) -> tuple[list[str], dict]:

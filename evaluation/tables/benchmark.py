@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Image, LargeList, List, Value, concatenate_datasets
+from datasets import Dataset, Image, LargeList, List, Value, concatenate_datasets, get_dataset_config_names
 
+from common_moon2.cli import UserError
 from common_moon2.source import load_tables
-from evaluation.errors import EvaluationError
 from evaluation.tables.products import Products
 
 TEXT = Value("string")
@@ -82,7 +82,7 @@ def load_benchmark(path: str, revision: str | None = None) -> Benchmark:
         revision: branch, tag or commit on the Hub.
 
     Raises:
-        EvaluationError: a configuration or column is missing or of another type, a table is empty, an id is null or
+        UserError: a configuration or column is missing or of another type, a table is empty, an id is null or
             occurs twice, a query lacks what its modality promises, part of a category or attribute is null, qrels name
             an unknown id, or a score is no whole number. The message names the column, row or id.
     """
@@ -124,16 +124,16 @@ def products_content(products: Products) -> list:
 def _load(path: str, config: str, revision: str | None) -> Dataset:
     tables = load_tables(path, config, revision)
     if "test" not in tables:
-        raise EvaluationError(f"Configuration {config!r} of {path} has no split 'test'; it has: {', '.join(tables)}.")
+        raise UserError(f"Configuration {config!r} of {path} has no split 'test'; it has: {', '.join(tables)}.")
     dataset = tables["test"]
     for column in COLUMNS[config]:
         if column not in dataset.column_names:
             found = ", ".join(dataset.column_names)
-            raise EvaluationError(f"Configuration {config!r} of {path} has no column {column!r}; it has: {found}.")
+            raise UserError(f"Configuration {config!r} of {path} has no column {column!r}; it has: {found}.")
     for column, wanted in (COLUMNS[config] | OPTIONAL).items():
         found = dataset.features.get(column)
         if found is not None and not _fits(found, wanted):
-            raise EvaluationError(
+            raise UserError(
                 f"Configuration {config!r} of {path} has {found} in the column {column!r}, which must be {wanted}."
             )
     return dataset
@@ -162,11 +162,11 @@ def _check_modalities(queries: Products, modalities: list[str]) -> None:
     for row, modality in enumerate(modalities):
         query = f"Query {queries.ids[row]!r} (row {row})"
         if modality not in QUERY_VIEWS:
-            raise EvaluationError(f"{query} has the modality {modality!r}; known are {', '.join(QUERY_VIEWS)}.")
+            raise UserError(f"{query} has the modality {modality!r}; known are {', '.join(QUERY_VIEWS)}.")
         if modality != "image" and queries.texts[row] is None:
-            raise EvaluationError(f"{query} has the modality {modality!r} but no text.")
+            raise UserError(f"{query} has the modality {modality!r} but no text.")
         if modality != "text" and queries.images[row] is None:
-            raise EvaluationError(f"{query} has the modality {modality!r} but no image.")
+            raise UserError(f"{query} has the modality {modality!r} but no image.")
 
 
 def _check_labels(corpus: Dataset) -> None:
@@ -175,10 +175,10 @@ def _check_labels(corpus: Dataset) -> None:
     ):
         product = f"Product {identifier!r} (row {row} of corpus)"
         if None in (category or ()):
-            raise EvaluationError(f"{product} has the category {category}: a level of it is null.")
+            raise UserError(f"{product} has the category {category}: a level of it is null.")
         for attribute in attributes or ():
             if attribute is None or attribute["name"] is None or attribute["value"] is None:
-                raise EvaluationError(f"{product} has the attribute {attribute}: its name or value is null.")
+                raise UserError(f"{product} has the attribute {attribute}: its name or value is null.")
 
 
 def _grouped(attributes: list[dict]) -> dict[str, list[str]]:
@@ -197,13 +197,11 @@ def _relevant(query_ids: list, corpus_ids: list, judgements: list[tuple]) -> lis
     relevant: list[dict[int, int]] = [{} for _ in query_ids]
     for row, (query, product, score) in enumerate(judgements):
         if query not in query_rows:
-            raise EvaluationError(f"Row {row} of qrels refers to the query {query!r}, which is not among the queries.")
+            raise UserError(f"Row {row} of qrels refers to the query {query!r}, which is not among the queries.")
         if product not in corpus_rows:
-            raise EvaluationError(f"Row {row} of qrels refers to the product {product!r}, which is not in the corpus.")
+            raise UserError(f"Row {row} of qrels refers to the product {product!r}, which is not in the corpus.")
         if score is None or score % 1:
-            raise EvaluationError(
-                f"Row {row} of qrels has the score {score}; a score is a whole number, 0 for no match."
-            )
+            raise UserError(f"Row {row} of qrels has the score {score}; a score is a whole number, 0 for no match.")
         if score > 0:
             grades = relevant[query_rows[query]]
             grades[corpus_rows[product]] = max(int(score), grades.get(corpus_rows[product], 0))
@@ -221,7 +219,7 @@ def with_gallery(benchmark: Benchmark, gallery: str, dataset: str, revision: str
         dataset, revision: where the benchmark comes from.
 
     Raises:
-        EvaluationError: the products cannot be read, or lack a column.
+        UserError: the products cannot be read, or lack a column.
     """
     if gallery == EASY:
         return benchmark
@@ -235,7 +233,7 @@ def with_gallery(benchmark: Benchmark, gallery: str, dataset: str, revision: str
         if identifier not in known and group not in known_groups
     ]
     if not kept:
-        raise EvaluationError(f"The gallery {gallery} has no product that is not in the corpus.")
+        raise UserError(f"The gallery {gallery} has no product that is not in the corpus.")
     distractors = _products("distractors", table.select(kept))
     content = [benchmark.fingerprint, products_content(distractors)]
     fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -246,13 +244,48 @@ def train_products(dataset: str, revision: str | None = None) -> tuple[Products,
     """Return the distinct positives of the train triplets, and their category paths.
 
     Raises:
-        EvaluationError: there are no train triplets, or they do not tell the positives' categories.
+        UserError: there are no train triplets, or they do not tell the positives' categories.
     """
     splits = load_tables(dataset, "triplets", revision)
     if "train" not in splits or "positive_category" not in splits["train"].column_names:
-        raise EvaluationError(f"The triplets of {dataset} have no split 'train' with a column 'positive_category'.")
+        raise UserError(f"The triplets of {dataset} have no split 'train' with a column 'positive_category'.")
     positives = _of_role(splits["train"], "positive", dataset, "positive_category")
     return _products("train products", positives), [list(path or []) for path in positives["positive_category"]]
+
+
+def validation_benchmark(dataset: str, revision: str | None = None) -> Benchmark | None:
+    """Return the queries of the validation triplets, and as candidates their positives and negatives.
+
+    What is of a query's group is relevant. `None` if the data set has no validation triplets.
+
+    Raises:
+        UserError: a column is missing.
+    """
+    has_triplets = "triplets" in get_dataset_config_names(dataset, revision=revision)
+    splits = load_tables(dataset, "triplets", revision) if has_triplets else {}
+    if not len(splits.get("validation", ())):
+        return None
+    triplets = splits["validation"]
+    parts = [_of_role(triplets, role, dataset) for role in ("positive", "negative")]
+    corpus = _products("validation products", _distinct(concatenate_datasets(parts)))
+    columns = {f"query_{name}": name for name in ("id", "text", "image", "modality", "group_id")}
+    for column in columns:
+        if column not in triplets.column_names:
+            raise UserError(f"The triplets of {dataset} have no column {column!r}.")
+    asked = triplets.select_columns([*columns, "positive_id"]).rename_columns(columns)
+    right: dict[str, set[str]] = {}
+    for identifier, positive in zip(asked["id"], asked["positive_id"], strict=True):
+        right.setdefault(identifier, set()).add(positive)
+    table = _distinct(asked)
+    queries, modalities = _products("validation queries", table), list(table["modality"])
+    _check_modalities(queries, modalities)
+    groups = corpus.groups or corpus.ids
+    relevant = [
+        {row: 1 for row, own in enumerate(corpus.ids) if own in right[identifier] or (group and groups[row] == group)}
+        for identifier, group in zip(queries.ids, table["group_id"], strict=True)
+    ]
+    unlabelled = [[] for _ in corpus.ids], [{} for _ in corpus.ids]
+    return Benchmark(corpus, queries, modalities, relevant, *unlabelled, fingerprint="", gallery="validation")
 
 
 def _of_triplets(dataset: str, revision: str | None) -> Dataset:
@@ -266,7 +299,7 @@ def _of_role(triplets: Dataset, role: str, dataset: str, *more: str) -> Dataset:
     names = {f"{role}_{name}": "text" if name == "title" else name for name in NEEDED}
     for column in names:
         if column not in triplets.column_names:
-            raise EvaluationError(f"The triplets of {dataset} have no column {column!r}.")
+            raise UserError(f"The triplets of {dataset} have no column {column!r}.")
     return _distinct(triplets.select_columns([*names, *more]).rename_columns(names))
 
 
@@ -275,7 +308,7 @@ def _of_corpus(dataset: str) -> Dataset:
     table = concatenate_datasets(list(tables.values()))
     columns = [name for name in ("id", "text", "image", "group_id") if name in table.column_names]
     if not {"id", "text", "image"} <= set(columns):
-        raise EvaluationError(f"The corpus of {dataset} needs id, text, image; it has {', '.join(table.column_names)}.")
+        raise UserError(f"The corpus of {dataset} needs id, text, image; it has {', '.join(table.column_names)}.")
     return _distinct(table.select_columns(columns))
 
 

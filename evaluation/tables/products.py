@@ -13,9 +13,9 @@ import datasets
 import numpy as np
 from datasets.exceptions import DatasetsError
 
+from common_moon2.cli import UserError
 from common_moon2.source import cache_of, load_tables
 from evaluation.arguments import FILE_KINDS
-from evaluation.errors import EvaluationError
 
 TEXTS = ("string", "large_string", "string_view", "null")
 # view: what it shows
@@ -41,7 +41,7 @@ class Products:
         ids: (N,) different strings.
 
     Raises:
-        EvaluationError: an id is missing or occurs twice.
+        UserError: an id is missing or occurs twice.
     """
 
     def __init__(self, name: str, dataset: datasets.Dataset, columns: Columns = Columns(), folder: Path = Path()):  # noqa: B008 (neither can be changed)
@@ -54,9 +54,9 @@ class Products:
         seen: dict[str, int] = {}
         for row, identifier in enumerate(self.ids):
             if identifier is None:
-                raise EvaluationError(f"Row {row} of {name} has no id.")
+                raise UserError(f"Row {row} of {name} has no id.")
             if seen.setdefault(identifier, row) != row:
-                raise EvaluationError(f"Rows {seen[identifier]} and {row} of {name} have the same id {identifier!r}.")
+                raise UserError(f"Rows {seen[identifier]} and {row} of {name} have the same id {identifier!r}.")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -120,6 +120,17 @@ class Products:
             total.update(json.dumps([identifier, product["text"]]).encode("utf-8", "surrogatepass"))
             total.update(bytes.fromhex(_digest(product["image"]) or _digest_of(None)))
         return total.hexdigest()
+
+    def digest(self, row: int, view: str = "own") -> str:
+        """Return the SHA-256 of what a row shows in a view; of a file by its contents, of an address by its name."""
+        product = self.product(row, view)
+        image = product["image"]
+        if isinstance(image, dict):
+            image = image["path"] if image.get("bytes") is None else image["bytes"]
+        if isinstance(image, str):
+            image = Path(image).read_bytes() if Path(image).is_file() else image.encode("utf-8", "surrogatepass")
+        seen = None if image is None else hashlib.sha256(image).hexdigest()
+        return hashlib.sha256(json.dumps([product["text"], seen]).encode("utf-8", "surrogatepass")).hexdigest()
 
     def _image(self, value: Any) -> Any:
         if isinstance(value, dict) and value.get("bytes") is None and value.get("path") is None:
@@ -187,7 +198,7 @@ def open_products(
         split: by default the only one.
 
     Raises:
-        EvaluationError: it cannot be read, or lacks a column, or has texts that are no strings, or an id is missing
+        UserError: it cannot be read, or lacks a column, or has texts that are no strings, or an id is missing
             or occurs twice.
     """
     path = Path(source)
@@ -196,36 +207,51 @@ def open_products(
     else:
         tables, folder = load_tables(source, config or "corpus", revision), path
     if split is None and len(tables) > 1:
-        raise EvaluationError(f"{source} has the splits {', '.join(tables)}: choose one with --split.")
+        raise UserError(f"{source} has the splits {', '.join(tables)}: choose one with --split.")
     split = split or next(iter(tables))
     if split not in tables:
-        raise EvaluationError(f"{source} has no split {split!r}; it has: {', '.join(tables)}.")
+        raise UserError(f"{source} has no split {split!r}; it has: {', '.join(tables)}.")
     dataset = tables[split]
     for kind, column in columns._asdict().items():
         if column and column not in dataset.column_names:
             found = ", ".join(dataset.column_names)
             none = "" if kind == "id" else f', or --{kind}_column "" if it has no {kind}s'
-            raise EvaluationError(
+            raise UserError(
                 f"{source} has no column {column!r}; it has: {found}. Name another with --{kind}_column{none}."
             )
     if columns.text and getattr(dataset.features[columns.text], "dtype", None) not in TEXTS:
-        raise EvaluationError(
+        raise UserError(
             f"The column {columns.text!r} of {source} holds {dataset.features[columns.text]}, not texts: write them "
             "as strings, or name another with --text_column."
         )
     return Products(source, dataset, columns, folder)
 
 
+def read_table(source: str, config: str, columns: Sequence[str]) -> dict[str, list]:
+    """Return columns of a table: a file, or a configuration of a data set, whose splits are read one after another.
+
+    Raises:
+        UserError: it cannot be read, or lacks a column.
+    """
+    path = Path(source)
+    tables = _load_file(path) if path.suffix.lower() in FILE_KINDS else load_tables(source, config)
+    table = datasets.concatenate_datasets(list(tables.values()))
+    for column in columns:
+        if column not in table.column_names:
+            raise UserError(f"{source} has no column {column!r}; it has: {', '.join(table.column_names)}.")
+    return {column: list(table[column]) for column in columns}
+
+
 def _load_file(path: Path) -> datasets.DatasetDict:
     if not path.is_file():
-        raise EvaluationError(f"There is no file {path}.")
+        raise UserError(f"There is no file {path}.")
     try:
         kind = FILE_KINDS[path.suffix.lower()]
         options = _as_strings(path) if kind == "csv" else {}
         return datasets.load_dataset(kind, data_files=str(path), cache_dir=cache_of(path), **options)
     except (OSError, ValueError, DatasetsError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise EvaluationError(f"{path} cannot be read as a table: {reason}") from error
+        raise UserError(f"{path} cannot be read as a table: {reason}") from error
 
 
 def _as_strings(path: Path) -> dict:

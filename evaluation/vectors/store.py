@@ -1,7 +1,8 @@
 """A folder of vectors on disk: written shard by shard, read without loading it.
 
     vectors/run.json                   what they are vectors of; written first
-    vectors/shards/00000.parquet ...   id (string), vector (D numbers of float32, float16 or int8)
+    vectors/shards/00000.parquet ...   id (string), vector (D numbers of float32, float16 or int8); of a catalogue also
+                                       digest, shows, text, and the columns that --keep names
     vectors/vectors.npy, ids.npy       the same (N, D) and (N,), for NumPy, in the order of the shards
     vectors/manifest.json              what they are vectors of, and how many there are; written last
 
@@ -10,9 +11,15 @@ evaluation's cache is such a folder up to its shards, named by its fingerprint.
 
 int8 vectors are scaled so that their largest component is 127; only their direction is kept, so they are normalised
 again where they are read.
+
+An update fills a folder of its own below, `update-...`, which has all that the new state consists of. Its manifest says
+that it is complete; then its files take the places of the old ones, the manifest last. Whoever opens a folder where
+that was interrupted finishes it first.
 """
 
 import json
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,11 +28,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.lib.format import open_memmap
 
-from common_moon2.files import staged, write_json
+from common_moon2.cli import UserError
+from common_moon2.files import staged, sync, write_json
 from evaluation.arguments import DTYPES
-from evaluation.errors import EvaluationError
 
 RUN, MANIFEST, SHARDS, VECTORS, IDS = "run.json", "manifest.json", "shards", "vectors.npy", "ids.npy"
+SKIPPED = "skipped.jsonl"
+UPDATES = "update-*"
 READ = 16384
 
 
@@ -40,6 +49,8 @@ class Vectors:
 
     def __init__(self, array: np.ndarray, ids: Sequence[str], name: str = "the array"):
         self.array, self.ids, self.name = array, np.asarray(ids), name
+        # The file that was opened: an update may put another one under its name.
+        self._file = open(array.filename, "rb") if isinstance(array, np.memmap) else None  # noqa: SIM115
 
     def __len__(self) -> int:
         return len(self.array)
@@ -50,12 +61,13 @@ class Vectors:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return (stop - start, D) float32, from the file and not its mapping, whose pages would stay in memory."""
-        if not isinstance(self.array, np.memmap):
+        if self._file is None:
             return as_float32(self.array[start:stop])
-        width = self.dimension * self.array.dtype.itemsize
-        offset, count = self.array.offset + start * width, (stop - start) * self.dimension
-        rows = np.fromfile(self.array.filename, self.array.dtype, count, offset=offset)
-        return as_float32(rows.reshape(-1, self.dimension))
+        rows = np.empty((stop - start, self.dimension), self.array.dtype)
+        offset = self.array.offset + start * rows.itemsize * self.dimension
+        if os.preadv(self._file.fileno(), [rows], offset) != rows.nbytes:
+            raise UserError(f"{self.array.filename} is shorter than it says: embed it again.")
+        return as_float32(rows)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Return (len(rows), D) float32."""
@@ -83,27 +95,29 @@ def open_vectors(path: str | Path) -> Vectors:
     The ids of a file are its row numbers.
 
     Raises:
-        EvaluationError: it is neither, or unfinished, or its files do not fit together.
+        UserError: it is neither, or unfinished, or its files do not fit together.
     """
     path = Path(path)
     folder = path.is_dir()
+    if folder:
+        finish_update(path)
     if folder and not (path / MANIFEST).exists():
-        raise EvaluationError(
+        raise UserError(
             f"{path} has no {MANIFEST}: it is not a folder of vectors, or its embedding was interrupted; run the same "
             "`embed` again to finish it."
         )
     file = path / VECTORS if folder else path
     array = _mapped(file)
     if array.ndim != 2 or array.dtype.name not in DTYPES:
-        raise EvaluationError(f"{file} holds {array.dtype} {array.shape}; vectors are (N, D) {', '.join(DTYPES)}.")
+        raise UserError(f"{file} holds {array.dtype} {array.shape}; vectors are (N, D) {', '.join(DTYPES)}.")
     if not array.flags.c_contiguous:
-        raise EvaluationError(
+        raise UserError(
             f"{file} is in Fortran order, column after column: save it again with "
             "numpy.save(file, numpy.ascontiguousarray(vectors))."
         )
     ids = np.array(_mapped(path / IDS)) if folder else np.arange(len(array)).astype(str)
     if len(ids) != len(array):
-        raise EvaluationError(f"{path} has {len(array)} vectors but {len(ids)} ids: embed it again.")
+        raise UserError(f"{path} has {len(array)} vectors but {len(ids)} ids: embed it again.")
     return Vectors(array, ids, str(path))
 
 
@@ -112,7 +126,7 @@ def _mapped(file: Path) -> np.ndarray:
         return open_memmap(file, "r")
     except (OSError, ValueError) as error:
         reason = str(error).rstrip(".")
-        raise EvaluationError(
+        raise UserError(
             f"{file} cannot be read as vectors: {reason}. Give a folder written by `embed`, or one array as .npy."
         ) from error
 
@@ -132,7 +146,7 @@ def claim(folder: Path, settings: dict) -> None:
     What a killed run was writing is removed.
 
     Raises:
-        EvaluationError: it holds something else.
+        UserError: it holds something else.
     """
     path = folder / RUN
     for unfinished in folder.rglob(".*.part"):
@@ -141,14 +155,28 @@ def claim(folder: Path, settings: dict) -> None:
         before = json.loads(path.read_text(encoding="utf-8"))
         differing = sorted(name for name in settings if before.get(name) != settings[name])
         if differing:
-            raise EvaluationError(
+            raise UserError(
                 f"{folder} holds vectors of another run ({', '.join(differing)} differ): give another --output, or "
                 "delete it."
             )
     elif folder.exists() and any(folder.iterdir()):
-        raise EvaluationError(f"--output {folder} holds other files: give a new folder.")
+        raise UserError(f"--output {folder} holds other files: give a new folder.")
     else:
         write_json(path, settings, sort_keys=True)
+
+
+def finish_update(folder: Path) -> None:
+    """Put a complete update in the place of what a folder holds; do nothing where there is none."""
+    for update in [path.parent for path in folder.glob(f"{UPDATES}/{MANIFEST}")]:
+        for name in (SHARDS, VECTORS, IDS, SKIPPED, RUN, MANIFEST):  # the manifest last: until then there is work left
+            new, old = update / name, folder / name
+            if name == SHARDS and new.exists() and old.exists():
+                old.rename(update / "replaced")
+            if new.exists():
+                new.replace(old)
+        sync(folder)
+        for leftover in folder.glob(UPDATES):
+            shutil.rmtree(leftover)
 
 
 def shards_of(folder: Path, products: int, size: int) -> dict[Path, range]:
@@ -160,10 +188,12 @@ def shards_of(folder: Path, products: int, size: int) -> dict[Path, range]:
     }
 
 
-def write_shard(path: Path, ids: Sequence[str], vectors: np.ndarray) -> None:
-    """Write one shard; the same content gives the same bytes."""
+def write_shard(path: Path, ids: Sequence[str], vectors: np.ndarray, beside: pa.Table | None = None) -> None:
+    """Write one shard, maybe with further columns; the same content gives the same bytes."""
     rows = pa.array(vectors.reshape(-1), pa.from_numpy_dtype(vectors.dtype))
     columns = {"id": pa.array(ids, pa.string()), "vector": pa.FixedSizeListArray.from_arrays(rows, vectors.shape[1])}
+    if beside is not None:
+        columns |= dict(zip(beside.column_names, beside.columns, strict=True))
     with staged(path) as temporary:
         # Vectors are noise to a compressor.
         pq.write_table(pa.table(columns), temporary, compression="none", use_dictionary=False)
@@ -171,9 +201,30 @@ def write_shard(path: Path, ids: Sequence[str], vectors: np.ndarray) -> None:
 
 def read_shard(path: Path) -> tuple[list[str], np.ndarray]:
     """Return the ids, and the vectors as they are stored."""
-    table = pq.read_table(path)
+    table = pq.read_table(path, columns=["id", "vector"])
     column = table["vector"].combine_chunks()
     return table["id"].to_pylist(), column.flatten().to_numpy().reshape(len(table), column.type.list_size)
+
+
+def read_beside(path: str | Path, names: Sequence[str] | None = None) -> pa.Table:
+    """Return what a folder keeps beside its vectors, (N,) rows in their order.
+
+    Args:
+        names: of the columns; `None` for all but the vectors.
+
+    Raises:
+        UserError: it is no folder, or has no such column.
+    """
+    shards = sorted(Path(path).glob(f"{SHARDS}/*.parquet"))
+    if not shards:
+        raise UserError(f"{path} has vectors only, no texts or columns: give a folder written by `embed`.")
+    there = [name for name in pq.read_schema(shards[0]).names if name != "vector"]
+    missing = [name for name in names or () if name not in there]
+    if missing:
+        raise UserError(
+            f"{path} keeps no column {missing[0]!r}, but {', '.join(there)}: name it with --keep when you embed."
+        )
+    return pa.concat_tables([pq.read_table(shard, columns=list(names or there)) for shard in shards])
 
 
 def join_shards(folder: Path, shards: Sequence[Path]) -> int:
@@ -198,7 +249,7 @@ def read_blocks(vectors: Vectors, size: int = READ) -> Iterator[tuple[int, np.nd
     """Yield (start, float32 (n, D)) from first to last, with n at most `size`.
 
     Raises:
-        EvaluationError: a value is not finite; the message names the id.
+        UserError: a value is not finite; the message names the id.
     """
     for start in range(0, len(vectors), size):
         stop = min(start + size, len(vectors))
@@ -212,4 +263,4 @@ def check_finite(block: np.ndarray, vectors: Vectors, rows: Sequence[int]) -> No
     finite = np.isfinite(block).all(1)
     if not finite.all():
         row = rows[int(finite.argmin())]
-        raise EvaluationError(f"The vector of {str(vectors.ids[row])!r} (row {row} of {vectors.name}) is not finite.")
+        raise UserError(f"The vector of {str(vectors.ids[row])!r} (row {row} of {vectors.name}) is not finite.")

@@ -1,58 +1,210 @@
-"""Find which column of other people's tables holds what."""
+"""Find which column of other people's tables holds what: by the layout, by its name, or by its cells."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from mbe2_dataset.catalogue.layouts import LAYOUTS, Layout, Part, Source, pairs, parts
+from mbe2_dataset.catalogue.values import PICTURE_FILE
 from mbe2_dataset.errors import CatalogueError
 
 # Our name -> the columns it is read from; none: it is not read at all.
 Columns = dict[str, tuple[str, ...]]
 
-# Usual names, the likeliest first. Case, blanks, dots and hyphens do not matter.
+# Usual names, the likeliest first, as `folded` writes them.
 CATALOGUE_NAMES: dict[str, tuple[str, ...]] = {
-    "id": (
-        "id", "product_id", "productid", "item_id", "itemid", "sku", "sku_id", "asin", "article_id", "goods_id",
-        "spu_id", "parent_asin", "uniq_id", "uid", "商品id", "商品编号", "商品编码", "货号", "编号",
-    ),
-    "title": (
-        "title", "product_title", "item_title", "doc_title", "product_name", "productname", "item_name", "name",
-        "productdisplayname", "prod_name", "goods_name", "caption",
-        "商品标题", "商品名称", "商品名", "标题", "名称", "品名",
-    ),
-    "description": (
-        "description", "product_description", "item_description", "detail_desc", "desc", "details",
-        "product_bullet_point", "about_product", "商品描述", "商品详情", "描述", "详情", "简介",
-    ),
-    "brand": ("brand", "brand_name", "product_brand", "manufacturer", "品牌", "品牌名称"),
-    "category": (
-        "category", "categories", "category_path", "category_name", "product_category", "product_category_tree",
-        "product_type", "cate_name", "类目", "商品类目", "类目路径", "品类", "分类",
-    ),
-    "attributes": (
-        "attributes", "attribute", "doc_attributes", "product_attributes", "product_specifications", "specifications",
-        "specs", "properties", "pv", "属性", "商品属性", "规格参数",
-    ),
-    "price": (
-        "price", "sale_price", "selling_price", "discounted_price", "retail_price", "list_price", "actual_price",
-        "价格", "售价", "现价",
-    ),
-    "images": (
-        "images", "image", "doc_image", "image_url", "image_urls", "img_url", "imgurl", "img", "imgs", "picture",
-        "pictures", "photo", "photos", "image_path", "image_file", "image_name", "filename", "file_name",
-        "imageurlhighres", "product_image", "main_image", "image_link", "pict_url", "pic_url",
-        "图片", "主图", "商品图片", "图片链接", "图片地址",
-    ),
-    "split": ("split", "subset", "partition"),
-    "group_id": ("group_id", "group", "spu"),
-    "parent_id": ("parent_id",),
-    "noise": ("noise",),
-    "translations": ("translations",),
-}  # fmt: skip
+    ours: tuple(names.split())
+    for ours, names in {
+        "id": """
+            id product_id productid item_id itemid sku sku_id asin article_id goods_id spu_id parent_asin uniq_id uid
+            商品id 商品编号 商品编码 货号 编号 artikelnummer artikelnr artikel_nr art_nr artnr produktnummer
+            produkt_nr produkt_id artikel_id bestellnummer ordernumber product_number product_code item_number item_no
+            item_code article_number article_no article part_number reference referenz ref referencia id_producto
+            codigo id_produit code_article code_produit codice id_prodotto codice_articolo artikelcode productcode
+            indeks артикул код код_товара 商品番号 商品コード 品番 管理番号 상품번호 상품코드 posting_id listing_id
+            variant_sku model mpn code key handle slug gtin ean upc barcode nr number __key__
+        """,
+        "title": """
+            title product_title item_title doc_title product_name productname item_name name productdisplayname
+            prod_name goods_name caption 商品标题 商品名称 商品名 标题 名称 品名 bezeichnung artikelbezeichnung
+            produktbezeichnung produktname artikelname produkttitel titel display_name headline nombre
+            nombre_del_producto nombre_producto titulo denominacion titre nom nom_du_produit nom_produit libelle
+            designation nome nome_prodotto nome_do_produto titolo denominazione naam productnaam nazwa nazwa_produktu
+            название наименование 名前 タイトル 商品タイトル 상품명 제목 productdisplay short_name txt text
+        """,
+        "description": """
+            description product_description item_description detail_desc desc details product_bullet_point
+            about_product 商品描述 商品详情 描述 详情 简介 beschreibung produktbeschreibung artikelbeschreibung
+            langbeschreibung langtext long_description body_html body descripcion descripcion_larga description_longue
+            descriptif descrizione descricao omschrijving opis описание 商品説明 説明 상품설명 설명 short_description
+            kurzbeschreibung descripcion_corta bullet_points features summary
+        """,
+        "brand": """
+            brand brand_name product_brand manufacturer 品牌 品牌名称 marke hersteller markenname manufacturer_name
+            vendor marca fabricante marque fabricant produttore merk fabrikant marka producent supplier бренд
+            производитель ブランド ブランド名 メーカー 브랜드
+        """,
+        "category": """
+            category categories category_path category_name product_category product_category_tree product_type
+            cate_name 类目 商品类目 类目路径 品类 分类 kategorie kategorien kategoriepfad produktkategorie warengruppe
+            rubrik categoria categorias categorie famille rayon kategoria категория категории カテゴリ カテゴリー
+            카테고리 category_hierarchy categorytext category_full_path google_product_category breadcrumb breadcrumbs
+            taxonomy department product_class
+        """,
+        "attributes": """
+            attributes attribute doc_attributes product_attributes product_specifications specifications specs
+            properties pv 属性 商品属性 规格参数 eigenschaften merkmale attribute_pairs produkteigenschaften atributos
+            caracteristicas caracteristiques attributs caratteristiche attributi kenmerken param характеристики
+            スペック additional_attributes feature
+        """,
+        "price": """
+            price sale_price selling_price discounted_price retail_price list_price actual_price 价格 售价 现价 preis
+            verkaufspreis bruttopreis vk_preis vk preis_brutto regular_price price_gross unit_price precio
+            precio_venta pvp prix prix_ttc prix_de_vente prezzo preco prijs cena цена 価格 販売価格 가격 판매가
+            price_net variant_price price_tax_included price_tax_excluded current_price
+        """,
+        "images": """
+            images image doc_image image_url image_urls img_url imgurl img imgs picture pictures photo photos
+            image_path image_file image_name filename file_name imageurlhighres product_image main_image image_link
+            pict_url pic_url 图片 主图 商品图片 图片链接 图片地址 bild bilder bild_url bildurl bilddatei hauptbild
+            produktbild artikelbild bildpfad foto fotos imagen imagenes url_imagen imagen_url imagen_principal
+            image_principale url_image immagine immagini imagem imagens afbeelding afbeeldingen zdjecie zdjecia
+            изображение фото картинка 画像 商品画像 画像url 이미지 상품이미지 image_src image_links images_url
+            base_image cover_media_url cover_image cover featured_image primary_image picture_url picture_urls
+            photo_url media thumbnail thumbnail_url jpg jpeg png webp
+        """,
+        "split": "split subset partition",
+        "group_id": """
+            group_id group spu item_group_id product_group_id label_group variant_group group_sku style_id gruppe
+            variantengruppe
+        """,
+        "parent_id": "parent_id",
+        "noise": "noise",
+        "translations": "translations",
+    }.items()
+}
+PARENT_NAMES = tuple(
+    [
+        "parent_id",
+        "parent_sku",
+        "parent",
+        "parent_product",
+        "parent_product_id",
+        "parent_asin",
+        "mainnumber",
+        "master_sku",
+        "master_id",
+        "vaterartikel",
+        "hauptartikel",
+        "vater_artikelnummer",
+        "ubergeordnetes_produkt",
+        "ubergeordneter_artikel",
+        "sku_padre",
+        "padre",
+        "parent_item",
+    ]
+)
+# Columns that are attributes by their names, in tables whose layout is not known.
+ATTRIBUTE_NAMES = set(
+    [
+        "color",
+        "colour",
+        "color_name",
+        "colour_name",
+        "base_colour",
+        "basecolour",
+        "farbe",
+        "couleur",
+        "colore",
+        "cor",
+        "kleur",
+        "kolor",
+        "цвет",
+        "颜色",
+        "顏色",
+        "色",
+        "カラー",
+        "색상",
+        "size",
+        "grosse",
+        "taille",
+        "talla",
+        "tamano",
+        "taglia",
+        "maat",
+        "rozmiar",
+        "размер",
+        "尺码",
+        "尺寸",
+        "サイズ",
+        "사이즈",
+        "material",
+        "materials",
+        "matiere",
+        "materiau",
+        "materiale",
+        "materiaal",
+        "материал",
+        "材质",
+        "材料",
+        "素材",
+        "소재",
+        "gender",
+        "geschlecht",
+        "genero",
+        "sexe",
+        "性别",
+        "age_group",
+        "pattern",
+        "muster",
+        "style",
+        "stil",
+        "season",
+        "saison",
+        "fabric",
+        "fit",
+        "shape",
+        "form",
+        "finish",
+        "usage",
+    ]
+)
+# A second picture, gallery, ...: beside the column of the main picture.
+FURTHER = re.compile(
+    r"(?:additional|further|other|more|extra|gallery|secondary|alternate|hover|back|weitere|zusatz|galerie|galeria|autres?"
+    r"|otras?|altre|附图|副图|更多).*(?:image|img|photo|picture|pic|bild|foto|imagen|immagin|图).*"
+    r"|(?:image|img|photo|picture|bild|foto|imagen)e?[ns]?_?(?:gallery|galerie|additional|extra|back)e?s?(?:_urls?)?"
+    r"|gallery|galerie|galeria|附图"
+)
 # Columns for the levels of one category: their numbers give the order ('doc_industry_name' is the level above).
 CATEGORY_LEVELS = re.compile(
-    r"(?:doc_)?(?:cate|category|cat|level|l)_?(\d)(?:_?(?:name|category|cate))?|(?:category|cate)_?l(?:evel)?_?(\d)"
+    r"(?:doc_)?(?:cate|category|cat|level|l|kategorie|categoria|categorie|p_cat|main_category|sub_?category)_?(\d)"
+    r"(?:_?(?:name|category|cate))?|(?:category|cate)_?l(?:evel)?_?(\d)"
 )
-CHINESE_LEVELS = {"一级类目": 1, "二级类目": 2, "三级类目": 3, "四级类目": 4, "doc_industry_name": 0}
+NAMED_LEVELS = {
+    "一级类目": 1, "二级类目": 2, "三级类目": 3, "四级类目": 4, "doc_industry_name": 0,
+    "main_category": 1, "master_category": 1, "mastercategory": 1, "hauptkategorie": 1, "sub_category": 2,
+    "subcategory": 2, "unterkategorie": 2, "subcategoria": 2, "sous_categorie": 2,
+}  # fmt: skip
+# 'VARIATION 1 NAME' beside 'VARIATION 1 VALUES': attributes with their names in cells.
+NAMES_OF_PAIRS = re.compile(r"(?P<before>\D*)(?P<n>\d+)(?P<after>\D*?)_?(?:name|names|label|key|titel)")
+ENDS_OF_PAIRS = ("value", "values", "wert", "werte", "option", "options")
+LANGUAGES = "en|de|fr|es|it|nl|pl|pt|ru|zh|ja|ko|sv|da|cs|tr|ar|fi|hu|ro|uk|el"
+LANGUAGE = re.compile(rf"(?P<name>.+?)[\s_.\-(\[<:]+(?P<code>(?:{LANGUAGES})(?:[_-][a-z]{{2}})?)[)\]>]?", re.IGNORECASE)
+
+
+def folded(name: str) -> str:
+    """Return a column's name without what programs write differently: case, accents, blanks, dots and hyphens."""
+    name = unicodedata.normalize("NFKD", name.strip().casefold()).replace("’", "'")
+    name = "".join(letter for letter in name if not unicodedata.combining(letter) or letter > "\u3000")
+    name = unicodedata.normalize("NFC", name).removeprefix("g:")
+    return re.sub(r"[\s.\-_/]+", "_", name).strip("_*#: ")
+
+
+def _bare(name: str) -> str:
+    """Return the folded name without words in brackets at its end: 'Image URLs (x,y,z)' is 'image_urls'."""
+    return folded(re.sub(r"\s*[(\[][^()\[\]]*[)\]]\s*$", "", name)) or folded(name)
 
 
 def parse_columns(pairs: Iterable[str]) -> Columns:
@@ -76,6 +228,7 @@ def find_columns(
     names: Mapping[str, Sequence[str]],
     needed: Iterable[str],
     table: str,
+    languages: Sequence[str] = (),
 ) -> Columns:
     """Map our columns to those of `found` that they are read from: as `given`, else the first that has a usual name.
 
@@ -83,48 +236,441 @@ def find_columns(
         names: usual names of each of our columns.
         needed: those of ours that the table must have.
         table: its name, for messages.
+        languages: of columns like `name_de` and `name_en`, the first of these is taken.
 
     Raises:
         CatalogueError: a needed column was not found, or `given` names one that is not there.
     """
-    listed = ", ".join(map(repr, found)) or "none"
     for ours, theirs in given.items():
         if ours not in names:
             raise CatalogueError(f"A mapping has no column {ours!r}; it may have: {', '.join(names)}.")
         for name in theirs:
-            if name not in found:
+            named = [field for field in re.findall(r"{([^}:]*)", name) if field != "id"]
+            if (named or "{" not in name) and not any(_is_in(field, found) for field in named or [name]):
                 raise CatalogueError(
-                    f"{table} has no column {name!r}, from which {ours!r} is to be read; it has: {listed}."
+                    f"{table} has no column {name!r}, from which {ours!r} is to be read; it has: {_listed(found)}."
                 )
     columns = {ours: tuple(theirs) for ours, theirs in given.items()}
     taken = {name for theirs in columns.values() for name in theirs}
-    by_usual_name = {_folded(name): name for name in reversed(found) if name not in taken}
+    by_usual_name = _by_usual_name([name for name in found if name not in taken], languages)
     for ours, usual in names.items():
         if ours not in columns:
             theirs = next((by_usual_name[name] for name in usual if name in by_usual_name), None)
             if theirs is not None:
                 columns[ours] = (theirs,)
-            elif ours == "category" and (levels := _category_levels(by_usual_name)):
+            if (
+                ours == "category"
+                and (levels := _category_levels(by_usual_name))
+                and (theirs is None or len(levels) > 1)
+            ):
                 columns[ours] = levels
     missing = [ours for ours in needed if not columns.get(ours)]
     if missing:
-        example = " ".join(f"{ours}=COLUMN" for ours in missing)
-        raise CatalogueError(
-            f"{table} has no column that is known to hold {' or '.join(missing)}; it has: {listed}. Say which column "
-            f"does, with --columns {example}."
-        )
+        raise CatalogueError(lacks(table, missing, found))
     return {ours: theirs for ours, theirs in columns.items() if theirs}
 
 
-def _folded(name: str) -> str:
-    return re.sub(r"[\s.\-]+", "_", name.strip().casefold())
+def lacks(table: str, missing: Sequence[str], found: Sequence[str]) -> str:
+    """Return the message for columns that were not found."""
+    example = " ".join(f"{ours}=COLUMN" for ours in missing)
+    return (
+        f"{table} has no column that is known to hold {' or '.join(missing)}; it has: {_listed(found)}. Say which "
+        f"column does, with --columns {example}."
+    )
+
+
+def _listed(found: Sequence[str]) -> str:
+    return ", ".join(map(repr, found)) or "none"
+
+
+def _is_in(name: str, found: Sequence[str]) -> bool:
+    return name in found or ("." in name and name.split(".", 1)[0] in found)
+
+
+def _by_usual_name(found: Sequence[str], languages: Sequence[str]) -> dict[str, str]:
+    """Return folded name -> column; the whole name counts before one without brackets or language."""
+    known: dict[str, str] = {}
+    for name in found:
+        known.setdefault(folded(name), name)
+    spoken: dict[str, list[tuple[int, int, str]]] = {}
+    for place, name in enumerate(found):
+        if match := LANGUAGE.fullmatch(name.strip()):
+            spoken.setdefault(folded(match["name"]), []).append((rank(match["code"], languages), place, name))
+    known = {usual: min(those)[2] for usual, those in spoken.items()} | known
+    for name in found:
+        known.setdefault(_bare(name), name)
+    return known
+
+
+def rank(code: str, languages: Sequence[str]) -> int:
+    """Return the place of a language among the wanted ones; 'en' also wants 'en_US'."""
+    code = code.casefold().replace("-", "_")
+    wanted = [language.casefold().replace("-", "_") for language in languages]
+    fits = (place for place, language in enumerate(wanted) if code == language or code.split("_")[0] == language)
+    return next(fits, len(wanted))
 
 
 def _category_levels(by_usual_name: Mapping[str, str]) -> tuple[str, ...]:
     levels = {}
     for usual, name in by_usual_name.items():
         match = CATEGORY_LEVELS.fullmatch(usual)
-        level = int(match.group(1) or match.group(2)) if match else CHINESE_LEVELS.get(usual)
+        level = int(match.group(1) or match.group(2)) if match else NAMED_LEVELS.get(usual)
         if level is not None:
-            levels[level] = name
+            levels.setdefault(level, name)
     return tuple(levels[level] for level in sorted(levels))
+
+
+# What the columns of a table are
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What the columns of one table are.
+
+    Attributes:
+        columns: our column -> what it is read from.
+        continued: the same for rows that belong to the product before.
+        layout: the known layout; None for a table with usual or guessed columns.
+        parent, order, views, begins, children, products: as in `Layout`, by the columns' own names; () for none.
+        parent_keys: what `parent` may hold of the row that it names.
+        wanted: the columns of the table that are read.
+        guesses: what was taken for what by its cells, for people.
+        left: columns that are not read.
+    """
+
+    columns: dict[str, tuple[Source, ...]]
+    wanted: list[str]
+    continued: dict[str, tuple[Source, ...]] = field(default_factory=dict)
+    layout: Layout | None = None
+    parent: tuple[str, ...] = ()
+    order: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()
+    begins: tuple[str, ...] = ()
+    children: tuple[str, ...] = ()
+    products: tuple[str, ...] = ()
+    parent_keys: tuple[str, ...] = ()
+    guesses: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+
+
+class Header:
+    """The names of a table's columns, which are found however they are written."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = list(names)
+        self._folded = {folded(name): name for name in reversed(self.names)}
+
+    def column(self, name: str) -> str | None:
+        """Return the table's own name of a column, or the path into its JSON; None if it has no such column."""
+        found = name if name in self.names else self._folded.get(folded(name))
+        if found is None and "." in name:
+            head, _, rest = name.partition(".")
+            found = self._folded.get(folded(head))
+            return f"{found}.{rest}" if found else None
+        return found
+
+    def numbered(self, pattern: str) -> dict[int, str]:
+        """Return number -> column of those that fit a pattern with `{n}` or `*`."""
+        written = _pattern(pattern)
+        found = {}
+        for place, name in enumerate(self.names):
+            if match := written.fullmatch(folded(name)):
+                found.setdefault(int(match[1]) if written.groups else place, name)
+        return dict(sorted(found.items()))
+
+    def sources(self, part: Part | Source) -> list[Source]:
+        """Return what a part of a layout is in this table; nothing if the table has no such column."""
+        if isinstance(part, Source) and part.kind == "named":
+            names, values = ({n: name for each in reversed(those) for n, name in self.numbered(each).items()}
+                             for those in (part.names, part.columns))  # fmt: skip
+            return [replace(part, columns=(values[n],), names=(names[n],)) for n in sorted(values) if n in names]
+        if isinstance(part, Source):
+            column = self.column(part.columns[0])
+            return [replace(part, columns=(column,))] if column else []
+        if any("{n}" in name or "*" in name for name in parts(part)):
+            found = next((those for name in parts(part) if (those := self.numbered(name))), {})
+            return [Source((name,)) for name in found.values()]
+        columns = tuple(dict.fromkeys(column for name in parts(part) if (column := self.column(name))))
+        return [Source(columns)] if columns else []
+
+    def heads(self, names: Iterable[str]) -> list[str]:
+        """Return the columns of names that may be paths, each once, in the order of the table."""
+        wanted = {name if name in self.names else name.split(".", 1)[0] for name in names}
+        return [name for name in self.names if name in wanted]
+
+
+def _pattern(pattern: str) -> re.Pattern:
+    written = re.escape(folded(pattern.replace("{n}", "§n§").replace("*", "§§")))
+    return re.compile(written.replace("§n§", r"(\d+)").replace("§§", ".*"))
+
+
+def recognise(names: Sequence[str]) -> Layout | None:
+    """Return the layout that a table's columns prove, the one with the most proof; None if there is none."""
+    header = Header(names)
+    proven = [layout for layout in LAYOUTS.values() if all(map(header.sources, layout.proof))]
+    return max(proven, key=lambda layout: len(layout.proof), default=None)
+
+
+def bind(
+    names: Sequence[str],
+    sample: Sequence[Mapping[str, object]],
+    given: Mapping[str, tuple[str, ...]],
+    layout: Layout | None,
+    table: str,
+    languages: Sequence[str] = (),
+) -> Binding:
+    """Decide what the columns of a table are: as `given`, as the layout has them, by their names, or by their cells.
+
+    Args:
+        names: of the columns.
+        sample: some rows.
+        given: our column -> theirs, which counts before anything else.
+        layout: a known one; None for names and cells.
+        table: its name, for messages.
+
+    Raises:
+        CatalogueError: a given column is not there, it has no id or title, or several columns may be one.
+    """
+    header = Header(names)
+    own = find_columns(names, given, {**CATALOGUE_NAMES, "parent": PARENT_NAMES}, (), table, languages)
+    guesses: list[str] = []
+    continued: dict[str, tuple[Source, ...]] = {}
+    if layout is not None:
+        own = {
+            ours: theirs for ours, theirs in own.items() if ours in given or ours in ("split", "noise", "translations")
+        }
+        columns, continued = _of_layout(header, layout.columns), _of_layout(header, layout.continued)
+    else:
+        own = _by_cells(own, names, sample, given, guesses, table)
+        columns = {}
+    parent = own.pop("parent", ())
+    for ours, theirs in own.items():
+        columns[ours] = tuple(sources_of(ours, theirs, sample if ours in given else ()))
+    columns = {ours: sources for ours, sources in columns.items() if ours not in given or given[ours]}
+    if layout is None and "attributes" not in given:
+        used = {name for sources in columns.values() for source in sources for name in source.columns}
+        columns["attributes"] = (*columns.get("attributes", ()), *_attribute_columns(header, used))
+        if not columns["attributes"]:
+            del columns["attributes"]
+    missing = [ours for ours in ("id", "title", "images") if not columns.get(ours)]
+    if set(missing) - {"images"}:  # files may be named by ids, but there are none
+        raise CatalogueError(lacks(table, missing, names))
+
+    def bound(part: Part) -> tuple[str, ...]:
+        return tuple(name for source in header.sources(part) for name in source.columns) if part else ()
+
+    record = layout or Layout(name="", about="", proof=(), columns={})
+    special = {
+        "parent": parent or bound(record.parent),
+        "order": bound(record.order),
+        "views": bound(record.views),
+        "begins": bound(record.begins[0]) if record.begins else (),
+        "children": bound(record.children[0]) if record.children else (),
+        "products": bound(record.products[0]) if record.products else (),
+    }
+    if layout is None and "group_id" in columns:
+        special["parent"] = ()  # it says itself which rows belong together
+    keys = tuple(key for written in record.parent_keys if (key := _known_key(header, written)))
+    of_keys = re.findall(r"{(.+?)}", " ".join(keys))
+    sources = [source for mapping in (columns, continued) for those in mapping.values() for source in those]
+    patterns = [name for source in sources if source.kind == "files" for path in source.columns
+                for name in re.findall(r"{([^}:]+)", path) if name in names]  # fmt: skip
+    read = [name for source in sources if source.kind != "files" for name in (*source.columns, *source.names)]
+    special_names = [name for those in special.values() for name in those]
+    wanted = header.heads([*read, *special_names, *patterns, *(of_keys if special["parent"] else ())])
+    left = tuple(name for name in names if name not in header.heads([*read, *special_names, *patterns]))
+    return Binding(columns, wanted, continued, layout, **special, parent_keys=keys, guesses=tuple(guesses), left=left)
+
+
+def _known_key(header: Header, written: str) -> str | None:
+    """Return what names a parent, with the table's own columns; None if the table lacks one."""
+    names = {name: header.column(name) for name in re.findall(r"{(.+?)}", written)}
+    return re.sub(r"{(.+?)}", lambda match: f"{{{names[match[1]]}}}", written) if all(names.values()) else None
+
+
+def _of_layout(header: Header, columns: Mapping[str, tuple[Part | Source, ...]]) -> dict[str, tuple[Source, ...]]:
+    bound = {}
+    for ours, of_layout in columns.items():
+        sources = [source for part in of_layout for source in header.sources(part)]
+        if ours == "attributes":
+            sources = [_labelled(source) if source.kind == "value" else source for source in sources]
+        if sources:
+            bound[ours] = tuple(sources)
+    return bound
+
+
+def _labelled(source: Source) -> Source:
+    """Return an attribute with the name of its column, which is 'Gender' of 'Google Shopping / Gender'."""
+    label = re.sub(r"\s*\(.*\)$|\.name$", "", source.columns[0].rpartition(" / ")[2]).strip()
+    return replace(source, kind="named", label=label)
+
+
+def sources_of(ours: str, theirs: tuple[str, ...], sample: Sequence[Mapping[str, object]]) -> Iterator[Source]:
+    """Yield the parts of one of our columns, each a column of theirs.
+
+    Args:
+        sample: some rows, by which one column that is said to hold attributes is told from the values of one.
+    """
+    for name in theirs:
+        if ours == "images" and "{" in name:
+            yield Source((name,), "files")
+        elif ours != "attributes":
+            yield Source((name,))
+        elif len(theirs) > 1 or not _holds_pairs(row.get(name) for row in sample):
+            yield Source((name,), "named", label=name)
+        else:
+            yield pairs(name)
+
+
+def _holds_pairs(cells: Iterable[object]) -> bool:
+    """Tell whether attributes of several names are in a column: one cell is a structure, or has 'name: value'."""
+    known = [cell for cell in cells if cell not in (None, "")]
+    return not known or any(
+        not isinstance(cell, str) or cell.lstrip()[:1] in ("{", "[") or re.search(r".[:：=]", cell) for cell in known
+    )
+
+
+def _attribute_columns(header: Header, used: set[str]) -> Iterator[Source]:
+    """Yield attributes by the names of their columns, and those named by cells: VARIATION 1 NAME and VALUES."""
+    free = [name for name in header.names if name not in used]
+    by_name = {folded(name): name for name in free}
+    for name in free:
+        if match := NAMES_OF_PAIRS.fullmatch(folded(name)):
+            start = f"{match['before']}{match['n']}{match['after']}"
+            ends = (f"{start}{joint}{end}" for end in ENDS_OF_PAIRS for joint in ("_", ""))
+            values = next((by_name[key] for key in (*ends, start) if key in by_name), None)
+            if values:
+                yield Source((values,), "named", (name,))
+                used |= {values, name}
+        elif ATTRIBUTE_NAMES & {folded(name), _bare(name)}:
+            yield Source((name,), "named", label=name)
+
+
+# What cells say
+
+URL = re.compile(r"(?:https?:)?//\S+", re.IGNORECASE)
+PICTURE_ADDRESS = re.compile(r"//.*(?:\.(?:jpe?g|png|webp|gif|avif)\b|/ima?ge?s?/|/photo|image|format=)", re.IGNORECASE)
+AMOUNTS = re.compile(r"[€$£¥]?\s?\d[\d.,' ]*[.,]\d\d\s?(?:€|\$|£|zł|kr|[A-Z]{3})?|[€$£¥]\s?\d+|\d+\s?(?:€|EUR|USD)")
+PATH = re.compile(r"\S\s*[>»›]\s*\S|\S / \S")
+NAMES_OF_IDS = re.compile(
+    r"(?:^|_)(?:id|nr|no|num|code|key|sku|ref|artnr|art|item)(?:_|$)|nummer|number", re.IGNORECASE
+)
+LONGEST_TITLE = 150
+# Fewer rows do not tell an id or a title by their cells.
+LEAST_ROWS = 5
+
+
+def looks_like_pictures(cells: Iterable[object]) -> bool:
+    """Tell whether most cells that hold something hold pictures: bytes, names of files, or addresses of such."""
+    known = [cell for cell in cells if cell not in (None, "", [], ())]
+    return bool(known) and sum(map(_is_picture, known)) >= 0.8 * len(known)
+
+
+def _is_picture(cell: object) -> bool:
+    if isinstance(cell, bytes):
+        return True
+    if isinstance(cell, dict):
+        return cell.get("bytes") is not None or any(map(_is_picture, filter(None, cell.values())))
+    if isinstance(cell, (list, tuple)):
+        return any(map(_is_picture, cell))
+    pieces = [piece.strip(" \"'[]") for piece in re.split(r"[|;,\n]", str(cell)) if piece.strip()]
+    return any(PICTURE_FILE.search(piece) or PICTURE_ADDRESS.search(piece) for piece in pieces)
+
+
+def _by_cells(
+    own: Columns,
+    names: Sequence[str],
+    sample: Sequence[Mapping[str, object]],
+    given: Mapping[str, tuple[str, ...]],
+    guesses: list[str],
+    table: str,
+) -> Columns:
+    """Add to the columns that were found by their names those that can be told by their cells."""
+    own = dict(own)
+    cells = {name: [row.get(name) for row in sample if row.get(name) not in (None, "", [])] for name in names}
+    taken = {name for theirs in own.values() for name in theirs}
+
+    def guess(ours: str, theirs: tuple[str, ...], why: str) -> None:
+        own[ours] = theirs
+        taken.update(theirs)
+        guesses.append(f"{ours} from {', '.join(map(repr, theirs))}: {why}")
+
+    if "images" not in given:
+        pictures = [name for name in names if looks_like_pictures(cells[name])]
+        main = own.get("images", ())
+        if main and cells[main[0]] and not looks_like_pictures(cells[main[0]]) and pictures:
+            main = ()
+            own.pop("images")
+        if not main and (free := tuple(name for name in pictures if name not in taken)):
+            guess("images", _as_numbered(free), "cells are names of image files or addresses of images")
+        if main := own.get("images", ()):
+            own["images"] = (*main, *_further_images(main[0], names, cells, taken))
+            taken.update(own["images"])
+    plain = [name for name in names if name not in taken and cells[name]]
+    plain = [name for name in plain if all(isinstance(cell, (str, int, float)) for cell in cells[name])]
+    texts = {name: list(map(str, cells[name])) for name in plain}
+    texts = {name: those for name, those in texts.items() if not any(map(URL.match, those))}
+    telling = len(sample) >= LEAST_ROWS
+    if "id" not in own and "id" not in given and telling:
+        unique = [name for name, those in texts.items() if len(those) == len(sample) == len(set(those)) > 0
+                  and max(map(len, those)) <= 64 and sum(" " in text for text in those) * 10 <= len(those)
+                  and not all(map(AMOUNTS.fullmatch, those))]  # fmt: skip
+        likely = [name for name in unique if NAMES_OF_IDS.search(folded(name))] or unique
+        if len(likely) > 1 and likely[0] != names[0]:
+            raise CatalogueError(_ambiguous(table, "id", likely))
+        if likely:
+            guess("id", (likely[0],), "its cells are short, none is empty, and all differ")
+    if "title" not in own and "title" not in given and telling:
+        titles = {}
+        for name, those in texts.items():
+            lengths, worded = [len(text) for text in those], sum(any(map(str.isalpha, text)) for text in those)
+            whole = sum(" " in text.strip() or not text.isascii() for text in those)
+            mean = sum(lengths) / len(lengths)
+            is_text = 4 <= mean <= LONGEST_TITLE and worded >= 0.9 * len(those) >= 0.8 * len(sample)
+            if name not in taken and is_text and 2 * min(whole, len(set(those))) >= len(those):
+                titles[name] = mean
+        ordered = sorted(titles, key=titles.__getitem__, reverse=True)
+        if len(ordered) > 1 and titles[ordered[1]] > 0.7 * titles[ordered[0]]:
+            raise CatalogueError(_ambiguous(table, "title", ordered[:2]))
+        if ordered:
+            guess("title", (ordered[0],), "the longest of its short texts, which mostly differ")
+    free = {name: those for name, those in texts.items() if name not in taken}
+    if "category" not in own and "category" not in given:
+        trees = [name for name, those in free.items() if len(set(those)) <= max(1, len(those) // 2)
+                 and 2 * sum(bool(PATH.search(text)) for text in those) >= len(those)]  # fmt: skip
+        if len(trees) == 1:
+            guess("category", (trees[0],), "its cells are paths that occur again and again")
+    if "price" not in own and "price" not in given:
+        amounts = [name for name, those in free.items() if name not in taken and all(map(AMOUNTS.fullmatch, those))]
+        if len(amounts) == 1:
+            guess("price", (amounts[0],), "its cells are amounts")
+    return own
+
+
+def _ambiguous(table: str, ours: str, names: Sequence[str]) -> str:
+    return (
+        f"{table}: the {ours} of its products may be in {' or '.join(map(repr, names))}, and no name says which. Say "
+        f"it, for example with --columns {ours}={names[0]}."
+    )
+
+
+def _further_images(main: str, names: Sequence[str], cells: Mapping[str, list], taken: set[str]) -> list[str]:
+    """Return the columns of further images: numbered as the main one is, or called additional, gallery ..."""
+    stem = re.sub(r"_?\d+_?", "", folded(main))
+    found = []
+    for name in names:
+        usual = _bare(name)
+        numbered = re.search(r"\d", usual) and re.sub(r"_?\d+_?", "", usual) == stem
+        if (
+            name not in taken
+            and (numbered or FURTHER.fullmatch(usual))
+            and (not cells[name] or looks_like_pictures(cells[name]))
+        ):
+            found.append(name)
+    return list(_as_numbered(found))
+
+
+def _as_numbered(names: Sequence[str]) -> tuple[str, ...]:
+    """Return names in the order of the table, but those with numbers in the order of these."""
+    numbers = {name: int(digits[-1]) if (digits := re.findall(r"\d+", name)) else 0 for name in names}
+    return tuple(sorted(names, key=numbers.__getitem__))

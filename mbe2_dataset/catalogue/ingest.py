@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain, islice
@@ -14,18 +14,19 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+import pyarrow.compute as pc
 from tqdm import tqdm
 
 from common_moon2.files import replace_folder, write_text
 from common_moon2.parallel import in_processes
+from mbe2_dataset.catalogue.groups import assign, find_shared, read_rows
 from mbe2_dataset.catalogue.pictures import (
     PICTURES_SCHEMA,
     Picture,
     decode,
     encode,
     fetch_all,
+    is_heic,
     perceptual_hash,
     picture_name,
     picture_place,
@@ -38,6 +39,7 @@ from mbe2_dataset.catalogue.store import (
     PART_ROWS_SCHEMA,
     PARTS,
     QUARANTINE,
+    SHARED,
     SPLITS,
     SUMMARY,
     Catalogue,
@@ -49,9 +51,10 @@ from mbe2_dataset.catalogue.store import (
 )
 from mbe2_dataset.catalogue.tables import LocalTables
 from mbe2_dataset.errors import CatalogueError
-from mbe2_dataset.parallel import seed_for
 
-FORMAT = 1
+FORMAT = 2
+MADE = "same title, or nearly the same with a byte-identical picture"
+SHOWS_NONE = "products with different titles share it, so it shows none of them"
 # Rows of the source in a part, which is what survives if the ingest is killed, and in what a process takes at a time.
 PART_ROWS = 2048
 CHUNK_ROWS = 8
@@ -86,10 +89,12 @@ def ingest(
     """Store the catalogue of `source` in `folder`, or use it if it is there already, of the same files and options.
 
     A row is set aside, with the reason, if it has no id, title or picture, if its id occurred before, if its split is
-    unknown or if none of its pictures can be read; single pictures are set aside likewise. Where the source has no
-    groups, rows with the same title (but for case and blanks) or a byte-identical picture become one, transitively.
-    Where it has no splits, groups are assigned to them by the seed. All this is our choice. A run that is killed goes
-    on where it was; the bytes in the folder depend on the source and the options only.
+    unknown or if none of its pictures can be used; single pictures are set aside likewise. A picture that products with
+    different titles share (a size chart, a placeholder) shows none of them: it is left out (`groups.find_shared`).
+    Where the source has no groups, rows with the same title (but for case and blanks) become one, and so do rows with
+    nearly the same title and a byte-identical picture, transitively. Where it has no splits, groups are assigned to
+    them by the seed. All this is our choice. A run that is killed goes on where it was; the bytes in the folder depend
+    on the source and the options only.
 
     Args:
         num_proc: processes that read and decode pictures.
@@ -117,8 +122,8 @@ def ingest(
     staging = folder.with_name(f".{folder.name}.incomplete")
     _begin(staging, key)
     try:
-        counts = _write_parts(source, staging / PARTS, options, num_proc)
-        _finish(staging, source.name, key, shaping, counts)
+        counts, changes = _write_parts(source, staging / PARTS, options, num_proc)
+        _finish(staging, source.name, key, shaping, counts, changes)
     except CatalogueError:
         shutil.rmtree(staging)
         raise
@@ -136,13 +141,13 @@ def _begin(staging: Path, key: str) -> None:
         write_text(mark, key)
 
 
-# What became of one row of the source: its record for PART_ROWS_SCHEMA, if it is kept, the bytes of its pictures, and
-# what is wrong with it.
-Checked = tuple[dict | None, list[bytes], list[Problem]]
+# What became of one row of the source: its record for PART_ROWS_SCHEMA, if it is kept, the bytes of its pictures, what
+# is wrong with it, and counts of what was changed.
+Checked = tuple[dict | None, list[bytes], list[Problem], Mapping[str, int]]
 
 
-def _write_parts(source: Source, folder: Path, options: IngestOptions, num_proc: int) -> Counter:
-    """Write the parts that are not there yet; return counts of rows and pictures over all of them."""
+def _write_parts(source: Source, folder: Path, options: IngestOptions, num_proc: int) -> tuple[Counter, Counter]:
+    """Write the parts that are not there yet; return counts of rows and pictures, and of changes, over all of them."""
     for rest in folder.glob(".*"):
         shutil.rmtree(rest)
     seen = {record["id"]: record["where"] for record, _ in part_records(folder.parent)}
@@ -157,9 +162,12 @@ def _write_parts(source: Source, folder: Path, options: IngestOptions, num_proc:
             _write_part(chain([first], islice(checked, PART_ROWS - 1)), folder, number, seen, bar)
             number += 1
     counts = Counter({f"{kind}_{end}": 0 for kind in ("rows", "pictures") for end in ("in", "out", "quarantined")})
+    changes: Counter = Counter()
     for part in sorted(folder.iterdir()):
-        counts.update(json.loads((part / "counts.json").read_text()))
-    return counts
+        found = json.loads((part / "counts.json").read_text(encoding="utf-8"))
+        counts.update(found["counts"])
+        changes.update(found["changes"])
+    return counts, changes
 
 
 def _in_order(check, items: Iterator[Item | Problem], num_proc: int) -> Iterator[list[Checked]]:
@@ -172,7 +180,7 @@ def _write_part(rows: Iterable[Checked], folder: Path, number: int, seen: dict[s
     """Write part `number`, which is complete or absent."""
     staged = folder / f".{number:05d}"
     staged.mkdir()
-    counts, pictures, records = Counter(), 0, []
+    counts, changes, pictures, records = Counter(), Counter(), 0, []
     with (
         pa.OSFile(str(staged / "rows.arrow"), "wb") as rows_file,
         pa.ipc.new_stream(rows_file, PART_ROWS_SCHEMA) as rows_writer,
@@ -180,29 +188,33 @@ def _write_part(rows: Iterable[Checked], folder: Path, number: int, seen: dict[s
         pa.ipc.new_stream(pictures_file, PICTURES_SCHEMA) as pictures_writer,
         open(staged / QUARANTINE, "w", encoding="utf-8") as quarantine,
     ):
-        for record, contents, problems in rows:
+        for record, contents, problems, changed in rows:
             if record is not None and record["id"] in seen:
                 reason = f"the id {record['id']!r} occurs in {seen[record['id']]} already; ids must be unique"
                 record, problems = None, [Problem(record["where"], record["id"], reason)]
             for problem in problems:
                 quarantine.write(json.dumps(asdict(problem), ensure_ascii=False) + "\n")
             counts["rows_in"] += 1
+            changes.update(changed)
             bar.update()
             if record is None:
                 counts["rows_quarantined"] += 1
                 continue
             seen[record["id"]] = record["where"]
             counts["rows_out"] += 1
+            unread = sum(problem.column is None for problem in problems)
             counts["pictures_out"] += len(contents)
-            counts["pictures_quarantined"] += len(problems)
-            counts["pictures_in"] += len(contents) + len(problems)
+            counts["pictures_quarantined"] += unread
+            counts["pictures_in"] += len(contents) + unread
+            changes.update(f"{problem.column}: cannot be read, left empty" for problem in problems if problem.column)
             for picture in record["pictures"]:
                 picture["number"] = pictures
                 pictures += 1
             records.append(record)
             pictures_writer.write_batch(pa.RecordBatch.from_pydict({"bytes": contents}, schema=PICTURES_SCHEMA))
         rows_writer.write_table(pa.Table.from_pylist(records, schema=PART_ROWS_SCHEMA))
-    (staged / "counts.json").write_text(json.dumps(counts, sort_keys=True))
+    found = {"counts": counts, "changes": changes}
+    (staged / "counts.json").write_text(json.dumps(found, sort_keys=True, ensure_ascii=False), encoding="utf-8")
     replace_folder(staged, folder / f"{number:05d}")
 
 
@@ -213,7 +225,8 @@ def _check_chunk(items: list[Item | Problem], folder: Path | None, options: Inge
         pictures = [picture for item in items if isinstance(item, Item) for picture in item.record.get("images") or []]
         fetched = fetch_all((picture["url"] for picture in pictures if "url" in picture), options.connections)
     return [
-        (None, [], [item]) if isinstance(item, Problem) else _check(item, folder, options, fetched) for item in items
+        (None, [], [item], {}) if isinstance(item, Problem) else _check(item, folder, options, fetched)
+        for item in items
     ]
 
 
@@ -222,7 +235,7 @@ def _check(item: Item, folder: Path | None, options: IngestOptions, fetched: dic
     identity = record.get("id")
     reason = _fault(record, options)
     if reason:
-        return None, [], [Problem(item.where, identity, reason)]
+        return None, [], [Problem(item.where, identity, reason)], item.changes
     found, contents, problems = [], [], []
     for index, source in enumerate(record["images"]):
         try:
@@ -234,19 +247,22 @@ def _check(item: Item, folder: Path | None, options: IngestOptions, fetched: dic
         if options.max_pixels is not None and image.width * image.height > options.max_pixels:
             image.thumbnail(_bounded(image.size, options.max_pixels))
             picture = encode(image, str(Path(picture.path).with_suffix(".jpg")))
+        elif is_heic(picture.bytes):  # others who load the data set may not be able to read it
+            picture = encode(image, str(Path(picture.path).with_suffix(".jpg")))
         contents.append(picture.bytes)
         facts = {"width": image.width, "height": image.height, "perceptual_hash": perceptual_hash(image)}
         found.append({"path": picture.path, "sha256": picture.sha256, **facts})
     if not found:
         first = problems[0]
         reason = f"none of its pictures can be used: {first.picture}: {first.reason}"
-        return None, [], [Problem(item.where, identity, reason)]
+        return None, [], [Problem(item.where, identity, reason)], item.changes
     kept = {name: record.get(name) for name in PART_ROWS_SCHEMA.names}
     for name in ("category", "attributes", "noise", "translations"):
         kept[name] = list(kept[name] or ())
     if "group_id" in record:
         kept["group_id"] = record["group_id"] or identity
-    return {**kept, "where": item.where, "pictures": found}, contents, problems
+    problems += [Problem(item.where, identity, reason, column=column) for column, reason in item.faults]
+    return {**kept, "where": item.where, "pictures": found}, contents, problems, item.changes
 
 
 def _fault(record: dict, options: IngestOptions) -> str | None:
@@ -266,7 +282,7 @@ def _bounded(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
     return max(1, int(size[0] * scale)), max(1, int(size[1] * scale))
 
 
-def _finish(staging: Path, name: str, key: str, options: dict, counts: Counter) -> None:
+def _finish(staging: Path, name: str, key: str, options: dict, counts: Counter, changes: Counter) -> None:
     """Write groups, splits, the list of what was set aside, and the summary, which makes the catalogue complete."""
     with open(staging / QUARANTINE, "wb") as quarantine:
         for part in sorted((staging / PARTS).iterdir()):
@@ -280,68 +296,80 @@ def _finish(staging: Path, name: str, key: str, options: dict, counts: Counter) 
             f"None of the {counts['rows_in']:,} rows of {name} can be used; the first: {first['where']}: "
             f"{first['reason']}."
         )
-    groups, grouped = _groups(staging)
-    splits, assigned = _splits(staging, groups, options)
-    table = pa.Table.from_pydict({"split": splits, "group_id": groups}, schema=ASSIGNED_SCHEMA)
+    rows = read_rows(staging, options["assign_splits"])
+    is_shared, shared = find_shared(staging, rows)
+    with open(staging / SHARED, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(asdict(picture), ensure_ascii=False) + "\n" for picture in shared)
+    kept = np.bincount(rows.row[~is_shared], minlength=len(rows.ids)) > 0
+    if shared:
+        _leave_out(staging, is_shared, kept, counts)
+    groups, splits, largest = assign(rows, is_shared, kept, options["seed"], options["shares"])
+    table = pa.Table.from_pydict({"split": splits, "group_id": groups, "kept": kept}, schema=ASSIGNED_SCHEMA)
     with pa.OSFile(str(staging / ASSIGNED), "wb") as file, pa.ipc.new_stream(file, ASSIGNED_SCHEMA) as writer:
         writer.write_table(table)
+    used = table.filter(pa.array(kept))
     summary = {
         "format": FORMAT,
         "key": key,
         "source": name,
         "options": options,
         "counts": dict(sorted(counts.items())),
-        "rows": {split: splits.count(split) for split in SPLITS},
-        "groups": len(set(groups)),
-        "groups_made": "same title or byte-identical picture" if grouped else "given by the source",
-        "splits_made": f"by group and seed {options['seed']}" if assigned else "given by the source",
+        "changes": dict(sorted(changes.items())),
+        "rows": {split: pc.sum(pc.equal(used["split"], split)).as_py() or 0 for split in SPLITS},
+        "groups": pc.count_distinct(used["group_id"]).as_py(),
+        "groups_made": "given by the source" if None not in rows.groups else MADE,
+        "largest_groups": largest,
+        "splits_made": "given by the source" if None not in rows.splits else f"by group and seed {options['seed']}",
+        "shared_pictures": len(shared),
     }
     for kind in ("rows", "pictures"):
-        kept, aside = counts[f"{kind}_out"], counts[f"{kind}_quarantined"]
-        if counts[f"{kind}_in"] != kept + aside:
-            raise AssertionError(f"{kind}: {counts[f'{kind}_in']} in, but {kept} out and {aside} set aside")
+        taken, aside = counts[f"{kind}_out"], counts[f"{kind}_quarantined"]
+        if counts[f"{kind}_in"] != taken + aside:
+            raise AssertionError(f"{kind}: {counts[f'{kind}_in']} in, but {taken} out and {aside} set aside")
     write_text(staging / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False))
 
 
-def _groups(staging: Path) -> tuple[list[str], bool]:
-    """Return the group of each row, and whether any was made here, which is named by the id of its first row."""
-    ids, given, rows, facts = [], [], [], []
-    numbers: dict[bytes, int] = {}
-    for number, (record, _) in enumerate(part_records(staging)):
-        ids.append(record["id"])
-        given.append(record["group_id"])
-        if record["group_id"] is None:
-            title = " ".join(record["title"].lower().split())
-            for fact in (f"title {title}", *(f"picture {picture['sha256']}" for picture in record["pictures"])):
-                # a digest, for a title may be long and there may be millions
-                digest = hashlib.blake2b(fact.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-                rows.append(number)
-                facts.append(numbers.setdefault(digest, len(numbers)))
-    if not rows:
-        return given, False
-    size = len(ids) + len(numbers)
-    links = coo_array((np.ones(len(rows), dtype=np.int8), (rows, np.add(facts, len(ids)))), shape=(size, size))
-    _, component = connected_components(links, directed=False)
-    first: dict[int, str] = {}
-    made = [first.setdefault(int(component[number]), name) for number, name in enumerate(ids)]
-    return [group or other for group, other in zip(given, made, strict=True)], True
+def _leave_out(staging: Path, is_shared: np.ndarray, kept: np.ndarray, counts: Counter) -> None:
+    """Add to what was set aside the pictures that different products share, and the products that have no other.
 
-
-def _splits(staging: Path, groups: list[str], options: dict) -> tuple[list[str], bool]:
-    """Return the split of each row, and whether any was assigned here.
-
-    A group keeps its split when the catalogue grows.
+    Raises:
+        CatalogueError: there is no other product.
     """
-    ends = np.cumsum(options["shares"]) / sum(options["shares"])
-    given = [None if options["assign_splits"] else record["split"] for record, _ in part_records(staging)]
-    of_group = {group: split for group, split in zip(groups, given, strict=True) if split}
+    place = 0
+    with open(staging / QUARANTINE, "a", encoding="utf-8") as quarantine:
+        for (record, _), stays in zip(part_records(staging), kept.tolist(), strict=True):
+            pictures = record["pictures"]
+            left = [picture["path"] for picture, out in zip(pictures, is_shared[place:], strict=False) if out]
+            place += len(pictures)
+            if not left:
+                continue
+            where = record["where"], record["id"]
+            if stays:
+                problems = [Problem(*where, f"it is left out: {SHOWS_NONE}", path) for path in left]
+                counts.update(pictures_out=-len(left), pictures_quarantined=len(left))
+            else:
+                problems = [Problem(*where, f"it has no other picture than {left[0]}, and {SHOWS_NONE}")]
+                counts.update(rows_out=-1, rows_quarantined=1, pictures_out=-len(left), pictures_in=-len(left))
+            quarantine.writelines(json.dumps(asdict(problem), ensure_ascii=False) + "\n" for problem in problems)
+    if not counts["rows_out"]:
+        raise CatalogueError(
+            f"None of the {counts['rows_in']:,} rows can be used: no product has a picture of its own; {SHOWS_NONE}."
+        )
 
-    def assigned(group: str) -> str:
-        place = seed_for(options["seed"], "split", group) / 2**63
-        return SPLITS[int(np.searchsorted(ends[:-1], place, side="right"))]
 
-    splits = [split or of_group.get(group) or assigned(group) for group, split in zip(groups, given, strict=True)]
-    return splits, not all(given)
+def told_lines(catalogue: Catalogue) -> list[str]:
+    """Return what people should know: what was changed, which pictures different products share, large groups."""
+    summary = catalogue.summary
+    lines = [f"{what}: {count:,}" for what, count in summary["changes"].items()]
+    for picture in islice(catalogue.shared_pictures(), 3):
+        lines.append(
+            f"left out: {picture['picture']}, which {picture['products']:,} products with different titles share"
+        )
+    if summary["shared_pictures"] > 3:
+        lines.append(f"left out: {summary['shared_pictures'] - 3:,} more pictures that different products share")
+    for group in summary["largest_groups"]:
+        lines.append(f"group {group['group_id']}: {group['rows']:,} rows ({group['reason']})")
+    return lines
 
 
 def read_catalogue(folder: str | Path) -> list[Row]:
@@ -356,8 +384,9 @@ def read_catalogue(folder: str | Path) -> list[Row]:
     atexit.register(shutil.rmtree, stored, ignore_errors=True)
     catalogue = ingest(ProductSource(LocalTables(folder)), Path(stored) / "catalogue")
     for problem in catalogue.quarantine():
-        picture = f" ({problem['picture']})" if problem["picture"] else ""
-        raise CatalogueError(f"{problem['where']}, id {problem['id']!r}{picture}: {problem['reason']}.")
+        part = problem["picture"] or (problem["column"] and f"column {problem['column']!r}")
+        part = f" ({part})" if part else ""
+        raise CatalogueError(f"{problem['where']}, id {problem['id']!r}{part}: {problem['reason']}.")
     for split in ("train", "test"):
         if not catalogue.summary["rows"][split]:
             raise CatalogueError(

@@ -1,5 +1,6 @@
 """Encoded pictures: what a catalogue holds and what a build writes."""
 
+import contextlib
 import hashlib
 import io
 import os
@@ -18,7 +19,12 @@ import pyarrow as pa
 from PIL import Image
 
 from common_moon2.fetch import fetch
-from pictures_moon2 import address, load_picture
+from pictures_moon2 import address, check_shape, load_picture
+
+with contextlib.suppress(ImportError):  # with this package, phones' HEIC is read as well
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
 
 JPEG_QUALITY = 90
 # A file of stored pictures; it is an Arrow stream, which `datasets.Dataset.from_file` reads as well.
@@ -104,9 +110,16 @@ def decode(picture: Picture) -> Image.Image:
     """Decode a picture as the model will see it: RGB, upright, transparency on white.
 
     Raises:
-        ValueError: it cannot be read; the message says why.
+        ValueError: it cannot be read, or the processor takes none of its shape; the message says why.
     """
-    return load_picture(picture.as_record())
+    image = load_picture(picture.as_record())
+    check_shape(image.size)
+    return image
+
+
+def is_heic(content: bytes) -> bool:
+    """Tell whether a file is HEIC, which Pillow reads with a package only, from its first bytes."""
+    return content[4:8] == b"ftyp" and content[8:11] in (b"hei", b"hev", b"mif", b"msf")
 
 
 def encode(image: Image.Image, path: str) -> Picture:
@@ -161,10 +174,18 @@ def read_content(picture: dict, folder: Path | None, fetched: dict[str, bytes | 
     if folder is None:
         raise ValueError("it is the name of a file, but this source has no folder of pictures (--pictures)")
     root = folder.resolve()
+    name = str(picture["path"])
     try:
-        path = (root / picture["path"]).resolve()
+        path = (root / name).resolve()
+        if not path.is_relative_to(root) or not path.exists():
+            # Shops write '/m/g/mug.jpg' for a file below their folder of pictures, and Windows 'img\\mug.jpg'.
+            below = (root / name.replace("\\", "/").lstrip("/")).resolve()
+            path = below if below.exists() else path
         if not path.is_relative_to(root):
-            raise ValueError("it lies outside of the source's folder; give the folder of the pictures (--pictures)")
+            raise ValueError(
+                "it lies outside of the source's folder, and there is no such file below it; give the folder in which "
+                "this path begins (--pictures)"
+            )
         return path.read_bytes()
     except OSError as error:
         raise ValueError(f"the file cannot be read: {error.strerror}") from error

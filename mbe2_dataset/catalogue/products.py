@@ -1,4 +1,4 @@
-"""Products in tables with anybody's columns, in files of triplets, and in two data sets as their authors publish them.
+"""Products in tables: of known layouts, of anybody's, in files of triplets, and in Fashion200K.
 
 The columns of MBE v1 (`id, doc_title, doc_image, doc_industry_name, doc_cate1_name .. doc_cate4_name,
 doc_attributes`; MOON2.0, section 6) are among the usual names, and its attributes among the usual forms.
@@ -6,33 +6,79 @@ doc_attributes`; MOON2.0, section 6) are among the usual names, and its attribut
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
-from mbe2_dataset.catalogue.columns import CATALOGUE_NAMES, Columns, find_columns
+from mbe2_dataset.catalogue.columns import (
+    CATALOGUE_NAMES,
+    Binding,
+    Columns,
+    Header,
+    bind,
+    find_columns,
+    lacks,
+    recognise,
+    sources_of,
+)
+from mbe2_dataset.catalogue.layouts import LAYOUTS, Layout
+from mbe2_dataset.catalogue.records import PictureFiles, Reader, inherited, merged, readings, value_at
 from mbe2_dataset.catalogue.search_log import NEGATIVE, POSITIVE, Event, query_key
 from mbe2_dataset.catalogue.store import Item, Problem
-from mbe2_dataset.catalogue.tables import SPLIT_NAMES, LocalTables, Table, Tables, files_fingerprint, selected_rows
-from mbe2_dataset.catalogue.values import as_attributes, as_category, as_pictures, as_price, as_text
+from mbe2_dataset.catalogue.tables import SPLIT_NAMES, Table, Tables, files_fingerprint, selected_rows
+from mbe2_dataset.catalogue.values import as_pictures, as_text
 from mbe2_dataset.errors import CatalogueError
+
+# From so many rows a table is understood, or from fewer that hold so many bytes of images.
+SAMPLE_ROWS = 2000
+SAMPLE_BYTES = 2**25
+# In so many of them at most is looked for files of pictures.
+SAMPLE_PICTURES = 200
+
+
+class Bound(NamedTuple):
+    """A table whose columns are known; its rows are read by `reader`, its pictures' paths from the tables `beside`."""
+
+    table: Table
+    reader: Reader
+    split: str | None
+    beside: tuple[str, ...] = ()
+
+
+class Run(NamedTuple):
+    """Rows that follow one another and are one product, merged; or a problem of a row."""
+
+    key: str | None
+    item: Item | Problem
+    layout: Layout | None = None
+    parents: tuple[str, ...] = ()
+    known_as: tuple[str, ...] = ()
 
 
 class ProductSource:
     """The products of `tables`.
 
+    Rows of one product become one, and variants take from their parents what they lack, as the layout says. In a table
+    of no known layout, rows with the same id are merged if their titles do not differ.
+
+    Rows are streamed. Held in memory are: a number for each id, where rows are merged; products whose rows do not
+    follow one another; products that are parents; and the paths of a second table of pictures.
+
     Args:
-        columns: which columns of theirs hold ours, where they have no usual names (`columns.parse_columns`). Several
+        columns: which columns of theirs hold ours, where they are not found (`columns.parse_columns`). Several
             columns for 'category' are its levels; for 'attributes' they are attributes of these names; texts are joined
-            by spaces.
+            by spaces. 'images' may be a path such as `images/{id}.jpg`.
         pictures: the folder in which paths of pictures begin; by default that of the tables.
         only: column -> value of the rows that are read, e.g. one locale; the others are skipped.
+        layout: the name of a known one; "auto": the one that the columns prove; "table": none, but names and cells.
+        languages: of values that are in several.
 
     Raises:
-        CatalogueError: when iterated, if a table lacks a needed column; the message lists those that it has.
+        CatalogueError: when iterated, if a table is not understood; the message lists the columns that it has.
     """
-
-    names = CATALOGUE_NAMES
-    needed = ("id", "title", "images")
 
     def __init__(
         self,
@@ -40,121 +86,373 @@ class ProductSource:
         columns: Mapping[str, tuple[str, ...]] | None = None,
         pictures: str | Path | None = None,
         only: Mapping[str, str] | None = None,
+        layout: str = "auto",
+        languages: Sequence[str] = (),
     ) -> None:
         self.tables = tables
         self.columns = dict(columns or {})
         self.only = dict(only or {})
+        self.layout = layout
+        self.languages = tuple(languages)
         self.name = tables.name
         self.folder = tables.folder if pictures is None else Path(pictures)
+        self.counts: Counter[str] = Counter()
         self._pictures = pictures
 
-    def __iter__(self) -> Iterator[Item | Problem]:
-        for where, row, columns, split in self._rows():
-            if isinstance(row, Problem):
-                yield row
-                continue
-            try:
-                record = self._record(row, columns)
-            except ValueError as error:
-                yield Problem(where, _known_id(row, columns), str(error))
-                continue
-            if split is not None:
-                record.setdefault("split", split)
-            yield Item(where, record)
+    # What the tables are
 
-    def _rows(self) -> Iterator[tuple[str, dict | Problem, Columns, str | None]]:
-        """Yield where a row is, the row, the columns of its table and the split that the table is named by."""
-        tables: list[Table] = list(self.tables)
+    @cached_property
+    def layouts(self) -> dict[str, Layout | None]:
+        """Return table -> its layout. Beside a table of a known layout, those of none are left out."""
+        tables = list(self.tables)
+        if self.layout == "table":
+            return dict.fromkeys(table.name for table in tables)
+        if self.layout != "auto":
+            known = LAYOUTS[self.layout]
+            fits = [table for table in tables if all(map(Header(table.columns).sources, known.columns["id"]))]
+            return {table.name: known for table in fits or tables}
+        found = {table.name: recognise(table.columns) for table in tables}
+        proven = {name: layout for name, layout in found.items() if layout is not None}
+        return proven or found
+
+    @cached_property
+    def bound(self) -> list[Bound]:
+        """Return the tables that hold products, with what their columns are."""
+        tables = list(self.tables)
         # A data set with one split says nothing about how to split it.
         named = len([table for table in tables if table.split]) > 1
+        files = PictureFiles(self.folder) if self.folder is not None else None
+        found = []
         for table in tables:
-            columns = find_columns(table.columns, self.columns, self.names, self.needed, table.name)
+            if table.name not in self.layouts:
+                continue
+            layout = self.layouts[table.name]
+            sample = self._sample(table)
+            binding = bind(table.columns, sample, self.columns, layout, table.name, self.languages)
+            beside = [other for other in tables if layout and _has_pictures(layout, other)]
+            keys = {key: path for other in beside for key, path in _picture_keys(layout, other)}
+            reader = Reader(binding, readings(binding, sample, self.languages), self.languages, files, keys)
+            self._learn_pictures(table, reader, sample)
             split = SPLIT_NAMES.get((table.split or "").lower()) if named else None
-            for where, row in selected_rows(table, columns, self.only):
-                yield where, row, columns, split
+            found.append(Bound(table, reader, split, tuple(other.name for other in beside)))
+        return found
 
-    def _record(self, row: dict, columns: Columns) -> dict:
-        return product_record(row, columns)
+    @staticmethod
+    def _sample(table: Table) -> list[dict]:
+        rows, size = [], 0
+        for _, row in islice(table.read(table.columns), SAMPLE_ROWS):
+            if isinstance(row, dict):
+                rows.append(row)
+                size += sum(map(_image_bytes, row.values()))
+            if size > SAMPLE_BYTES:
+                break
+        return rows
+
+    def _learn_pictures(self, table: Table, reader: Reader, sample: Sequence[dict]) -> None:
+        """Find out where the files of pictures lie, by the rows of the sample."""
+        files, binding = reader.files, reader.binding
+        if "images" in binding.columns:
+            if files is not None:
+                files.learn_folders(_paths(reader, sample))
+            return
+        ids = [text for row in sample[:SAMPLE_PICTURES] if (text := _identity(reader, row))]
+        if "images" in self.columns or files is None or not files.learn_ids(list(dict.fromkeys(ids))):
+            where = (
+                f" No files in {files.folder} are named by its ids either, such as {ids[0]}.jpg."
+                if files and ids
+                else ""
+            )
+            raise CatalogueError(
+                lacks(table.name, ["images"], table.columns)
+                + where
+                + " Pictures in files may be said by a pattern, like "
+                "--columns images=images/{id}.jpg, and their folder by --pictures."
+            )
+
+    def judgements(self) -> tuple[list[Table], Columns, dict[str, str] | None] | None:
+        """Return the tables of judgements beside the products, what their columns are, and texts of queries by id.
+
+        None if the layout has none, or they are not there.
+        """
+        log = next((layout.log for layout in self.layouts.values() if layout is not None and layout.log), None)
+        if log is None:
+            return None
+        judged = [table for table in self.tables if all(map(Header(table.columns).column, log.proof))]
+        if not judged:
+            return None
+        texts = None
+        if log.queries is not None:
+            others = [table for table in self.tables if table not in judged and set(log.queries) <= set(table.columns)]
+            rows = [row for table in others for _, row in table.read(list(log.queries)) if isinstance(row, dict)]
+            texts = {as_text(row[log.queries[0]]): as_text(row[log.queries[1]]) for row in rows}
+        return judged, dict(log.columns), texts
+
+    # From rows to products
+
+    def __iter__(self) -> Iterator[Item | Problem]:
+        self.counts = Counter()
+        scattered, referred, children = self._look_ahead()
+        held, parents = self._hold(scattered, referred) if scattered or referred else ({}, {})
+        for run in self._runs(count=True):
+            item = run.item
+            if isinstance(item, Item) and run.key in scattered:
+                item = held.pop(run.key, None)  # all its rows are in the first
+                if item is None:
+                    self.counts["rows merged"] += 1
+                    continue
+            if isinstance(item, Problem):
+                yield item
+                continue
+            self.counts["products"] += 1
+            yield self._related(item, run, parents, children)
+
+    def _related(self, item: Item, run: Run, parents: Mapping[str, Item], children: Mapping[str, str]) -> Item:
+        """Return a product with the group that its parent or its variants give it."""
+        names = [*run.parents, *([children[run.key]] if run.key in children else ())]
+        parent = next((parents[name] for name in names if name in parents), None)
+        record = item.record
+        if parent is not None and parent.record["id"] != record["id"]:
+            self.counts["variants"] += 1
+            item = inherited(item, parent)
+            group = parent.record.get("group_id") or parent.record["id"]
+            item.record.update({"group_id": group, "parent_id": item.record.get("parent_id") or parent.record["id"]})
+        elif any(name in parents for name in run.known_as):
+            record["group_id"] = record.get("group_id") or record["id"]
+        elif names and names[0] and "group_id" not in record:
+            record["group_id"] = names[0]  # its parent is not in the table, but the others of the group name it, too
+        if record.get("group_id", "") is None and run.layout is not None:
+            del record["group_id"]  # so that products with the same title are found
+        return item
+
+    def _rows(self) -> Iterator[tuple[str, dict | Problem, Bound]]:
+        for bound in self.bound:
+            for where, row in selected_rows(bound.table, bound.reader.binding.wanted, self.only):
+                yield where, row, bound
+
+    def _runs(self, count: bool = False, keys: Container[str] | None = None) -> Iterator[Run]:
+        """Yield the products, each of the rows that follow one another, and problems after the product before them.
+
+        Args:
+            count: count what becomes of the rows.
+            keys: read only rows that are called so.
+        """
+        counts = self.counts if count else Counter()
+        begun: Run | None = None
+        pictures: list[tuple[float, int, list]] = []
+        problems: list[Run] = []
+
+        def ended() -> Iterator[Run]:
+            if begun is not None:
+                yield _sorted(begun, pictures)
+            yield from problems
+            problems.clear()
+
+        for where, row, bound in self._rows():
+            counts["rows"] += 1
+            reader, binding = bound.reader, bound.reader.binding
+            layout = binding.layout
+            if isinstance(row, Problem):
+                problems.append(Run(None, row))
+                continue
+            if binding.products and not _fits(layout.products[1], value_at(row, binding.products[0])):
+                counts["rows that are no products"] += 1
+                continue
+            key = _identity(reader, row)
+            if keys is not None and not any(name in keys for name in (key, *_known_as(binding, key, row))):
+                continue
+            attached = begun is not None and bool(binding.begins) and not _begins(layout, binding, row)
+            continues = attached or (begun is not None and key is not None and key == begun.key)
+            view = as_text(value_at(row, binding.views[0])) if binding.views else None
+            if continues and view and not self._is_wanted(view):
+                counts["rows in other languages"] += 1
+                continue
+            if not continues:
+                reader.names.clear()
+            try:
+                item = reader.item(where, row, attached)
+            except ValueError as error:
+                problems.append(Run(None, Problem(where, key, str(error))))
+                continue
+            if bound.split is not None:
+                item.record.setdefault("split", bound.split)
+            if continues and _is_same(layout, begun.item, item):
+                counts["rows merged"] += 1
+                begun = begun._replace(item=merged(item, begun.item) if view else merged(begun.item, item))
+            else:
+                yield from ended()
+                begun = Run(key, item, layout, _texts(row, binding.parent), _known_as(binding, key, row))
+                pictures = []
+            if binding.order:
+                order = _number(value_at(row, binding.order[0]))
+                pictures.append((order, len(pictures), item.record.get("images") or []))
+        yield from ended()
+
+    def _is_wanted(self, view: str) -> bool:
+        return bool(self.languages) and re.split(r"[_-]", view)[0].casefold() == self.languages[0].casefold()[:2]
+
+    def _wanted_view(self, binding: Binding, row: Mapping[str, object]) -> bool:
+        view = (as_text(value_at(row, binding.views[0])) or "").casefold()
+        return bool(self.languages) and re.split(r"[_-]", view)[0] == self.languages[0].casefold()[:2]
+
+    def _look_ahead(self) -> tuple[set[str], set[str], dict[str, str]]:
+        """Return ids whose rows do not follow one another, names of parents, and child -> parent."""
+        scattered: set[str] = set()
+        referred: set[str] = set()
+        children: dict[str, str] = {}
+        seen: set[int] = set()
+        for bound in self.bound:
+            binding, layout = bound.reader.binding, bound.reader.binding.layout
+            merges = layout.merged and not binding.begins if layout else bound.table.again
+            if not (merges or binding.parent or binding.children):
+                continue
+            last = None
+            names = [
+                *(name for source in binding.columns["id"] for name in source.columns),
+                *binding.parent,
+                *binding.children,
+            ]
+            columns = Header(bound.table.columns).heads(names)
+            for _, row in selected_rows(bound.table, columns, self.only):
+                if isinstance(row, Problem):
+                    continue
+                key = _identity(bound.reader, row)
+                if merges and key is not None and key != last:
+                    number = hash(key)
+                    if number in seen:
+                        scattered.add(key)
+                    seen.add(number)
+                last = key
+                referred.update(_texts(row, binding.parent))
+                if binding.children and key is not None:
+                    found = re.findall(layout.children[1], as_text(value_at(row, binding.children[0])) or "")
+                    children |= dict.fromkeys((name.strip() for name in found), key)
+        return scattered, referred | set(children.values()), children
+
+    def _hold(self, scattered: set[str], referred: set[str]) -> tuple[dict[str, Item], dict[str, Item]]:
+        """Return the products whose rows are scattered, and what parents are named by -> the parent."""
+        held: dict[str, Item] = {}
+        parents: dict[str, Item] = {}
+        names: dict[str, tuple[str, ...]] = {}
+        for run in self._runs(keys=scattered | referred):
+            if isinstance(run.item, Problem):
+                continue
+            if run.key in scattered:
+                known = held.get(run.key)
+                together = known is not None and _is_same(run.layout, known, run.item)
+                if known is None or together:
+                    held[run.key] = merged(known, run.item) if together else run.item
+                else:
+                    scattered.discard(run.key)  # several products of one id, which the catalogue will refuse
+                    del held[run.key]
+            if hits := [name for name in run.known_as if name in referred]:
+                names[run.key] = tuple(hits)
+                parents |= dict.fromkeys(hits, run.item)
+        for key in scattered & names.keys():
+            parents |= dict.fromkeys(names[key], held[key])
+        return held, parents
 
     def fingerprint(self) -> str:
         """Return what changes with the files, the columns and the selection."""
         parts = [self.tables.fingerprint(), repr(sorted(self.columns.items())), repr(sorted(self.only.items()))]
+        parts += [repr((self.layout, self.languages))]
         if self._pictures is not None:
             parts.append(files_fingerprint(self.folder))
         return " ".join(parts)
 
 
-def product_record(row: Mapping[str, object], columns: Columns) -> dict:
-    """Return a row of anybody's table in the columns of a catalogue.
-
-    Raises:
-        ValueError: a cell has no clear meaning; the message names the column.
-    """
-    return {ours: _READERS[ours]([(name, row.get(name)) for name in theirs]) for ours, theirs in columns.items()}
+def _has_pictures(layout: Layout, table: Table) -> bool:
+    """Tell whether a table has the paths of the pictures that others name by keys."""
+    return layout.pictures is not None and all(map(Header(table.columns).column, layout.pictures))
 
 
-Cells = list[tuple[str, object]]
+def _picture_keys(layout: Layout, table: Table) -> Iterator[tuple[str, str]]:
+    key, path = map(Header(table.columns).column, layout.pictures)
+    yield from ((str(row[key]), str(row[path])) for _, row in table.read([key, path]) if isinstance(row, dict))
 
 
-def _cell(name: str, read: Callable[..., object], *arguments: object) -> object:
+def _image_bytes(value: object) -> int:
+    if isinstance(value, bytes):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(len(inner) for inner in value.values() if isinstance(inner, bytes))
+    return sum(map(_image_bytes, value)) if isinstance(value, list) else 0
+
+
+def _identity(reader: Reader, row: Mapping[str, object]) -> str | None:
+    """Return the id of a row; None if it has none, or one that cannot be read, which its record will say."""
     try:
-        return read(*arguments)
-    except ValueError as error:
-        raise ValueError(f"column {name!r}: {error}") from error
-
-
-def _text(cells: Cells) -> str | None:
-    texts = [
-        _cell(name, as_text, " ".join(map(str, value)) if isinstance(value, list) else value) for name, value in cells
-    ]
-    return " ".join(filter(None, texts)) or None
-
-
-def _split(cells: Cells) -> str | None:
-    text = _text(cells)
-    return SPLIT_NAMES.get((text or "").lower(), text)
-
-
-def _category(cells: Cells) -> list[str]:
-    if len(cells) == 1:
-        return _cell(cells[0][0], as_category, cells[0][1])
-    return [text for name, value in cells if (text := _cell(name, as_text, value))]
-
-
-def _attributes(cells: Cells) -> list[dict[str, str]]:
-    alone = len(cells) == 1
-    return [pair for name, value in cells for pair in _cell(name, as_attributes, value, None if alone else name)]
-
-
-def _price(cells: Cells) -> float | None:
-    return next((price for name, value in cells if (price := _cell(name, as_price, value)) is not None), None)
-
-
-def _images(cells: Cells) -> list[dict[str, object]]:
-    return [picture for name, value in cells for picture in _cell(name, as_pictures, value)]
-
-
-def _unchanged(cells: Cells) -> object:
-    return cells[0][1] or []
-
-
-_READERS: dict[str, Callable[[Cells], object]] = {
-    **dict.fromkeys(CATALOGUE_NAMES, _text),
-    "split": _split,
-    "category": _category,
-    "attributes": _attributes,
-    "price": _price,
-    "images": _images,
-    "noise": _unchanged,
-    "translations": _unchanged,
-}
-
-
-def _known_id(row: Mapping[str, object], columns: Columns) -> str | None:
-    try:
-        return _text([(name, row.get(name)) for name in columns["id"]])
+        return reader.identity(row)
     except ValueError:
         return None
+
+
+def _texts(row: Mapping[str, object], columns: Sequence[str]) -> tuple[str, ...]:
+    values = (value_at(row, name) for name in columns)
+    return tuple(text for value in values if not isinstance(value, (list, dict)) and (text := as_text(value)))
+
+
+def _known_as(binding: Binding, key: str | None, row: Mapping[str, object]) -> tuple[str, ...]:
+    """Return what variants may call a row as their parent: its id, and what the layout says."""
+    if not binding.parent and not binding.children:
+        return ()
+    found = [key]
+    for written in binding.parent_keys:
+        values = {name: as_text(row.get(name)) for name in re.findall(r"{(.+?)}", written)}
+        if all(values.values()):
+            found.append(_filled(written, values))
+    return tuple(filter(None, found))
+
+
+def _filled(written: str, values: Mapping[str, str]) -> str:
+    return re.sub(r"{(.+?)}", lambda match: values[match[1]], written)
+
+
+def _paths(reader: Reader, sample: Sequence[dict]) -> list[str]:
+    """Return the paths of pictures of some rows, as they are written."""
+    found = []
+    for row in sample[:SAMPLE_PICTURES]:
+        try:
+            item = reader.item("", row)
+        except ValueError:
+            continue
+        found += [
+            picture["path"]
+            for picture in item.record.get("images") or ()
+            if "bytes" not in picture and "path" in picture
+        ]
+    reader.names.clear()
+    return found
+
+
+def _fits(pattern: str, value: object) -> bool:
+    return any(re.search(pattern, str(entry)) for entry in (value if isinstance(value, list) else [value]) if entry)
+
+
+def _begins(layout: Layout, binding: Binding, row: Mapping[str, object]) -> bool:
+    return (as_text(value_at(row, binding.begins[0])) or "").casefold() in layout.begins[1]
+
+
+def _is_same(layout: Layout | None, first: Item, more: Item) -> bool:
+    """Tell whether two rows of one id are one product: the layout says so, or their titles do not differ."""
+    if layout is not None:
+        return layout.merged
+    title = more.record.get("title")
+    return title is None or title == first.record.get("title")
+
+
+def _number(value: object) -> float:
+    try:
+        return float(as_text(value) or "inf")
+    except ValueError:
+        return float("inf")
+
+
+def _sorted(run: Run, pictures: list[tuple[float, int, list]]) -> Run:
+    """Return a product with its pictures in the order that its rows give."""
+    if len(pictures) > 1 and isinstance(run.item, Item):
+        ordered = [picture for _, _, those in sorted(pictures, key=lambda entry: entry[:2]) for picture in those]
+        run.item.record["images"] = list({str(picture): picture for picture in ordered}.values())
+    return run
 
 
 # The authors' MBE2.0 and other files with one query, positive and negative to a row (MOON2.0, section 6). We do not
@@ -190,23 +488,24 @@ class TripletSource(ProductSource):
 
     def __iter__(self) -> Iterator[Item | Problem]:
         seen = set()
-        for where, row, columns, split in self._rows():
+        for where, row, _, readers, split in self._triplets():
             if isinstance(row, Problem):
                 yield row
                 continue
-            for role in ROLES:
+            for role, reader in readers.items():
                 try:
-                    record = _product(row, columns, role)
+                    item = _product(f"the {role} of {where}", row, reader)
                 except ValueError as error:
                     yield Problem(f"the {role} of {where}", None, str(error))
                     continue
-                if record is not None and record["id"] not in seen:
-                    seen.add(record["id"])
-                    yield Item(f"the {role} of {where}", record | ({"split": split} if split else {}))
+                if item is not None and item.record["id"] not in seen:
+                    seen.add(item.record["id"])
+                    item.record.update({"split": split} if split else {})
+                    yield item
 
     def events(self) -> Iterator[Event | Problem]:
         """Yield what each query says about its positive and its negative."""
-        for where, row, columns, split in self._rows():
+        for where, row, columns, readers, split in self._triplets():
             if isinstance(row, Problem):
                 yield row
                 continue
@@ -215,26 +514,39 @@ class TripletSource(ProductSource):
                 text = next(map(as_text, query["query_text"]), None)
                 image = next((picture for value in query["query_image"] for picture in as_pictures(value)), None)
                 key = next(map(as_text, query["query_id"]), None) or query_key(text, image)
-                products = {role: _product(row, columns, role) for role in ROLES}
+                products = {role: _product(where, row, reader) for role, reader in readers.items()}
             except ValueError as error:
                 yield Problem(where, None, str(error))
                 continue
             for role, state in (("positive", POSITIVE), ("negative", NEGATIVE)):
                 if products[role] is not None:
-                    yield Event(where, key, text, image, products[role]["id"], state, split=split)
+                    yield Event(where, key, text, image, products[role].record["id"], state, split=split)
 
-    def _rows(self) -> Iterator[tuple[str, dict | Problem, Columns, str | None]]:
-        for where, row, columns, split in super()._rows():
-            if isinstance(row, dict) and "split" in columns:
-                said = as_text(row[columns["split"][0]])
-                split = SPLIT_NAMES.get((said or "").lower(), said)
-            yield where, row, columns, split
+    def _triplets(self) -> Iterator[tuple[str, dict | Problem, Columns, dict[str, Reader], str | None]]:
+        """Yield where a row is, the row, its table's columns and readers for each role, and its split."""
+        tables = list(self.tables)
+        named = len([table for table in tables if table.split]) > 1
+        for table in tables:
+            columns = find_columns(table.columns, self.columns, self.names, self.needed, table.name)
+            split = SPLIT_NAMES.get((table.split or "").lower()) if named else None
+            readers = {role: _reader_of(role, columns) for role in ROLES}
+            wanted = [name for theirs in columns.values() for name in theirs]
+            for where, row in selected_rows(table, wanted, self.only):
+                if isinstance(row, dict) and "split" in columns:
+                    said = as_text(row[columns["split"][0]])
+                    split = SPLIT_NAMES.get((said or "").lower(), said)
+                yield where, row, columns, readers, split
 
 
-def _product(row: Mapping[str, object], columns: Columns, role: str) -> dict | None:
-    """Return the record of one product of a triplet; None if the row has no such product."""
+def _reader_of(role: str, columns: Columns) -> Reader:
     own = {ours.removeprefix(f"{role}_"): theirs for ours, theirs in columns.items() if ours.startswith(f"{role}_")}
-    record = product_record(row, own)
+    return Reader(Binding({ours: tuple(sources_of(ours, theirs, ())) for ours, theirs in own.items()}, []), {})
+
+
+def _product(where: str, row: Mapping[str, object], reader: Reader) -> Item | None:
+    """Return one product of a triplet; None if the row has no such product."""
+    item = reader.item(where, row)
+    record = item.record
     if not record.get("title") and not record.get("images"):
         return None
     if not record.get("id"):
@@ -242,53 +554,7 @@ def _product(row: Mapping[str, object], columns: Columns, role: str) -> dict | N
         content = picture.get("bytes") or str(picture.get("url") or picture.get("path")).encode()
         title = (record.get("title") or "").encode()
         record["id"] = hashlib.blake2b(title + b"\0" + content, digest_size=12).hexdigest()
-    return record
-
-
-class M5Product(ProductSource):
-    """The products of a table of M5Product, one picture for each.
-
-    Args:
-        path: the JSON file, or a JSON lines, CSV or Parquet table, or a folder of them. JSON is read as a whole.
-        pictures: the folder of `<item id>.jpg`; by default `images` beside the table.
-        columns: which columns of theirs hold ours, where they have other names.
-
-    Raises:
-        CatalogueError: there is no such table or folder.
-    """
-
-    names = {
-        "id": ("item_id", "id", "image_id"),
-        "title": ("title", "caption", "text"),
-        "attributes": ("pv", "table", "property", "attributes"),
-        "category": ("category", "cate_name", "label", "cate_id"),
-        "split": ("split",),
-    }
-    needed = ("id", "title")
-
-    def __init__(
-        self,
-        path: str | Path,
-        pictures: str | Path | None = None,
-        columns: Mapping[str, tuple[str, ...]] | None = None,
-        encoding: str = "utf-8-sig",
-    ) -> None:
-        tables = LocalTables(path, encoding)
-        super().__init__(tables, columns, tables.folder / "images" if pictures is None else pictures)
-        self.name = "m5product"
-        if not self.folder.is_dir():
-            raise CatalogueError(
-                f"There is no folder {self.folder} with the pictures of M5Product, <item id>.jpg: say where they are "
-                f"(--pictures)."
-            )
-
-    def _record(self, row: dict, columns: Columns) -> dict:
-        record = product_record(row, columns)
-        return {**record, "images": [{"path": f"{record['id']}.jpg"}]}
-
-    def fingerprint(self) -> str:
-        """Return what changes with the files and the columns."""
-        return f"{self.tables.fingerprint()} {files_fingerprint(self.folder)} {sorted(self.columns.items())!r}"
+    return item
 
 
 LABELS = re.compile(r"(?P<kind>.+)_(?P<split>train|test)_detect_all\.txt")

@@ -28,7 +28,7 @@ from mbe2_dataset.catalogue.pictures import (
     read_content,
 )
 from mbe2_dataset.catalogue.store import Problem
-from mbe2_dataset.catalogue.tables import SPLIT_NAMES, Tables, selected_rows
+from mbe2_dataset.catalogue.tables import SPLIT_NAMES, Table, selected_rows
 from mbe2_dataset.catalogue.values import as_pictures, as_text
 from mbe2_dataset.errors import CatalogueError
 
@@ -48,7 +48,7 @@ LOG_NAMES = {
 }
 LABELS = {
     **dict.fromkeys(("e", "exact", "positive", "purchase", "purchased", "bought", "buy", "order", "true"), POSITIVE),
-    **dict.fromkeys(("s", "substitute", "c", "complement", "click", "clicked", "cart"), NEITHER),
+    **dict.fromkeys(("s", "substitute", "c", "complement", "partial", "click", "clicked", "cart"), NEITHER),
     **dict.fromkeys(("i", "irrelevant", "negative", "exposure", "impression", "view", "shown", "false"), NEGATIVE),
 }
 
@@ -83,7 +83,10 @@ def query_key(text: str | None, image: dict | None) -> str:
 
 
 def log_events(
-    tables: Tables, columns: Mapping[str, tuple[str, ...]] | None = None, only: Mapping[str, str] | None = None
+    tables: Iterable[Table],
+    columns: Mapping[str, tuple[str, ...]] | None = None,
+    only: Mapping[str, str] | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> Iterator[Event | Problem]:
     """Yield the events of a search log.
 
@@ -91,6 +94,7 @@ def log_events(
         columns: which columns of theirs hold query_id, query, query_image, item, label, purchases, clicks, exposures
             and split, where they have no usual names.
         only: column -> value of the rows that are read: ESCI's product ids are unique in each `product_locale` only.
+        texts: query id -> text, where another table has the texts.
 
     Raises:
         CatalogueError: a needed column was not found; the message lists those that there are.
@@ -98,25 +102,25 @@ def log_events(
     for table in tables:
         found = find_columns(table.columns, columns or {}, LOG_NAMES, ("item",), table.name)
         for alternatives in (("query", "query_image"), ("label", "purchases", "clicks")):
-            if not any(name in found for name in alternatives):
+            if not any(name in found for name in alternatives) and (texts is None or "query" not in alternatives):
                 raise CatalogueError(
                     f"{table.name} has no column that is known to hold {' or '.join(alternatives)}; it has: "
                     f"{', '.join(map(repr, table.columns))}. Say which does, for example with --log_columns "
                     f"{alternatives[0]}=COLUMN."
                 )
-        for where, row in selected_rows(table, found, only or {}):
+        for where, row in selected_rows(table, [name for theirs in found.values() for name in theirs], only or {}):
             if isinstance(row, Problem):
                 yield row
                 continue
             cells = {name: row.get(theirs[0]) for name, theirs in found.items()}
             try:
-                yield _event(where, cells)
+                yield _event(where, cells, texts or {})
             except ValueError as error:
                 yield Problem(where, None, str(error))
 
 
-def _event(where: str, cells: Mapping[str, object]) -> Event:
-    text = as_text(cells.get("query"))
+def _event(where: str, cells: Mapping[str, object], texts: Mapping[str, str]) -> Event:
+    text = as_text(cells.get("query")) or texts.get(as_text(cells.get("query_id")) or "")
     image = next(iter(as_pictures(cells.get("query_image"))), None)
     query = as_text(cells.get("query_id")) or query_key(text, image)
     item = as_text(cells.get("item"))

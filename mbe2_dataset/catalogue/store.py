@@ -1,7 +1,7 @@
 """A product catalogue: what a source of one gives, its rows, and the folder in which `ingest` stores them checked."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ SPLITS = ("train", "validation", "test")
 SUMMARY = "catalogue.json"
 QUARANTINE = "quarantine.jsonl"
 ASSIGNED = "assigned.arrow"
+SHARED = "shared_pictures.jsonl"
 PARTS = "parts"
 
 _PICTURE = {
@@ -30,7 +31,8 @@ _PICTURE = {
     "height": Value("int32"),
 }
 _TEXTS = {name: kind for name, kind in CATALOGUE.items() if name not in ("images", "split", "group_id")}
-# A part's rows, as the source has them, and what was assigned to them when all parts were there.
+# A part's rows, as the source has them, and what was assigned to them when all parts were there; of the rows some are
+# set aside only then.
 PART_ROWS_SCHEMA = Features(
     {
         "where": Value("string"),
@@ -41,7 +43,7 @@ PART_ROWS_SCHEMA = Features(
         "pictures": [_PICTURE],
     }
 ).arrow_schema.remove_metadata()
-ASSIGNED_SCHEMA = pa.schema({"split": pa.string(), "group_id": pa.string()})
+ASSIGNED_SCHEMA = pa.schema({"split": pa.string(), "group_id": pa.string(), "kept": pa.bool_()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +51,25 @@ class Item:
     """One product as its source has it.
 
     `record` has the columns of schema.CATALOGUE and OPTIONAL that the source knows. A picture is `{"bytes", "path"}`,
-    `{"path"}` (a file below the source's folder) or `{"url"}`.
+    `{"path"}` (a file below the source's folder) or `{"url"}`. `changes` counts what was changed of the cells
+    (`values.as_words`), and `faults` are the columns, with the reason, whose cells cannot be read and were left empty.
     """
 
     where: str
     record: dict
+    changes: Mapping[str, int] = field(default_factory=dict)
+    faults: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why something of a source cannot be used: one row, or only its picture `picture`."""
+    """Why something of a source cannot be used: one row, or only its picture `picture` or its cell in `column`."""
 
     where: str
     id: str | None
     reason: str
     picture: str | None = None
+    column: str | None = None
 
 
 class Source(Protocol):
@@ -113,7 +119,8 @@ class Catalogue:
     Attributes:
         folder: where it is stored.
         summary: what is known of it, for cards and reports: "source", "options", "counts" (rows and pictures that came
-            in, are here, and were set aside), "rows" of each split, "groups" and how they and the splits were made.
+            in, are here, and were set aside), "changes" (how many cells were changed, and how), "rows" of each split,
+            "groups" and how they and the splits were made, the "largest_groups", and "shared_pictures".
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -132,20 +139,31 @@ class Catalogue:
     def rows(self) -> list[Row]:
         """Return all rows in the order of the source. They hold texts; pictures are read when they are asked for."""
         assigned = read_stream(self.folder / ASSIGNED)
+        shared = {picture["sha256"] for picture in self.shared_pictures()}
         # Brands, categories and attributes occur again and again; one object of each is enough.
         known: dict = {}
         return [
-            _row(record, split, group, file, known)
-            for (record, file), split, group in zip(
+            _row(record, split, group, file, known, shared)
+            for (record, file), split, group, kept in zip(
                 part_records(self.folder),
                 assigned.column("split").to_pylist(),
                 assigned.column("group_id").to_pylist(),
+                assigned.column("kept").to_pylist(),
                 strict=True,
             )
+            if kept
         ]
 
+    def shared_pictures(self) -> Iterator[dict]:
+        """Yield the pictures that different products share, and that no row has: {"sha256", "picture", "products"}."""
+        with open(self.folder / SHARED, encoding="utf-8") as file:
+            yield from map(json.loads, file)
+
     def quarantine(self) -> Iterator[dict]:
-        """Yield what was set aside: {"where", "id", "picture", "reason"}; `picture` is None for a whole row."""
+        """Yield what was set aside: {"where", "id", "picture", "column", "reason"}.
+
+        It is one picture, one cell (of `column`), or the whole row.
+        """
         with open(self.folder / QUARANTINE, encoding="utf-8") as file:
             yield from map(json.loads, file)
 
@@ -163,7 +181,7 @@ def read_stream(path: Path) -> pa.Table:
         return stream.read_all()
 
 
-def _row(record: dict, split: str, group_id: str, file: Path, known: dict) -> Row:
+def _row(record: dict, split: str, group_id: str, file: Path, known: dict, left_out: set[str]) -> Row:
     def shared(value: object) -> object:
         return known.setdefault(value, value)
 
@@ -186,6 +204,7 @@ def _row(record: dict, split: str, group_id: str, file: Path, known: dict) -> Ro
                 (picture["width"], picture["height"]),
             )
             for picture in record["pictures"]
+            if picture["sha256"] not in left_out
         ),
         split=shared(split),
         group_id=shared(group_id),

@@ -1,21 +1,32 @@
-"""Tables on disk, read row by row: Parquet, CSV, TSV, JSON lines and JSON, the last four also as .gz."""
+"""Tables read row by row: Parquet, CSV, TSV, text, JSON lines, JSON, XML feeds and Excel, all but Parquet also as .gz.
 
+What `datasets` has builders for is left to them: data sets on the Hub, folders of images and WebDataset.
+"""
+
+import codecs
 import csv
 import gzip
 import hashlib
+import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import chain, islice, pairwise
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import IO, Protocol, TextIO
+from xml.etree import ElementTree
 
+import charset_normalizer
 import datasets
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mbe2_dataset.catalogue.columns import Columns
 from mbe2_dataset.catalogue.store import Problem
 from mbe2_dataset.catalogue.values import as_text
 from mbe2_dataset.errors import CatalogueError
@@ -23,8 +34,11 @@ from mbe2_dataset.errors import CatalogueError
 # A description of this length is read, which the csv module would otherwise refuse.
 LONGEST_CELL = 2**27
 DELIMITERS = ",;\t|"
+DELIMITER_NAMES = {"\t": "tab", ",": "','", ";": "';'", "|": "'|'"}
 PARQUET_ROWS = 64
 PARQUET_BUFFER = 2**20
+# Lines may leave out what is empty, so columns are those of so many.
+FIRST_ROWS = 2000
 
 # What people call the splits that we know.
 SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation", "valid": "validation",
@@ -41,16 +55,20 @@ class Table:
     Attributes:
         name: for messages.
         split: the data set's own name of the split, if it has one.
+        said: how its file was read, for people: encoding and separator.
+        again: reading it more than once costs no download.
     """
 
     name: str
     columns: list[str]
     read: Callable[[list[str]], Iterator[Located]]
     split: str | None = None
+    said: str = ""
+    again: bool = True
 
 
-def selected_rows(table: Table, columns: Columns, only: Mapping[str, str]) -> Iterator[tuple[str, dict | Problem]]:
-    """Yield the rows whose columns `only` have the given values, with the columns that are needed.
+def selected_rows(table: Table, columns: list[str], only: Mapping[str, str]) -> Iterator[Located]:
+    """Yield the rows whose columns `only` have the given values, with those columns and the given ones.
 
     Raises:
         CatalogueError: a column of `only` is not there.
@@ -60,8 +78,7 @@ def selected_rows(table: Table, columns: Columns, only: Mapping[str, str]) -> It
             raise CatalogueError(
                 f"{table.name} has no column {name!r} to select by; it has: {', '.join(table.columns)}."
             )
-    wanted = list(dict.fromkeys([*(name for theirs in columns.values() for name in theirs), *only]))
-    for where, row in table.read(wanted):
+    for where, row in table.read(list(dict.fromkeys([*columns, *only]))):
         if isinstance(row, Problem) or all(as_text(row.get(name)) == value for name, value in only.items()):
             yield where, row
 
@@ -78,19 +95,45 @@ class Tables(Protocol):
         """Return what changes with the files."""
 
 
+def open_tables(path: str | Path, encoding: str | None = None) -> Tables:
+    """Return the tables of a file or folder, by `datasets` if it has a builder for what the folder holds.
+
+    Raises:
+        CatalogueError: there is no such file, or none of a known kind.
+    """
+    path = Path(path)
+    tars = [path] if path.name.endswith((".tar", ".tar.gz")) else _files(path, "*.tar") or _files(path, "**/*.tar")
+    if tars:
+        return HubTables(str(path), files=list(map(str, tars)), builder="webdataset")
+    metadata = [found for found in _files(path, "**/metadata.*") if _names_its_files(found)]
+    return HubTables(str(path), builder="imagefolder") if metadata else LocalTables(path, encoding)
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    return sorted(path for path in folder.glob(pattern) if path.is_file()) if folder.is_dir() else []
+
+
+def _names_its_files(path: Path) -> bool:
+    """Tell whether a file is what `datasets` calls the metadata of a folder of images."""
+    if _kind(path) is None:
+        return False
+    names = _OPENERS[_kind(path)](path, path.name, None).columns
+    return any(name == "file_name" or name.endswith(("_file_name", "_file_names")) for name in names)
+
+
 class LocalTables:
     """The tables in a folder, or one file.
 
     Args:
         path: a folder, of which all files of a known kind are read in the order of their names (those in its
             subfolders if it has none itself), or such a file.
-        encoding: of CSV, TSV and JSON. The default is UTF-8 with or without a byte order mark.
+        encoding: of text and JSON; by default what the file looks like.
 
     Raises:
         CatalogueError: there is no such file. Iterating raises it for a file that cannot be read.
     """
 
-    def __init__(self, path: str | Path, encoding: str = "utf-8-sig") -> None:
+    def __init__(self, path: str | Path, encoding: str | None = None) -> None:
         self.path = Path(path)
         self.encoding = encoding
         self.name = self.path.resolve().name
@@ -98,7 +141,7 @@ class LocalTables:
         if not self.path.exists():
             raise CatalogueError(f"There is no file or folder {self.path}.")
         try:
-            "".encode(encoding)
+            "".encode(encoding or "utf-8")
         except LookupError:
             raise CatalogueError(f"There is no encoding {encoding!r}; usual ones are utf-8 and gb18030.") from None
         if self.path.is_file():
@@ -109,11 +152,18 @@ class LocalTables:
             raise CatalogueError(f"{self.path} holds no table: files of {', '.join('*' + kind for kind in _OPENERS)}.")
 
     def _known(self, pattern: str) -> list[Path]:
-        return sorted(path for path in self.path.glob(pattern) if path.is_file() and _kind(path) is not None)
+        """Return the tables that fit; a text or XML file beside others may be anything, so it must look like one."""
+        found = [path for path in _files(self.path, pattern) if _kind(path) is not None]
+        return [path for path in found if _kind(path) not in _LOOKED_AT or _LOOKED_AT[_kind(path)](path)]
 
     def __iter__(self) -> Iterator[Table]:
-        for path in self.files:
-            yield _OPENERS[_kind(path)](path, path.relative_to(self.folder).as_posix(), self.encoding)
+        yield from self._tables
+
+    @cached_property
+    def _tables(self) -> list[Table]:
+        return [
+            _OPENERS[_kind(path)](path, path.relative_to(self.folder).as_posix(), self.encoding) for path in self.files
+        ]
 
     def fingerprint(self) -> str:
         """Hash the names, sizes and times of the folder's files, pictures too, or of the one file."""
@@ -141,12 +191,12 @@ def files_fingerprint(path: Path, *more: object) -> str:
 
 def _kind(path: Path) -> str | None:
     name = path.name.lower().removesuffix(".gz")
-    if path.name.startswith(".") or (name.endswith(".parquet") and name != path.name.lower()):
+    if path.name.startswith((".", "~$")) or (name.endswith((".parquet", ".xlsx")) and name != path.name.lower()):
         return None
     return next((kind for kind in _OPENERS if name.endswith(kind)), None)
 
 
-def _parquet(path: Path, name: str, encoding: str) -> Table:
+def _parquet(path: Path, name: str, encoding: str | None) -> Table:
     try:
         columns = pq.ParquetFile(path).schema_arrow.names
     except (pa.ArrowException, OSError) as error:
@@ -167,106 +217,356 @@ def _parquet(path: Path, name: str, encoding: str) -> Table:
     return Table(name, columns, read)
 
 
-def _open_text(path: Path, encoding: str) -> TextIO:
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
-    return opener(path, "rt", encoding=encoding, newline="")
+# Text
+
+BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
+}  # fmt: skip
+# What the languages of Western Europe write in Windows' encoding, whose bytes are letters in other encodings as well.
+WESTERN = set("ÄÖÜäöüßÀÁÂÃÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕØÙÚÛÝàáâãåæçèéêëìíîïñòóôõøùúûýÿŒœŠšŽžŸ€£§©®™°ºª²³µ·½¼¾×–—…„“”‚‘’‹›«»¿¡\xa0")
+OTHER_ENCODINGS = ["gb18030", "cp1250", "cp1251", "cp1253", "cp1254", "shift_jis", "euc_kr", "big5"]
+# Lines with other letters than ASCII tell encodings apart; so many bytes of them are enough.
+TELLING_BYTES = 2**16
 
 
-def _reading(path: Path, encoding: str, rows: Iterator[Located]) -> Iterator[Located]:
-    """Yield `rows`; a fault of the whole file becomes a sentence."""
+@contextmanager
+def _faults_of(path: Path, encoding: str | None = None) -> Iterator[None]:
+    """Make a sentence of a fault of the whole file."""
     try:
-        yield from rows
+        yield
     except UnicodeError as error:
+        known = (encoding or "utf-8").removesuffix("-sig")
         raise CatalogueError(
-            f"{path} is not {encoding.removesuffix('-sig')} ({error}): say what it is, for example --encoding gb18030."
+            f"{path} is not {known} ({error}): say what it is, for example --encoding gb18030."
         ) from error
-    except (OSError, EOFError, csv.Error) as error:
+    except (OSError, EOFError, csv.Error, ElementTree.ParseError) as error:
         raise CatalogueError(f"{path} cannot be read: {error}") from error
 
 
-def _csv(path: Path, name: str, encoding: str) -> Table:
-    csv.field_size_limit(LONGEST_CELL)
+def _open_bytes(path: Path) -> IO[bytes]:
+    return gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb")
 
-    def lines(header_only: bool) -> Iterator[Located]:
-        with _open_text(path, encoding) as file:
-            first = file.readline()
+
+def _open_text(path: Path, encoding: str) -> TextIO:
+    return io.TextIOWrapper(_open_bytes(path), encoding=encoding, newline="")
+
+
+def find_encoding(path: Path) -> str:
+    """Return the encoding of a text: by its byte order mark, else UTF-8 if all of it is, else what it looks like."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    telling: list[bytes] = []
+    with _faults_of(path), _open_bytes(path) as file:
+        head = file.read(2**12)
+        for mark, name in BYTE_ORDER_MARKS.items():
+            if head.startswith(mark):
+                return name
+        if b"\0" in head:  # Western text in UTF-16 has a zero in every other place
+            return "utf-16-le" if head[1:2] == b"\0" else "utf-16-be"
+        try:
+            for chunk in chain([head], iter(lambda: file.read(2**20), b"")):
+                decoder.decode(chunk)
+            decoder.decode(b"", final=True)
+            return "utf-8-sig"
+        except UnicodeDecodeError:
             file.seek(0)
-            tabs = ".tsv" in path.suffixes[-2:]
-            delimiter = "\t" if tabs else max(DELIMITERS, key=first.count)
-            reader = csv.reader(file, delimiter=delimiter)
-            header = next(reader, [])
-            if header_only:
-                yield "", {"header": header}
-                return
-            for number, cells in enumerate(filter(None, reader)):
-                where = f"row {number} of {name}"
-                if len(cells) == len(header):
-                    yield where, dict(zip(header, cells, strict=True))
-                else:
-                    reason = f"it has {len(cells)} cells, the header has {len(header)}"
-                    yield where, Problem(where, None, reason)
+            for line in file:
+                if not line.isascii():
+                    telling.append(line)
+                if sum(map(len, telling)) > TELLING_BYTES:
+                    break
+    return _looks_like(b"".join(telling))
 
-    columns = [column for _, row in _reading(path, encoding, lines(True)) for column in row["header"]]
-    if not columns:
+
+def _looks_like(content: bytes) -> str:
+    try:
+        text = content.decode("cp1252")
+        foreign = [place for place, letter in enumerate(text) if not letter.isascii()]
+        # Words of other scripts are foreign letters throughout; those of Western Europe have single ones.
+        runs = sum(after == before + 1 for before, after in pairwise(foreign))
+        within = re.search(r"\w[¿¡£§©®¾½¼]\w", text)
+        if {text[place] for place in foreign} <= WESTERN and runs * 3 < len(foreign) and not within:
+            return "cp1252"
+    except UnicodeDecodeError:
+        pass
+    found = charset_normalizer.from_bytes(content, cp_isolation=OTHER_ENCODINGS).best()
+    return found.encoding if found else "utf-8-sig"
+
+
+def find_delimiter(path: Path, encoding: str) -> str:
+    """Return what separates the cells: of the usual separators the one that gives most columns, the same everywhere."""
+    with _faults_of(path, encoding), _open_text(path, encoding) as file:
+        lines = list(islice(file, 50))
+    if lines and (said := re.fullmatch(r"sep=(.)\s*", lines[0])):
+        return said[1]
+    widths = {}
+    for mark in DELIMITERS:
+        rows = [len(cells) for cells in csv.reader(lines, delimiter=mark) if cells] or [1]
+        widths[mark] = rows[0] * sum(width == rows[0] for width in rows) / len(rows)
+    return max(DELIMITERS, key=widths.__getitem__)
+
+
+def _is_text_table(path: Path) -> bool:
+    """Tell a table from prose: each of its first lines has the same three cells or more."""
+    encoding = find_encoding(path)
+    with _faults_of(path, encoding), _open_text(path, encoding) as file:
+        widths = {len(cells) for cells in csv.reader(islice(file, 3), delimiter=find_delimiter(path, encoding))}
+    return len(widths) == 1 and widths.pop() >= 3
+
+
+def _csv(path: Path, name: str, encoding: str | None) -> Table:
+    csv.field_size_limit(LONGEST_CELL)
+    encoding = encoding or find_encoding(path)
+    delimiter = find_delimiter(path, encoding)
+
+    def cells_of_rows() -> Iterator[list[str]]:
+        with _faults_of(path, encoding), _open_text(path, encoding) as file:
+            reader = csv.reader(file, delimiter=delimiter)
+            for cells in filter(None, reader):
+                if reader.line_num > 1 or not re.fullmatch(r"sep=.?", delimiter.join(cells).strip()):
+                    yield cells
+
+    header = [column.strip() for column in next(cells_of_rows(), [])]
+    if not any(header):
         raise CatalogueError(f"{path} is empty: not even a line with the names of columns.")
-    twice = sorted({column for column in columns if columns.count(column) > 1})
+    twice = sorted({column for column in header if column and header.count(column) > 1})
     if twice:
         raise CatalogueError(f"{path} has several columns named {', '.join(map(repr, twice))}.")
-    return Table(name, columns, lambda wanted: _reading(path, encoding, lines(False)))
+    # Spreadsheets end their lines with separators of empty columns; a column without a name says nothing.
+    places = {column: place for place, column in enumerate(header) if column}
+    width = max(places.values()) + 1
+
+    def read(wanted: list[str]) -> Iterator[Located]:
+        chosen = [(column, places[column]) for column in wanted]
+        for number, cells in enumerate(islice(cells_of_rows(), 1, None)):
+            where = f"row {number} of {name}"
+            if len(cells) == len(header) or (len(cells) >= width and not any(map(str.strip, cells[len(header) :]))):
+                yield where, {column: cells[place] for column, place in chosen}
+            else:
+                yield where, Problem(where, None, f"it has {len(cells)} cells, the header has {len(header)}")
+
+    unnamed = len(header) - len(places)
+    said = [encoding.removesuffix("-sig"), f"separator {DELIMITER_NAMES.get(delimiter, delimiter)}"]
+    said += [f"{unnamed} columns without a name left out"] if unnamed else []
+    return Table(name, list(places), read, said=", ".join(said))
 
 
-def _json_lines(path: Path, name: str, encoding: str) -> Table:
+# JSON
+
+
+def _objects(value: object) -> Iterator[object]:
+    """Yield the products in a value of JSON: itself, or those of a graph, a list, or of pages of an interface."""
+    if not isinstance(value, dict):
+        yield value
+    elif isinstance(value.get("@graph"), list):
+        yield from chain.from_iterable(map(_objects, value["@graph"]))
+    elif isinstance(value.get("itemListElement"), list):
+        yield from chain.from_iterable(map(_objects, value["itemListElement"]))
+    elif set(value) <= {"node", "cursor"} or value.get("@type") == "ListItem":
+        yield from _objects(value.get("node", value.get("item")))
+    elif isinstance(value.get("hasVariant"), list):
+        group = {name: told for name, told in value.items() if name != "hasVariant"}
+        known = {name: group[name] for name in ("productGroupID", "@id", "sku", "name") if group.get(name)}
+        yield group
+        yield from ({"isVariantOf": known, **variant} for variant in value["hasVariant"] if isinstance(variant, dict))
+    else:
+        yield value
+
+
+def _listed(value: object) -> list | None:
+    """Return the longest list of objects in a document of JSON, however it is wrapped."""
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, dict):
+        return None
+    if "@graph" in value or "@type" in value:
+        return [value]
+    inner = [found for entry in value.values() if (found := _listed(entry)) and isinstance(found[0], dict)]
+    return max(inner, key=len, default=None)
+
+
+def _json(path: Path, name: str, encoding: str | None) -> Table:
+    """Read JSON lines, a line at a time; or a document of JSON as a whole.
+
+    A document is a list of objects, an object of objects by id, which get a column 'id', or what wraps a list.
+    """
+    encoding = encoding or find_encoding(path)
+
     def lines() -> Iterator[Located]:
-        with _open_text(path, encoding) as file:
-            for number, line in enumerate(filter(str.strip, file)):
-                where = f"row {number} of {name}"
+        number = 0
+        with _faults_of(path, encoding), _open_text(path, encoding) as file:
+            for line in filter(str.strip, file):
                 try:
-                    record = json.loads(line)
+                    found = list(_objects(json.loads(line)))
                 except ValueError as error:
-                    yield where, Problem(where, None, f"its line is not JSON: {error}")
-                    continue
-                if isinstance(record, dict):
-                    yield where, record
-                else:
-                    yield where, Problem(where, None, f"its line is a {type(record).__name__}, not an object")
+                    found = [f"its line is not JSON: {error}"]
+                for record in found:
+                    where = f"row {number} of {name}"
+                    number += 1
+                    if isinstance(record, dict):
+                        yield where, record
+                        continue
+                    kind = type(record).__name__
+                    reason = (
+                        record if kind == "str" and "not JSON" in record else f"its line is a {kind}, not an object"
+                    )
+                    yield where, Problem(where, None, reason)
 
-    # Lines may leave out what is empty, so columns are those of the first hundred.
-    columns: dict[str, None] = {}
-    for number, (_, record) in enumerate(_reading(path, encoding, lines())):
-        columns |= dict.fromkeys(record if isinstance(record, dict) else ())
-        if number == 99:
-            break
-    return Table(name, list(columns), lambda wanted: _reading(path, encoding, lines()))
-
-
-def _json(path: Path, name: str, encoding: str) -> Table:
-    """Read a list of objects, or an object of objects by id, which get a column 'id'. It is read as a whole."""
-
-    def objects() -> Iterator[Located]:
-        with _open_text(path, encoding) as file:
+    def document() -> list[Located]:
+        with _faults_of(path, encoding), _open_text(path, encoding) as file:
             try:
                 loaded = json.load(file)
             except json.JSONDecodeError as error:
                 raise CatalogueError(f"{path} is not JSON: {error}. Files of JSON lines are named *.jsonl.") from error
-        if isinstance(loaded, dict):
-            loaded = [{"id": key, **value} if isinstance(value, dict) else value for key, value in loaded.items()]
-        if not isinstance(loaded, list) or not all(isinstance(record, dict) for record in loaded):
+        if isinstance(loaded, dict) and len(loaded) > 0 and all(isinstance(entry, dict) for entry in loaded.values()):
+            by_id = not any(_listed(entry) for entry in loaded.values() if "edges" in entry or "products" in entry)
+            loaded = [{"id": key, **entry} for key, entry in loaded.items()] if by_id else _listed(loaded)
+        else:
+            loaded = _listed(loaded)
+        records = list(chain.from_iterable(map(_objects, loaded))) if loaded is not None else [None]
+        if not all(isinstance(record, dict) for record in records):
             raise CatalogueError(f"{path} must hold a list of objects, or an object of objects by id.")
-        yield from ((f"row {number} of {name}", record) for number, record in enumerate(loaded))
+        return [(f"row {number} of {name}", record) for number, record in enumerate(records)]
 
-    rows = list(_reading(path, encoding, objects()))
-    columns = dict.fromkeys(column for _, record in rows[:100] for column in record)
-    return Table(name, list(columns), lambda wanted: iter(rows))
+    if _is_json_lines(path, encoding):
+        rows: Callable[[], Iterator[Located]] = lines
+    else:
+        loaded = document()
+        rows = lambda: iter(loaded)  # noqa: E731
+    columns: dict[str, None] = {}
+    for _, record in islice(rows(), FIRST_ROWS):
+        columns |= dict.fromkeys(record if isinstance(record, dict) else ())
+    return Table(name, list(columns), lambda wanted: rows(), said=encoding.removesuffix("-sig"))
 
 
-_OPENERS: dict[str, Callable[[Path, str, str], Table]] = {
+def _is_json_lines(path: Path, encoding: str) -> bool:
+    """Tell lines from a document, which some sets name alike: of lines, the first is whole."""
+    if ".jsonl" in path.suffixes or ".ndjson" in path.suffixes:
+        return True
+    with _faults_of(path, encoding), _open_text(path, encoding) as file:
+        lines = list(islice(filter(str.strip, file), 2))
+    try:
+        return len(lines) == 2 and all(isinstance(json.loads(line), dict) for line in lines)
+    except ValueError:
+        return False
+
+
+# XML
+
+# The elements that are products in feeds: RSS, Atom, and those of price search engines.
+XML_ROWS = {"item", "entry", "product", "offer", "shopitem", "article", "artikel", "row", "record"}
+
+
+def _is_feed(path: Path) -> bool:
+    with _faults_of(path), _open_bytes(path) as file:
+        head = file.read(2**16).decode("utf-8", "replace").lower()
+    return any(re.search(rf"<(?:\w+:)?{tag}[\s>]", head) for tag in XML_ROWS)
+
+
+def _xml(path: Path, name: str, encoding: str | None) -> Table:
+    """Read the products of a feed, one at a time; an element that occurs again makes a list."""
+
+    def rows() -> Iterator[Located]:
+        number, row_tag, parents = 0, None, []
+        with _faults_of(path), _open_bytes(path) as file:
+            for event, element in ElementTree.iterparse(file, events=("start", "end")):
+                tag = _local(element.tag)
+                if event == "start":
+                    if row_tag is None and tag.lower() in XML_ROWS:
+                        row_tag = element.tag
+                    parents.append(element)
+                    continue
+                parents.pop()
+                if element.tag == row_tag and not any(parent.tag == row_tag for parent in parents):
+                    yield f"row {number} of {name}", _fields(element)
+                    number += 1
+                    if parents:
+                        parents[-1].clear()
+
+    columns: dict[str, None] = {}
+    for _, record in islice(rows(), FIRST_ROWS):
+        columns |= dict.fromkeys(record)
+    if not columns:
+        raise CatalogueError(f"{path} holds no product: an element {', '.join(sorted(XML_ROWS))}.")
+    return Table(name, list(columns), lambda wanted: rows(), said="XML")
+
+
+def _local(tag: str) -> str:
+    return tag.rpartition("}")[2]
+
+
+def _fields(element: ElementTree.Element) -> dict[str, object]:
+    found: dict[str, list] = {_local(key): [value] for key, value in element.attrib.items()}
+    # Google's fields stand beside those of RSS and Atom, and count before them.
+    shop = {_local(child.tag) for child in element if child.tag.startswith("{http://base.google.com")}
+    for child in element:
+        if _local(child.tag) not in shop or child.tag.startswith("{http://base.google.com"):
+            found.setdefault(_local(child.tag), []).append(_value(child))
+    return {key: values[0] if len(values) == 1 else values for key, values in found.items()}
+
+
+def _value(element: ElementTree.Element) -> object:
+    if len(element):
+        return _fields(element)
+    text = (element.text or "").strip()
+    if "name" in element.attrib:  # <param name="Colour">Red</param>
+        return {"name": element.attrib["name"], "value": text}
+    return text or element.attrib.get("href") or element.attrib.get("url")
+
+
+# Excel
+
+
+def _xlsx(path: Path, name: str, encoding: str | None) -> Table:
+    """Read the first sheet that is not empty."""
+    try:
+        import openpyxl
+    except ImportError:
+        raise CatalogueError(
+            f"{path} is an Excel file, which openpyxl reads: pip install 'moon2[excel]', or save it as CSV."
+        ) from None
+
+    def sheets() -> Iterator[tuple[str, Iterator[tuple]]]:
+        try:
+            book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise CatalogueError(f"{path} is not a readable Excel file: {error}") from error
+        try:
+            for sheet in book.worksheets:
+                rows = (row for row in sheet.iter_rows(values_only=True) if any(cell is not None for cell in row))
+                if (header := next(rows, None)) is not None:
+                    yield sheet.title, chain([header], rows)
+        finally:
+            book.close()
+
+    first = next(sheets(), None)
+    if first is None:
+        raise CatalogueError(f"{path} is empty: not even a line with the names of columns.")
+    title, rows = first
+    header = ["" if cell is None else str(cell).strip() for cell in next(rows)]
+    places = {column: place for place, column in enumerate(header) if column}
+
+    def read(wanted: list[str]) -> Iterator[Located]:
+        _, rows = next(sheets())
+        for number, cells in enumerate(islice(rows, 1, None)):
+            found = {column: cells[places[column]] if places[column] < len(cells) else None for column in wanted}
+            yield f"row {number} of {name}", found
+
+    return Table(name, list(places), read, said=f"sheet {title!r}")
+
+
+_OPENERS: dict[str, Callable[[Path, str, str | None], Table]] = {
     ".parquet": _parquet,
     ".csv": _csv,
     ".tsv": _csv,
-    ".jsonl": _json_lines,
-    ".ndjson": _json_lines,
+    ".txt": _csv,
+    ".jsonl": _json,
+    ".ndjson": _json,
     ".json": _json,
+    ".xml": _xml,
+    ".xlsx": _xlsx,
 }
+_LOOKED_AT: dict[str, Callable[[Path], bool]] = {".txt": _is_text_table, ".xml": _is_feed}
 
 
 class HubTables:
@@ -277,28 +577,38 @@ class HubTables:
         config: one of its configurations.
         split: one split only, also in the syntax of slices of `datasets`.
         revision: a branch, a tag or, to be sure of what is read, a commit.
+        builder: of `datasets`, for files on disk.
+        files: what the builder reads; by default all below `path`.
 
     Raises:
         CatalogueError: it cannot be loaded; the message says why.
     """
 
     def __init__(
-        self, path: str, config: str | None = None, split: str | None = None, revision: str | None = None
+        self,
+        path: str,
+        config: str | None = None,
+        split: str | None = None,
+        revision: str | None = None,
+        builder: str | None = None,
+        files: Sequence[str] | None = None,
     ) -> None:
         self.path, self.config, self.split, self.revision = path, config, split, revision
         local = Path(path)
-        self.folder = local if local.is_dir() else None
+        self.folder = local if local.is_dir() else local.parent if local.is_file() else None
         self.name = local.resolve().name if self.folder else path
+        self._builder = builder
+        where = {"data_files": list(files)} if files and local.is_file() else {"data_dir": path} if builder else {}
         try:
-            builder = datasets.load_dataset_builder(path, config, revision=revision)
-            loaded = datasets.load_dataset(path, config, split=split, revision=revision, streaming=True)
+            told = (builder or path, config)
+            self._hash = datasets.load_dataset_builder(*told, revision=revision, **where).hash
+            loaded = datasets.load_dataset(*told, split=split, revision=revision, streaming=True, **where)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             raise CatalogueError(
                 f"The data set {path!r} (config {config or 'default'}, split {split or 'all'}, revision "
                 f"{revision or 'main'}) cannot be loaded: {str(error).splitlines()[0]}"
             ) from error
         self._splits = {None: loaded} if split else dict(loaded)
-        self._hash = builder.hash
 
     def __iter__(self) -> Iterator[Table]:
         for split, dataset in self._splits.items():
@@ -306,12 +616,19 @@ class HubTables:
             name = f"split {split or self.split} of {self.name}"
             # Streams of CSV and JSON do not know their columns beforehand; they hold no pictures.
             kinds = dict(dataset.features or dict.fromkeys(next(iter(dataset), {})))
-            yield Table(name, list(kinds), lambda wanted, d=dataset, n=name, k=kinds: _rows(d, n, k, wanted), split)
+            said = f"read as {self._builder} by datasets" if self._builder else "read by datasets"
+            columns, read = list(kinds), partial(_rows, dataset, name, kinds)
+            if self._builder == "webdataset":
+                columns = list(
+                    dict.fromkeys(key for _, row in islice(read(columns), FIRST_ROWS) for key in _spread(row))
+                )
+                read = partial(_spread_rows, read, list(kinds))
+            yield Table(name, columns, read, split, said, again=self.folder is not None)
 
     def fingerprint(self) -> str:
         """Hash the files of a folder; otherwise name the commit, as `datasets` does."""
         options = (self.path, self.config, self.split, self.revision, self._hash)
-        return files_fingerprint(self.folder, *options[1:]) if self.folder else repr(options)
+        return files_fingerprint(Path(self.path), *options[1:]) if self.folder else repr(options)
 
 
 def _rows(dataset: datasets.IterableDataset, name: str, kinds: dict, wanted: list[str]) -> Iterator[Located]:
@@ -321,6 +638,19 @@ def _rows(dataset: datasets.IterableDataset, name: str, kinds: dict, wanted: lis
             yield where, {column: _with_bytes(value, kinds[column]) for column, value in record.items()}
         except (OSError, ValueError) as error:
             yield where, Problem(where, None, f"its picture cannot be read: {error}")
+
+
+def _spread(row: dict | Problem) -> dict:
+    """Return a sample of WebDataset with the fields of its JSON as columns."""
+    if isinstance(row, Problem):
+        return {}
+    inner = row.get("json")
+    return {**(inner if isinstance(inner, dict) else {}), **{key: row[key] for key in row if key != "json"}}
+
+
+def _spread_rows(read: Callable[[list[str]], Iterator[Located]], columns: list[str], wanted: list[str]):
+    for where, row in read(columns):
+        yield where, row if isinstance(row, Problem) else _spread(row)
 
 
 def _with_bytes(value: object, kind: object) -> object:

@@ -29,6 +29,8 @@ from mbe2_dataset.checks.sets import check_neighbours, check_sets
 from mbe2_dataset.parallel import Engine
 from mbe2_dataset.schema import CONFIGS
 
+# What `build` writes beside a data set.
+FACTS = "build.json"
 # Co-augmentation is for training only (MOON2.0, section 5), and the benchmark has the test split only.
 SPLITS = {"triplets": ("train", "validation"), "corpus": ("test",), "queries": ("test",), "qrels": ("test",)}
 
@@ -41,6 +43,7 @@ class CheckReport:
         rows: config -> split -> rows.
         pictures: how many were decoded, and how many different ones there are.
         counts: what was counted -> value -> how often, e.g. "modality of triplets/train".
+        understood: how the catalogue was understood that the data set was built from, where the folder says it.
     """
 
     dataset: str
@@ -48,6 +51,7 @@ class CheckReport:
     pictures: dict[str, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     counts: dict[str, dict[str | int | float, int]] = field(default_factory=dict)
+    understood: dict | None = None
 
     @property
     def failed(self) -> bool:
@@ -71,6 +75,9 @@ class CheckReport:
             elif name.startswith("characters of "):
                 least, middle, most = spread(counter)
                 lines.append(f"{name}: {least} to {most}, median {middle}")
+        if self.understood and self.understood["counts"]:
+            told = (f"{name} {count:,}" for name, count in self.understood["counts"].items())
+            lines.append(f"read from the catalogue: {', '.join(told)}")
         for level in LEVELS:
             lines += [f"{level}: {finding.sentence()}" for finding in self.of_level(level)]
         numbers = ", ".join(f"{len(self.of_level(level))} {level}" for level in LEVELS)
@@ -122,6 +129,8 @@ def check_dataset(
     report = CheckReport(str(name or dataset))
     if not (folder / "README.md").is_file():
         report.findings.append(_finding("error", "files", "README.md: load_dataset finds no configs without it"))
+    if (folder / FACTS).is_file():
+        report.understood = json.loads((folder / FACTS).read_text(encoding="utf-8")).get("understood")
     parts = _parts(folder, report)
     is_whole = not report.failed
     scans, engine = [], Engine("processes", num_proc)

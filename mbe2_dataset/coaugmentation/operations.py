@@ -8,16 +8,14 @@ from tqdm import tqdm
 
 from mbe2_dataset.catalogue.pictures import decode
 from mbe2_dataset.catalogue.store import Row
-from mbe2_dataset.coaugmentation.augment import SCORES, TITLE, VIEWS, Made
 from mbe2_dataset.coaugmentation.consistency import ConsistencyScorer, Embedder, apply_threshold, histogram
 from mbe2_dataset.coaugmentation.makers import Makers
 from mbe2_dataset.coaugmentation.pictures.editors import ImageEditor
 from mbe2_dataset.coaugmentation.pictures.expand import DRAWING, expand
 from mbe2_dataset.coaugmentation.pictures.subject import SubjectExtractor
 from mbe2_dataset.coaugmentation.titles.enrich import TitleWriter, enrich
-from mbe2_dataset.coaugmentation.titles.entities import extract_entities
-from mbe2_dataset.coaugmentation.titles.gazetteer import Gazetteer, learn_gazetteer
-from mbe2_dataset.journal import Journal, Result, key_for
+from mbe2_dataset.coaugmentation.titles.entities import Gazetteer, extract_entities, learn_gazetteer
+from mbe2_dataset.journal import SCORES, TITLE, VIEWS, Journal, Made, Result, key_for
 from mbe2_dataset.parallel import Engine, Stopwatch, in_threads
 from mbe2_dataset.schema import identity_of
 

@@ -18,17 +18,30 @@ from mbe2_dataset.catalogue.store import Item, Row
 from mbe2_dataset.errors import CatalogueError
 from mbe2_dataset.parallel import rng_for, seed_for
 from mbe2_dataset.schema import CATALOGUE, OPTIONAL
-from mbe2_dataset.synthetic.render import PATTERNS, Look, Scene, Viewpoint, render_photo
-from mbe2_dataset.synthetic.shapes import SHAPES
-from mbe2_dataset.synthetic.vocabulary import (
-    AUDIENCES,
-    BRAND_MARKS,
-    CATEGORIES,
-    CHINESE,
-    COLOURS,
-    FILLERS,
-    TITLE_TEMPLATES,
-)
+from mbe2_dataset.synthetic.render import PATTERNS, SHAPES, Colour, Look, Scene, Viewpoint, read_table, render_photo
+
+
+@dataclass(frozen=True)
+class Category:
+    """`sizes` are the values of the attribute called `size_name` (size or capacity)."""
+
+    path: tuple[str, ...]
+    materials: tuple[str, ...]
+    size_name: str
+    sizes: tuple[str, ...]
+
+
+_WORDS = read_table("vocabulary.yaml")
+COLOURS: dict[str, Colour] = {name: tuple(colour) for name, colour in _WORDS["colours"].items()}
+BRAND_MARKS: dict[str, str] = _WORDS["brands"]
+AUDIENCES = tuple(_WORDS["audiences"])
+CATEGORIES = {
+    name: Category(tuple(path), tuple(materials), size_name, tuple(sizes))
+    for name, (path, materials, size_name, sizes) in _WORDS["categories"].items()
+}
+CHINESE: dict[str, str] = _WORDS["chinese"]
+FILLERS: dict[str, list[str]] = _WORDS["fillers"]
+TITLE_TEMPLATES: dict[str, list[str]] = _WORDS["titles"]
 
 IMAGE_ONLY = ("shape", "second_colour")
 TEXT_ONLY = ("material", "size", "capacity", "audience")

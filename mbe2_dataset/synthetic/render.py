@@ -3,11 +3,57 @@
 import math
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
+import yaml
 from PIL import Image, ImageDraw
 
-from mbe2_dataset.synthetic.shapes import BODY, DARK, EMPTY, LIGHT, PATTERNED, SHAPES, Stroke
+EMPTY, BODY, PATTERNED, ACCENT, DARK, LIGHT = range(6)
+PARTS = {"empty": EMPTY, "body": BODY, "accent": ACCENT, "dark": DARK, "light": LIGHT}
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """One drawing step: `kind` is an ImageDraw method, `points` its coordinates as x, y pairs."""
+
+    kind: str
+    part: int
+    points: tuple[float, ...]
+    width: float = 0.0
+    angles: tuple[float, float] = (0.0, 360.0)
+
+    @classmethod
+    def parse(cls, line: str) -> "Stroke":
+        """Read a line of `shapes.yaml`, like 'arc accent 0.1 0.2 0.5 0.6 | width 0.07 | angles 0 180'."""
+        drawn, *rest = line.split(" | ")
+        kind, part, *points = drawn.split()
+        told = {name: tuple(map(float, values)) for name, *values in map(str.split, rest)}
+        (width,) = told.get("width", (0.0,))
+        return cls(kind, PARTS[part], tuple(map(float, points)), width, told.get("angles", (0.0, 360.0)))
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A drawing, and the place of the brand mark."""
+
+    strokes: tuple[Stroke, ...]
+    mark: tuple[float, float]
+
+
+def read_table(name: str) -> dict:
+    """Read a YAML file beside this module."""
+    return yaml.load((Path(__file__).parent / name).read_text(encoding="utf-8"), yaml.CSafeLoader)
+
+
+# Category -> name of the shape -> drawing.
+SHAPES: dict[str, dict[str, Shape]] = {
+    category: {
+        name: Shape(tuple(map(Stroke.parse, drawing["strokes"])), tuple(drawing["mark"]))
+        for name, drawing in shapes.items()
+    }
+    for category, shapes in read_table("shapes.yaml").items()
+}
 
 Colour = tuple[int, int, int]
 
@@ -83,7 +129,7 @@ def _reduced(image: Image.Image) -> np.ndarray:
 
 
 def _draw_parts(look: Look, canvas: int, mirror: bool) -> Image.Image:
-    """Draw the product as part numbers (see shapes.py), seen from straight ahead."""
+    """Draw the product as part numbers (`PARTS`), seen from straight ahead."""
     shape = SHAPES[look.category][look.shape]
     image = Image.new("P", (canvas, canvas), EMPTY)
     draw = ImageDraw.Draw(image)
@@ -106,21 +152,16 @@ def _draw_stroke(draw: ImageDraw.ImageDraw, stroke: Stroke, canvas: int, mirror:
         start, end = 180 - end, 180 - start
     points = [(x * canvas, y * canvas) for x, y in zip(xs, ys, strict=True)]
     width = round(stroke.width * canvas)
-    if stroke.kind == "polygon":
-        draw.polygon(points, fill=stroke.part)
-    elif stroke.kind == "line":
-        draw.line(points, fill=stroke.part, width=width, joint="curve")
-    else:
+    if stroke.kind not in ("polygon", "line"):
         (x0, y0), (x1, y1) = points
-        box = (min(x0, x1), y0, max(x0, x1), y1)
-        if stroke.kind == "ellipse":
-            draw.ellipse(box, fill=stroke.part)
-        elif stroke.kind == "rounded_rectangle":
-            draw.rounded_rectangle(box, radius=width, fill=stroke.part)
-        elif stroke.kind == "pieslice":
-            draw.pieslice(box, start, end, fill=stroke.part)
-        else:
-            draw.arc(box, start, end, fill=stroke.part, width=width)
+        points = [min(x0, x1), y0, max(x0, x1), y1]
+    more = {
+        "line": {"width": width, "joint": "curve"},
+        "rounded_rectangle": {"radius": width},
+        "pieslice": {"start": start, "end": end},
+        "arc": {"start": start, "end": end, "width": width},
+    }
+    getattr(draw, stroke.kind)(points, fill=stroke.part, **more.get(stroke.kind, {}))
 
 
 @cache

@@ -19,16 +19,18 @@ BENCHMARKS = {
     "agreement": ("runtimes", arguments.Agreement, "--model moon2 --dataset mbe2"),
     "serving": ("runtimes", arguments.Serving, "--model moon2 --titles 1 32"),
     "http_service": ("http_service", arguments.HttpService, "--model moon2 --clients 1 16"),
+    "gpu": ("gpu", arguments.Gpu, "--parts agreement"),
 }
+EXIT_1 = {"gpu": "a difference is too large"}
 COMMANDS = {
-    name: Command(told, f"research.benchmarks.{module}:{name}", (f"{PROG} {name} {example}",))
+    name: Command(told, f"research.benchmarks.{module}:{name}", (f"{PROG} {name} {example}",), EXIT_1.get(name))
     for name, (module, told, example) in BENCHMARKS.items()
 }
 
 
 @exit_codes()
 def main(argv: list[str] | None = None) -> int:
-    """Run one benchmark; return 0, or 2 after an error that the user can put right."""
+    """Run one benchmark; return 0, 1 if it found something wrong, or 2 after an error that the user can put right."""
     words = sys.argv[1:] if argv is None else argv
     return run_command(words, PROG, COMMANDS, description=__doc__, examples=(f"{PROG} three_views --models tiny",))
 

@@ -3,10 +3,12 @@
 from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from common_moon2.cli import whole
 from common_moon2.fields import option
 
+GPU_PARTS = ("agreement", "throughput")
 PARTS = ("throughput", "processes", "safeguards")
 
 
@@ -195,3 +197,22 @@ class HttpService:
     clients: list[int] = option((1, 16), "at a time", nargs="+", type=whole(1))
     requests: int = option(100, "of a round", type=whole(1))
     repeats: int = option(3, "rounds", type=whole(1))
+
+
+@dataclass
+class Gpu:
+    """Show that a GPU computes what the CPU does, and how fast it is.
+
+    agreement: vectors of an untrained model of the demo's size in float32 and bf16 against those of the CPU; its ways
+    to run experts and attention; losses of some steps, also with activation checkpointing, with GradCache, and by two
+    ranks that share the device. A difference that is too large ends with 1.
+
+    throughput: a random model of the shape of Qwen3-VL-2B, dense and with four experts, in bf16 with AdamW and
+    activation checkpointing. A step is that of the whole method, of triplets whose items have an image of 256 visual
+    tokens and a text of 32 tokens; images are embedded without gradient.
+    """
+
+    device: Literal["cuda", "cpu"] = option("cuda", "what is measured")
+    parts: list[str] = option(GPU_PARTS, "tables to make", nargs="+", choices=GPU_PARTS)
+    smoke: bool = option(False, "all of it tiny, to see that it runs", action="store_true")
+    seed: int = option(0, "of weights and inputs")

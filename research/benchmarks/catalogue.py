@@ -38,7 +38,7 @@ def embed_catalogue(options: arguments.EmbedCatalogue) -> dict:
     """Print how fast each way embeds the catalogue.
 
     Raises:
-        EvaluationError: the model cannot be loaded.
+        UserError: the model cannot be loaded.
         AssertionError: the ways give different vectors.
     """
     with tempfile.TemporaryDirectory() as folder:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModel, AutoProcessor
 from transformers.exporters import OnnxConfig, OnnxExporter
 
-from evaluation.errors import EvaluationError
+from common_moon2.cli import UserError
 from evaluation.models.checkpoint import Checkpoint, load_checkpoint
 from evaluation.tables.benchmark import load_benchmark
 from publishing_moon2.export import Moon2Program, program_inputs
@@ -30,16 +30,16 @@ def agreement(options: arguments.Agreement) -> dict:
     """Print the largest difference of each runtime from AutoModel.
 
     Raises:
-        EvaluationError: the model or the data set cannot be used.
+        UserError: the model or the data set cannot be used.
     """
     model, batch_size = options.model, options.batch_size
     corpus = load_benchmark(options.dataset).corpus
     rows = corpus.rows("mm")[: options.products]
     if not rows:
-        raise EvaluationError(f"The corpus of {options.dataset} has no product with title and picture.")
+        raise UserError(f"The corpus of {options.dataset} has no product with title and picture.")
     checkpoint = load_checkpoint(model)
     if not (checkpoint.folder / "modules.json").exists():
-        raise EvaluationError(f"{model} has no modules.json: save it again with this version of moon2.")
+        raise UserError(f"{model} has no modules.json: save it again with this version of moon2.")
     shown = corpus.dataset.cast_column("image", Image()).select(rows)
     views = [shown.select_columns(columns) for columns in VIEWS.values()]
     encoder = SentenceTransformer(str(checkpoint.folder), trust_remote_code=True, device=str(checkpoint.model.device))

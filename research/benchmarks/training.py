@@ -81,12 +81,13 @@ class Way(NamedTuple):
     backward: Callable[[object], float]
 
 
-def by_trainer(name: str, model: Moon2Model, processor: Moon2Processor, chunk: int, folder: str) -> Way:
-    """Return ours, or one of the two that differ in how the views are computed."""
+def by_trainer(name: str, model: Moon2Model, processor: Moon2Processor, chunk: int, folder: str, **options) -> Way:
+    """Return ours, or one of the two that differ in how the views are computed; `options` of TrainingArguments."""
+    told = dict(use_cpu=True, report_to="none", remove_unused_columns=False, disable_tqdm=True)
     trainer_class, collator = (NineForwards, SeparateViews) if name == "naive" else (Moon2Trainer, TripletCollator)
     trainer = trainer_class(
         model,
-        TrainingArguments(folder, use_cpu=True, report_to="none", remove_unused_columns=False, disable_tqdm=True),
+        TrainingArguments(folder, **told | options),
         loss=Moon2Loss(),
         grad_cache=name != "plain",
         data_collator=collator(processor, 64 if name == "plain" else chunk),

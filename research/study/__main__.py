@@ -4,7 +4,14 @@ import sys
 
 from common_moon2.cli import exit_codes
 from common_moon2.fields import Command, run_command
-from research.study.arguments import ListArguments, OneArguments, PlotArguments, RunArguments, TableArguments
+from research.study.arguments import (
+    ListArguments,
+    OneArguments,
+    PackArguments,
+    PlotArguments,
+    RunArguments,
+    TableArguments,
+)
 
 PROG = "python -m research.study"
 RESULTS = "research/study/results.md"
@@ -12,12 +19,17 @@ COMMANDS = {
     "run": Command(
         RunArguments,
         "research.study.runs:run",
-        (f"{PROG} run --minutes 240", f"{PROG} run --only full dense --seeds 0"),
+        (
+            f"{PROG} run --minutes 240",
+            f"{PROG} run --only full dense --seeds 0",
+            f"{PROG} run --packed study.tar.xz --device cuda --processes 6 --times 20 --results results-cuda.parquet",
+        ),
         exit_1="a run failed",
     ),
     "one": Command(
         OneArguments, "research.study.runs:one", (f"{PROG} one full 0", f"{PROG} one dense 1 --no_transfer")
     ),
+    "pack": Command(PackArguments, "research.study.data:pack", (f"{PROG} pack --output study.tar.xz",)),
     "list": Command(ListArguments, "research.study.runs:list_runs", (f"{PROG} list", f"{PROG} list --json")),
     "table": Command(
         TableArguments,

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from common_moon2.cli import UserError, whole, wholes
 from common_moon2.fields import option, positional
@@ -29,11 +30,15 @@ class Place(Results):
 
     work: Path = option(WORK, "folder of data sets and models", type=Path)
     max_steps: int | None = option(None, "replaces that of the recipe, to try the study out", type=whole(1))
+    times: int = option(1, "train so many times the steps", type=whole(1))
+    device: Literal["cpu", "cuda"] = option("cpu", "cuda: in bf16, and images are decoded once into memory")
 
     def check(self) -> None:
-        """Check that a trial run does not become a result of the study."""
-        if self.max_steps is not None and self.results.resolve() == RESULTS:
-            raise StudyError("--max_steps makes no results of the study: name another file with --results, too.")
+        """Check that a run of another kind does not become a result of the study."""
+        told = {"--max_steps": self.max_steps is not None, "--times": self.times > 1, "--device": self.device != "cpu"}
+        other = [name for name, given in told.items() if given]
+        if other and self.results.resolve() == RESULTS:
+            raise StudyError(f"{other[0]} makes no results of the study: name another file with --results, too.")
 
 
 @dataclass
@@ -47,6 +52,8 @@ class RunArguments(Place):
     tiers: list[int] | None = option(None, "variants of these tiers only, as 1,2", type=wholes(0))
     seeds: list[int] = option((0, 1, 2), "as 0,1,2 (the default)", type=wholes(0))
     minutes: float | None = option(None, "stop after so many, with a checkpoint")
+    processes: int = option(1, "runs side by side", type=whole(1))
+    packed: Path | None = option(None, "file of `pack`, instead of the folders of products", type=Path)
     catalogue: Path = option(SHARED / "fashion", "folder of the fashion products", type=Path)
     transfer: Path | None = option(None, "folder of the transfer products (default: luma beside it)", type=Path)
 
@@ -58,6 +65,15 @@ class OneArguments(Place):
     name: str = positional("of a variant")
     seed: int = positional("of the run", type=whole(0))
     no_transfer: bool = option(False, "do not score the transfer set", action="store_true")
+
+
+@dataclass
+class PackArguments:
+    """Pack the data sets that `run` has built into one file, to take the study to another machine."""
+
+    output: Path = option(help="file to write, as study.tar.xz", type=Path)
+    work: Path = option(WORK, "folder of data sets", type=Path)
+    max_megabytes: int = option(50, "a larger file is an error", type=whole(1))
 
 
 @dataclass

@@ -1,7 +1,9 @@
-"""The data sets of the study, built once from the real products, outside of the repository."""
+"""The data sets of the study, built once from the real products, outside of the repository; or brought in one file."""
 
 import io
+import lzma
 import shutil
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +12,12 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 from PIL import Image
 
-from common_moon2.files import replace_folder
+from common_moon2.files import replace_folder, staged
 from mbe2_dataset.__main__ import main as mbe2_main
-from research.study.arguments import StudyError
+from research.study.arguments import PackArguments, StudyError
 
+# A picture comes again in many rows: found again by the compression if it looks so many bytes back.
+LOOK_BACK = 2**29
 # What a picture is stored at: what the model sees of it.
 MAX_PIXELS = 96 * 128
 # The shorter pictures are thumbnails, which only the train products have: resolution would tell test products apart.
@@ -85,5 +89,61 @@ def _build(catalogue: Path, output: Path, journal: Path, *options: str) -> None:
         return
     print(f"building {output.name}", flush=True)
     fixed = ["--max_pixels", str(MAX_PIXELS), "--work", str(journal), "--seed", "0"]
+    if "--augmented_images" not in options:
+        fixed += ["--augmented_images", "1"]
     if mbe2_main(["build", "--catalogue", str(catalogue), "--output", str(output), *fixed, *options]) != 0:
         raise StudyError(f"{output.name} could not be built; the sentence above says why.")
+
+
+def pack(options: PackArguments) -> dict:
+    """Write the data sets of a work folder into one file.
+
+    The Parquet files in it are not compressed themselves, so that a picture which many rows have is stored once.
+
+    Raises:
+        StudyError: there are none, or the file would be too large.
+    """
+    folders = [*sorted(options.work.glob("fashion-*")), *options.work.glob("transfer")]
+    if not folders:
+        raise StudyError(f"{options.work} has no data sets of the study: python -m research.study run")
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": LOOK_BACK}]
+    with staged(options.output) as temporary:
+        with lzma.open(temporary, "wb", filters=filters) as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
+            for file in (file for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()):
+                plain = io.BytesIO(file.read_bytes())
+                if file.suffix == ".parquet":
+                    plain = io.BytesIO()
+                    table = pq.read_table(file)
+                    pq.write_table(table, plain, compression="none", use_dictionary=False, row_group_size=1000)
+                told = tarfile.TarInfo(file.relative_to(options.work).as_posix())
+                told.size = plain.getbuffer().nbytes
+                plain.seek(0)
+                archive.addfile(told, plain)
+        size = temporary.stat().st_size
+        if size > options.max_megabytes * 2**20:
+            raise StudyError(f"The file would have {size / 2**20:.1f} MB, more than --max_megabytes.")
+    print(f"{options.output}: {', '.join(folder.name for folder in folders)}; {size / 2**20:.1f} MB")
+    return {"output": options.output, "data_sets": [folder.name for folder in folders], "bytes": size}
+
+
+def unpack(file: Path, work: Path) -> list[str]:
+    """Put the data sets of a packed file into a work folder, those that it lacks; return the names of all.
+
+    Raises:
+        StudyError: the file cannot be read.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    with FileLock(work / "lock"):
+        staging = work / "unpacked.part"
+        shutil.rmtree(staging, ignore_errors=True)
+        try:
+            with tarfile.open(file, "r:xz") as archive:
+                archive.extractall(staging, filter="data")
+        except (OSError, tarfile.TarError, lzma.LZMAError) as error:
+            raise StudyError(f"--packed {file} is no file of `pack`: {error}") from error
+        found = sorted(staging.iterdir())
+        for folder in found:
+            if not (work / folder.name).is_dir():
+                replace_folder(folder, work / folder.name)
+        shutil.rmtree(staging)
+    return [folder.name for folder in found]

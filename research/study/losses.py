@@ -31,11 +31,12 @@ class Reweighted(Moon2Loss, ABC):
     def weights(self, output: LossOutput, batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor | float]:
         """Return the weight of each objective, and a term that is added."""
 
-    def __call__(self, query, products, dual_alignment, objectives, aux_loss, progress):
-        output = super().__call__(query, products, dual_alignment, objectives, aux_loss, progress)
+    def __call__(self, query, products, dual_alignment, objectives, aux_loss, progress, z_loss=0.0):
+        output = super().__call__(query, products, dual_alignment, objectives, aux_loss, progress, z_loss)
         omega, extra = self.weights(output, Batch(query, products, dual_alignment, objectives, progress))
         loss = sum(omega[name] * value for name, value in output.objective_losses.items()) + extra
         loss = loss + self.aux_loss_weight * aux_loss + self.sparsity_loss_weight * output.sparsity
+        loss = loss + self.z_loss_weight * z_loss
         return replace(output, loss=loss, omega=omega)
 
 
@@ -46,11 +47,11 @@ class OwnView(Moon2Loss):
         super().__post_init__()
         self.objective_weighting = "queries"
 
-    def __call__(self, query, products, dual_alignment, objectives, aux_loss, progress):
+    def __call__(self, query, products, dual_alignment, objectives, aux_loss, progress, z_loss=0.0):
         text = query.t._replace(present=query.t.present & ~query.i.present)
         image = query.i._replace(present=query.i.present & ~query.t.present)
         query = query._replace(t=text, i=image)
-        return super().__call__(query, products, dual_alignment, objectives, aux_loss, progress)
+        return super().__call__(query, products, dual_alignment, objectives, aux_loss, progress, z_loss)
 
 
 class Renormalised(Reweighted):

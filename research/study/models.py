@@ -13,8 +13,9 @@ from modeling_moon2 import Moon2DualAlignment, Moon2Model, Moon2Output, Moon2Sha
 from processing_moon2 import Moon2Processor
 from research.study.arguments import StudyError
 from research.study.variants import SMOLLM2, Variant
+from training_moon2.arguments import ModelArguments
 from training_moon2.model import build_model
-from training_moon2.recipe import ModelArguments
+from training_moon2.upcycling import start_experts
 
 # The vision tower in front of SmolLM2: that of recipe.yaml, as a SigLIP on squares of about as many pixels.
 SIDE, PATCH = 112, 28
@@ -41,6 +42,7 @@ def starting_model(variant: Variant, arguments: ModelArguments, rows) -> tuple[M
     else:
         dense = Moon2Model.from_pretrained(arguments.model)
         model, processor = upcycled(dense, arguments.experts()), Moon2Processor.from_pretrained(arguments.model)
+        start_experts(model, processor, arguments, rows)
     if list(variant.objectives) != model.config.objectives:
         model.config.objectives = list(variant.objectives)
         model.dual_alignment = Moon2DualAlignment(model.config)
@@ -124,7 +126,7 @@ class TwoTowers(Moon2Model):
         has_image, has_text = ((position_types == kind).any(1) for kind in (IMAGE, TEXT))
         shape = (len(input_ids), self.config.hidden_size)
         images, texts = (torch.zeros(shape, device=input_ids.device) for _ in range(2))
-        usage = torch.full((len(input_ids), self.config.num_experts), 1 / self.config.num_experts)
+        usage = torch.full_like(images[:, : self.config.num_experts], 1 / self.config.num_experts)
         if has_image.any():
             visual = self._see({"pixel_values": pixel_values, "image_grid_thw": image_grid_thw}, {})
             pictures = visual["mm_encoder_outputs"]["image"].pooler_output
@@ -141,7 +143,7 @@ class TwoTowers(Moon2Model):
             has_image=has_image,
             expert_usage=usage,
             image_expert_usage=torch.full_like(usage, 1 / self.config.num_experts),
-            router_logits=(torch.zeros(positions, self.config.num_experts),) * layers,
+            router_logits=(usage.new_zeros(positions, self.config.num_experts),) * layers,
         )
 
     def _read_texts(self, input_ids, attention_mask, position_types) -> tuple[torch.Tensor, torch.Tensor]:

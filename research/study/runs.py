@@ -5,34 +5,37 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import yaml
 from filelock import FileLock, Timeout
-from transformers import set_seed
 
 from common_moon2.files import write_json, write_text
+from processing_moon2 import Moon2Processor, ProductBatch
 from research.study.arguments import ListArguments, OneArguments, Place, RunArguments, StudyError
-from research.study.data import dataset, prepare, transfer_dataset
+from research.study.data import dataset, prepare, transfer_dataset, unpack
 from research.study.losses import LOSSES
 from research.study.models import make_smollm2, starting_model
 from research.study.results import add_result, read_keys
 from research.study.scoring import environment, score
 from research.study.variants import SMOLLM2, Variant, choose, read_variants
-from train_moon2 import prepare_output, save
 from training_moon2.callbacks import TrainingError
 from training_moon2.checkpoints import CheckpointError, checkpoints
 from training_moon2.collator import TripletCollator
 from training_moon2.recipe import Recipe, read_recipe
-from training_moon2.trainer import LOG, Moon2Trainer
-from training_moon2.triplets import TripletDataset, fingerprint, load_triplets
+from training_moon2.run import build_trainer, prepare_output, save
+from training_moon2.trainer import LOG
 
 MODEL, TRAINED = "model", "trained.json"
 # A process that stops at the deadline saves a checkpoint first; so many seconds it may take.
 GRACE = 120
 BUSY = 75  # exit code of a run that another process is at
+STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM, 128 + signal.SIGINT)
 Run = tuple[Variant, int]
 
 
@@ -60,11 +63,19 @@ def run(options: RunArguments) -> dict:
     if not runs:
         print("nothing is missing")
         return {"runs": 0, "failed": []}
-    transfer = options.transfer or options.catalogue.parent / "luma"
-    with_transfer = options.transfer is not None or transfer.is_dir()
     mixes = {variant.query_mix for variant, _ in runs} | {(1, 1, 1)}
-    prepare(options.work, mixes, options.catalogue, transfer if with_transfer else None)
+    if options.packed is not None:
+        there = unpack(options.packed, options.work)
+        with_transfer = transfer_dataset(options.work).name in there
+        lacking = sorted(dataset(options.work, mix).name for mix in mixes if not dataset(options.work, mix).is_dir())
+        if lacking:
+            raise StudyError(f"{options.packed} lacks the data sets {', '.join(lacking)}: choose variants with --only.")
+    else:
+        transfer = options.transfer or options.catalogue.parent / "luma"
+        with_transfer = options.transfer is not None or transfer.is_dir()
+        prepare(options.work, mixes, options.catalogue, transfer if with_transfer else None)
     words = ["--work", str(options.work), "--results", str(options.results)]
+    words += ["--times", str(options.times), "--device", options.device]
     words += [] if options.max_steps is None else ["--max_steps", str(options.max_steps)]
     words += [] if with_transfer else ["--no_transfer"]
 
@@ -72,7 +83,7 @@ def run(options: RunArguments) -> dict:
         log = folder_of(options, variant, seed) / "output.txt"
         return launch(["one", variant.name, str(seed), *words], log, end)
 
-    failed = run_all(runs, do, end)
+    failed = run_all(runs, do, end, options.processes)
     if failed:
         print(f"failed: {', '.join(failed)}; what they printed: output.txt in their folders of {options.work / 'runs'}")
     return {"runs": len(runs), "failed": failed, "exit_code": int(bool(failed))}
@@ -103,13 +114,13 @@ def one(options: OneArguments) -> dict:
 
 def folder_of(place: Place, variant: Variant, seed: int) -> Path:
     """Return the folder of a run's model."""
-    return place.work / "runs" / f"{variant.name}-{seed}-{variant.key(place.max_steps)}"
+    return place.work / "runs" / f"{variant.name}-{seed}-{variant.key(place)}"
 
 
 def done(place: Place) -> Callable[[Variant, int], bool]:
     """Return a function that tells whether there is a result of a variant as it is now."""
     keys = read_keys(place.results)
-    return lambda variant, seed: keys.get((variant.name, seed)) == variant.key(place.max_steps)
+    return lambda variant, seed: keys.get((variant.name, seed)) == variant.key(place)
 
 
 def missing(variants: list[Variant], known: dict[str, Variant], seeds: list[int], place: Place) -> list[Run]:
@@ -131,8 +142,10 @@ def missing(variants: list[Variant], known: dict[str, Variant], seeds: list[int]
     return order
 
 
-def run_all(runs: list[Run], launch: Callable[[Variant, int, float | None], int], end: float | None) -> list[str]:
-    """Do the runs one after the other, each once, and none after the time `end` (of `time.monotonic`).
+def run_all(
+    runs: list[Run], launch: Callable[[Variant, int, float | None], int], end: float | None, processes: int = 1
+) -> list[str]:
+    """Do the runs in order, so many side by side, each once, and none after the time `end` (of `time.monotonic`).
 
     Args:
         launch: does one run until `end` at most; returns its exit code.
@@ -140,26 +153,32 @@ def run_all(runs: list[Run], launch: Callable[[Variant, int, float | None], int]
     Returns:
         the names of the runs that failed.
     """
-    failed = []
-    for number, (variant, seed) in enumerate(runs, 1):
-        if end is not None and time.monotonic() >= end:
-            print(f"time is up; {len(runs) - number + 1} runs are left: the same command goes on", flush=True)
-            break
+    begun: dict[tuple[str, int], Future] = {}
+    stopped = threading.Event()
+
+    def do(number: int, variant: Variant, seed: int) -> int | None:
+        if (variant.start, seed) in begun:  # it has come before, and so it is running or done
+            begun[variant.start, seed].result()
+        if stopped.is_set() or (end is not None and time.monotonic() >= end):
+            return None
         print(f"[{number}/{len(runs)}] {variant.name}, seed {seed}: {variant.changes}", flush=True)
         start = time.monotonic()
         code = launch(variant, seed, end)
-        minutes = (time.monotonic() - start) / 60
-        if code in (128 + signal.SIGTERM, -signal.SIGTERM, 128 + signal.SIGINT):
-            print(f"  stopped after {minutes:.1f} min; the same command goes on", flush=True)
-            break
-        if code == BUSY:
-            print("  another process is at it", flush=True)
-        elif code:
-            failed.append(f"{variant.name}-{seed}")
-            print(f"  failed with exit code {code} after {minutes:.1f} min", flush=True)
-        else:
-            print(f"  done in {minutes:.1f} min", flush=True)
-    return failed
+        told = {0: "done", BUSY: "another process is at it"}.get(code, f"failed with exit code {code}")
+        if code in STOPPED:
+            stopped.set()
+            told = "stopped; the same command goes on"
+        print(f"  {variant.name}, seed {seed}: {told} after {(time.monotonic() - start) / 60:.1f} min", flush=True)
+        return code
+
+    with ThreadPoolExecutor(processes) as pool:
+        for number, (variant, seed) in enumerate(runs, 1):
+            begun[variant.name, seed] = pool.submit(do, number, variant, seed)
+    codes = {run: future.result() for run, future in begun.items()}
+    left = sum(code is None for code in codes.values())
+    if left and not stopped.is_set():
+        print(f"time is up; {left} runs are left: the same command goes on", flush=True)
+    return [f"{name}-{seed}" for (name, seed), code in codes.items() if code and code != BUSY and code not in STOPPED]
 
 
 def launch(words: list[str], log: Path, end: float | None) -> int:
@@ -201,15 +220,15 @@ def run_one(
     except Timeout:
         return BUSY
     with lock:
-        fields = variant.fields(place.max_steps)
-        code = train(variant, fields, seed, dataset, folder, start)
+        fields = variant.fields(place)
+        code = train(variant, fields, seed, dataset, folder, start, place.device)
         if code:
             return code
-        figures = score(variant, folder / MODEL, base, transfer, folder / "vectors")
+        figures = score(variant, folder / MODEL, base, transfer, folder / "vectors", place.device)
         decided = ("changes", "query_mix", "recipe", "objectives", "loss", "encoder", "start")
         content = {
             "variant": variant.name,
-            "key": variant.key(place.max_steps),
+            "key": variant.key(place),
             "seed": seed,
             "steps": fields["max_steps"],
             "batch": fields["per_device_train_batch_size"],
@@ -224,7 +243,9 @@ def run_one(
     return 0
 
 
-def train(variant: Variant, fields: dict, seed: int, dataset: Path, folder: Path, start: Path | None) -> int:
+def train(
+    variant: Variant, fields: dict, seed: int, dataset: Path, folder: Path, start: Path | None, device: str
+) -> int:
     """Train one model of a variant, or go on with it; leave it in `folder`/model, and trained.json.
 
     Args:
@@ -245,12 +266,17 @@ def train(variant: Variant, fields: dict, seed: int, dataset: Path, folder: Path
         if not (start / "preprocessor_config.json").is_file():  # written last
             make_smollm2(start, seed)
     own = {"dataset": str(dataset), "output_dir": str(output), "seed": seed, "disable_tqdm": True}
+    own |= {"use_cpu": device == "cpu"}
     own |= {} if start is None else {"model": str(start)}
     own |= {"resume_from_checkpoint": "true"} if checkpoints(output) else {}
     file = folder / "recipe.yaml"
     write_text(file, yaml.safe_dump(fields | own, sort_keys=False))
     recipe = read_recipe([str(file)])
-    trainer = build_trainer(variant, recipe)
+    options = {name: getattr(recipe.loss, name) for name in recipe.loss.__dataclass_fields__}
+    build, loss = partial(starting_model, variant), LOSSES[variant.loss](**options)
+    trainer = build_trainer(recipe, build, loss, variant=variant.name)
+    if device == "cuda":
+        trainer.data_collator = RememberingCollator(trainer.processing_class, fields["per_device_train_batch_size"] * 3)
     trainer.train(resume_from_checkpoint=prepare_output(trainer, recipe))
     if trainer.interruption.signal is not None:
         return 128 + trainer.interruption.signal
@@ -266,25 +292,21 @@ def train(variant: Variant, fields: dict, seed: int, dataset: Path, folder: Path
     return 0
 
 
-def build_trainer(variant: Variant, recipe: Recipe) -> Moon2Trainer:
-    """Return the trainer of `train_moon2.py`, with what variants change beside the recipe."""
-    data, training = recipe.data, recipe.training
-    set_seed(training.seed)
-    rows = load_triplets(data.dataset, "train")
-    model, processor = starting_model(variant, recipe.model, rows)
-    options = {name: getattr(recipe.loss, name) for name in recipe.loss.__dataclass_fields__}
-    shown = (data.enriched_title_probability, data.augmented_image_probability, training.seed, data.coaugmentation)
-    return Moon2Trainer(
-        model,
-        training,
-        loss=LOSSES[variant.loss](**options),
-        batches=recipe.batches,
-        dual_alignment_learning_rate=recipe.run.dual_alignment_learning_rate,
-        run=recipe.decisive() | {"triplets": fingerprint(rows), "variant": variant.name},
-        data_collator=TripletCollator(processor),
-        train_dataset=TripletDataset(rows, *shown, data.false_positive_share),
-        processing_class=processor,
-    )
+class RememberingCollator(TripletCollator):
+    """Keeps what the processor made of each product, so that an image is decoded once, however often it comes."""
+
+    def __init__(self, processor: Moon2Processor, chunk: int):
+        super().__init__(processor, chunk)
+        self._made: dict[tuple, ProductBatch] = {}
+
+    def prepare(self, product: dict) -> ProductBatch:
+        """Return the model inputs of one product."""
+        images = product.get("image") or []
+        images = images if isinstance(images, list) else [images]
+        key = (product["text"], *(hash(image["bytes"]) for image in images))
+        if key not in self._made:
+            self._made[key] = super().prepare(product)
+        return self._made[key]
 
 
 def logged(log: Path, recipe: Recipe) -> dict:

@@ -28,14 +28,17 @@ METRIC = "recall@10"
 VIEW_DIRECTIONS = ("t2i", "i2t")
 
 
-def score(variant: Variant, model: Path, dataset: Path, transfer: Path | None, vectors: Path) -> dict:
+def score(
+    variant: Variant, model: Path, dataset: Path, transfer: Path | None, vectors: Path, device: str = "cpu"
+) -> dict:
     """Return all figures of a trained model, as shares in 0..1; vectors are embedded once and kept in `vectors`.
 
     Raises:
-        EvaluationError: a product cannot be embedded.
+        UserError: a product cannot be embedded.
     """
     kind = TwoTowers if variant.encoder == "two_towers" else Moon2Model
-    checkpoint = Checkpoint(kind.from_pretrained(model).eval(), Moon2Processor.from_pretrained(model), model, None)
+    loaded = kind.from_pretrained(model).eval().to(device)
+    checkpoint = Checkpoint(loaded, Moon2Processor.from_pretrained(model), model, None)
     encoder, cache = Moon2Encoder(checkpoint, variant.name), VectorCache(vectors)
     start = time.perf_counter()
     easy = load_benchmark(str(dataset))

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from configuration_moon2 import INTER_OBJECTIVES, INTRA_OBJECTIVES
-from research.study.arguments import HERE, StudyError
+from research.study.arguments import HERE, Place, StudyError
 from research.study.losses import LOSSES
 
 VARIANTS, RECIPE = HERE / "variants.yaml", HERE / "recipe.yaml"
@@ -35,33 +35,32 @@ class Variant:
     encoder: str = "moon2"
     start: str | None = None
 
-    def fields(self, max_steps: int | None = None) -> dict:
-        """Return the recipe of the variant.
-
-        Args:
-            max_steps: replaces that of the recipe, to try the study out.
-        """
+    def fields(self, place: Place | None = None) -> dict:
+        """Return the recipe of the variant, with what `place` changes in it."""
         shared = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
         recipe = {name: value for name, value in (shared | self.recipe).items() if value is not None}
         if self.start is not None:  # what it starts from has an architecture, a tokenizer and a size of pictures
             own = ("architecture", "vocab_size", "max_pixels")
             recipe = {name: value for name, value in recipe.items() if name not in own}
-        if max_steps is not None:
-            recipe |= {"max_steps": max_steps, "warmup_steps": min(recipe["warmup_steps"], max_steps // 2)}
-        return recipe
+        place = place or Place()
+        steps = place.max_steps
+        if steps is not None:
+            recipe |= {"max_steps": steps, "warmup_steps": min(recipe["warmup_steps"], steps // 2)}
+        if place.times > 1:
+            counts = ("max_steps", "warmup_steps", "save_steps", "logging_steps")
+            recipe |= {name: place.times * recipe[name] for name in counts}
+        return recipe | ({"bf16": True} if place.device == "cuda" else {})
 
-    def key(self, max_steps: int | None = None) -> str:
+    def key(self, place: Place | None = None) -> str:
         """Return a digest of what decides the model; results with another one are of an earlier form of the variant.
 
         It changes with every field that may change weights. How often a run logs or saves does not.
         """
         said = ("name", "tier", "changes", "why", "seeds", "paper", "against", "curve")
         own = {name: value for name, value in asdict(self).items() if name not in (*said, "recipe")}
-        recipe = {
-            name: value for name, value in self.fields(max_steps).items() if not name.startswith(("save_", "log"))
-        }
+        recipe = {name: value for name, value in self.fields(place).items() if not name.startswith(("save_", "log"))}
         if self.start not in (None, SMOLLM2):
-            own["start_key"] = read_variants()[self.start].key(max_steps)
+            own["start_key"] = read_variants()[self.start].key(place)
         return hashlib.sha256(json.dumps([own, recipe], sort_keys=True).encode()).hexdigest()[:12]
 
 

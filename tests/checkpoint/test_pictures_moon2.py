@@ -328,7 +328,7 @@ def test_errors_of_pillows_readers_become_sentences():
 def test_other_formats_are_refused_whatever_their_name(tmp_path, name, data):
     (tmp_path / name).write_bytes(data)
     for source in (tmp_path / name, {"bytes": data, "path": name}):
-        with pytest.raises(ValueError, match="^not a JPEG, PNG, WEBP, GIF, BMP or TIFF picture$"):
+        with pytest.raises(ValueError, match="^not a JPEG, PNG, WEBP, GIF, BMP, AVIF or TIFF picture$"):
             load_picture(source)
 
 

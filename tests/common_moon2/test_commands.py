@@ -22,6 +22,7 @@ from mbe2_dataset import arguments
 from research.benchmarks import __main__ as benchmarks
 from research.study import __main__ as study
 from serving_moon2 import __main__ as serving
+from training_moon2 import arguments as training
 from training_moon2 import recipe
 
 ROOT = Path(__file__).parents[2]
@@ -43,8 +44,8 @@ COMMANDS = {
     **of_table(study, study.PROG, study.COMMANDS),
     **of_table(benchmarks, benchmarks.PROG, benchmarks.COMMANDS),
     **of_table(serving, serving.PROG, serving.COMMANDS),
-    "python -m train_moon2": (train_moon2.main, [], recipe.build_parser),
-    "python -m upcycle_moon2": (upcycle_moon2.main, [], upcycle_moon2.build_parser),
+    "python -m train_moon2": (train_moon2.main, [], training.build_parser),
+    "python -m upcycle_moon2": (upcycle_moon2.main, [], partial(upcycle_moon2.COMMAND.parser, upcycle_moon2.PROG)),
 }
 PARSERS = {name: parser for name, (_, _, parser) in COMMANDS.items()}
 SCRIPTS = {"python train_moon2.py": "python -m train_moon2", "python upcycle_moon2.py": "python -m upcycle_moon2"}
@@ -157,8 +158,8 @@ def test_a_field_on_the_command_line_is_kept_in_either_spelling(tmp_path):
 
 
 def test_recipes_go_by_their_names(capsys):
-    assert {"tiny", "fashion", "paper"} <= recipe.recipes().keys()
-    assert not any(name.startswith("accelerate") for name in recipe.recipes())
+    assert {"tiny", "fashion", "paper"} <= training.recipes().keys()
+    assert not any(name.startswith("accelerate") for name in training.recipes())
     assert train_moon2.main(["tinny"]) == 2
     assert "There is no recipe tinny" in capsys.readouterr().err
     assert train_moon2.main([]) == 2

@@ -11,7 +11,6 @@ from hub_server import run_python
 
 from common_moon2.cli import UserError
 from conftest import picture
-from evaluation.errors import EvaluationError
 from evaluation.tables.benchmark import load_benchmark
 from evaluation.tables.products import ProductView
 
@@ -211,7 +210,7 @@ def test_a_column_of_another_type_is_refused(tmp_path, monkeypatch, case):
     config, column, kind, values, message = WRONG_TYPES[case]
     rows = benchmark_rows()
     of_type(monkeypatch, config, column, kind, values, rows)
-    with pytest.raises(EvaluationError, match=message):
+    with pytest.raises(UserError, match=message):
         load_benchmark(str(write_benchmark(tmp_path / "mbe2", rows)))
 
 

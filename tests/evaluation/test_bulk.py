@@ -12,9 +12,9 @@ import fresh
 import numpy as np
 import pytest
 
+from common_moon2.cli import UserError
 from conftest import picture, tiny_model, tiny_processor
 from evaluation.arguments import Embed
-from evaluation.errors import EvaluationError
 from evaluation.models import encoders
 from evaluation.models.encoders import load_encoder
 from evaluation.tables.products import Columns, ProductView, open_products
@@ -84,12 +84,12 @@ def test_a_run_that_was_cut_short_ends_with_the_same_bytes(tmp_path, model, monk
     run(source, model, tmp_path / "whole")
     write, written = bulk.write_shard, []
 
-    def dying(path, ids, vectors):
+    def dying(path, *content):
         if len(written) == 2:
             path.with_name(f".{path.name}.7-7.part").write_bytes(b"half of a shard")
             raise KeyboardInterrupt
         written.append(path.name)
-        write(path, ids, vectors)
+        write(path, *content)
 
     monkeypatch.setattr(bulk, "write_shard", dying)
     with pytest.raises(KeyboardInterrupt):
@@ -110,7 +110,7 @@ def damage(content: dict) -> None:
 
 def test_bad_items_are_named_or_noted(tmp_path, model):
     source = table(tmp_path / "c.parquet", damage)
-    with pytest.raises(EvaluationError, match=r"row 2 \(id '102'\) cannot be prepared"):
+    with pytest.raises(UserError, match=r"row 2 \(id '102'\) cannot be prepared"):
         run(source, model, tmp_path / "raise")
     manifest = run(source, model, tmp_path / "skip", on_error="skip")
     assert (manifest["vectors"], manifest["skipped"]) == (COUNT - 3, 3)
@@ -130,12 +130,12 @@ def open_vectors_of(tmp_path: Path, model: str) -> np.ndarray:
 
 def test_a_run_may_go_on_with_other_batches_and_with_skipping(tmp_path, model):
     source = table(tmp_path / "c.parquet", damage)
-    with pytest.raises(EvaluationError, match="row 2"):
+    with pytest.raises(UserError, match="row 2"):
         run(source, model, tmp_path / "v")
     manifest = run(source, model, tmp_path / "v", batch_size=2, on_error="skip")
     assert (manifest["vectors"], manifest["skipped"]) == (COUNT - 3, 3)
     assert (manifest["batch_size"], manifest["on_error"]) == (2, "skip")
-    with pytest.raises(EvaluationError, match=r"begun with --on_error skip and lacks row 2 \(id '102'\): .*cannot be"):
+    with pytest.raises(UserError, match=r"begun with --on_error skip and lacks row 2 \(id '102'\): .*cannot be"):
         run(source, model, tmp_path / "v")
 
 
@@ -148,7 +148,7 @@ def test_a_text_model_says_which_view_it_has(tmp_path, model, monkeypatch):
         content["photo"] = [None] * COUNT
 
     for on_error in ("raise", "skip"):
-        with pytest.raises(EvaluationError, match="has images, which .* cannot embed: give --view t"):
+        with pytest.raises(UserError, match="has images, which .* cannot embed: give --view t"):
             run(table(tmp_path / "c.parquet"), model, tmp_path / "v", view="own", on_error=on_error)
     assert not (tmp_path / "v").exists()
     assert run(table(tmp_path / "c.parquet"), model, tmp_path / "t", view="t")["vectors"] == COUNT
@@ -159,7 +159,7 @@ def test_nothing_to_embed_is_an_error(tmp_path, model):
     def empty(content):
         content["photo"] = [None] * COUNT
 
-    with pytest.raises(EvaluationError, match="None of the 11 products could be embedded"):
+    with pytest.raises(UserError, match="None of the 11 products could be embedded"):
         run(table(tmp_path / "c.parquet", empty), model, tmp_path / "v", view="i", on_error="skip")
 
 
@@ -167,17 +167,17 @@ def test_a_folder_belongs_to_one_run(tmp_path, model):
     source = table(tmp_path / "c.parquet")
     first = run(source, model, tmp_path / "v")
     assert run(source, model, tmp_path / "v", workers=1) == first
-    with pytest.raises(EvaluationError, match=r"another run \(view differ\)"):
+    with pytest.raises(UserError, match=r"another run \(view differ\)"):
         run(source, model, tmp_path / "v", view="t")
 
     def edit(content):
         content["title"][0] = "blue"
 
-    with pytest.raises(EvaluationError, match="data_fingerprint"):
+    with pytest.raises(UserError, match="data_fingerprint"):
         run(table(tmp_path / "c.parquet", edit), model, tmp_path / "v")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").touch()
-    with pytest.raises(EvaluationError, match="holds other files"):
+    with pytest.raises(UserError, match="holds other files"):
         run(source, model, tmp_path / "other")
 
 
@@ -208,9 +208,9 @@ def test_a_csv_file_is_read_as_it_stands(tmp_path):
     (tmp_path / "c.tsv").write_text("id\ttext\n007\tmug, red", encoding="utf-8")
     items = open_products(str(tmp_path / "c.tsv"), columns=Columns(image=None))
     assert items.ids == ["007"] and items.product(0) == {"text": "mug, red", "image": None}
-    with pytest.raises(EvaluationError, match="Row 1 of .* has no id"):
+    with pytest.raises(UserError, match="Row 1 of .* has no id"):
         csv(tmp_path / "c.csv", "1,a,", ",b,")
-    with pytest.raises(EvaluationError, match="first row has more fields than its header"):
+    with pytest.raises(UserError, match="first row has more fields than its header"):
         csv(tmp_path / "c.csv", "1,mug, red,", "2,cup,")
     (tmp_path / "b.csv").write_text("\nid,text,image\n\n1,mug,\n", encoding="utf-8")
     assert open_products(str(tmp_path / "b.csv")).ids == ["1"], "blank lines say nothing"
@@ -219,22 +219,22 @@ def test_a_csv_file_is_read_as_it_stands(tmp_path):
 
 def test_tables_that_cannot_be_used_are_refused(tmp_path):
     source = table(tmp_path / "c.parquet")
-    with pytest.raises(EvaluationError, match="no column 'id'; it has: sku, title, photo. Name .* --id_column.$"):
+    with pytest.raises(UserError, match="no column 'id'; it has: sku, title, photo. Name .* --id_column.$"):
         open_products(source)
-    with pytest.raises(EvaluationError, match="no column 'image'; .* or --image_column \"\" if it has no images"):
+    with pytest.raises(UserError, match="no column 'image'; .* or --image_column \"\" if it has no images"):
         open_products(source, columns=Columns("sku", "title"))
-    with pytest.raises(EvaluationError, match="column 'sku' of .* holds .*int64.*, not texts"):
+    with pytest.raises(UserError, match="column 'sku' of .* holds .*int64.*, not texts"):
         open_products(source, columns=Columns("title", "sku", "photo"))
-    with pytest.raises(EvaluationError, match="no file"):
+    with pytest.raises(UserError, match="no file"):
         open_products(str(tmp_path / "none.parquet"))
 
     def twice(content):
         content["sku"][4] = content["sku"][1]
 
-    with pytest.raises(EvaluationError, match="Rows 1 and 4 .* same id '101'"):
+    with pytest.raises(UserError, match="Rows 1 and 4 .* same id '101'"):
         open_products(table(tmp_path / "c.parquet", twice), columns=Columns("sku", "title", "photo"))
     (tmp_path / "bad.parquet").write_text("<html>")
-    with pytest.raises(EvaluationError, match="cannot be read as a table"):
+    with pytest.raises(UserError, match="cannot be read as a table"):
         open_products(str(tmp_path / "bad.parquet"))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.errors import EvaluationError
+from common_moon2.cli import UserError
 from evaluation.measure.evaluate import label_products
 from evaluation.vectors.catalogue import VectorCache
 from evaluation.vectors.store import write_shard
@@ -95,14 +95,14 @@ def test_a_damaged_shard_is_refused_and_named(tmp_path):
     embed(tmp_path, Counting())
     (shard,) = tmp_path.glob("*/shards/00001.parquet")
     shard.write_bytes(shard.read_bytes()[:-5])
-    with pytest.raises(EvaluationError, match="00001.parquet cannot be read: delete the folder"):
+    with pytest.raises(UserError, match="00001.parquet cannot be read: delete the folder"):
         embed(tmp_path, Counting())
     write_shard(shard, ["0", "1"], np.zeros((2, 4), np.float32))
-    with pytest.raises(EvaluationError, match="are not .3, 4. float32"):
+    with pytest.raises(UserError, match="are not .3, 4. float32"):
         embed(tmp_path, Counting())
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(EvaluationError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot be written"):
         embed(tmp_path / "file", Counting())

@@ -7,7 +7,6 @@ import pytest
 
 from common_moon2.cli import UserError
 from conftest import tiny_model, tiny_processor
-from evaluation.errors import EvaluationError
 from evaluation.models.checkpoint import fingerprint, load_checkpoint
 
 
@@ -59,13 +58,13 @@ BROKEN = {
 def test_a_broken_checkpoint_is_refused(copy, case):
     break_it, message = BROKEN[case]
     break_it(copy)
-    with pytest.raises(EvaluationError, match=message):
+    with pytest.raises(UserError, match=message):
         load_checkpoint(str(copy))
 
 
 def test_damaged_weights_are_refused(copy):
     (copy / "model.safetensors").write_bytes((copy / "model.safetensors").read_bytes()[:5000])
-    with pytest.raises(EvaluationError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="cannot be loaded"):
         load_checkpoint(str(copy))
 
 

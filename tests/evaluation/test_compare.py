@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from common_moon2.cli import UserError
 from evaluation.__main__ import main
-from evaluation.errors import EvaluationError
 from evaluation.measure.compare import compare_runs
 from evaluation.measure.metrics import bounds, intervals, paired_test
 
@@ -126,11 +126,11 @@ def test_runs_on_different_data_are_refused(tmp_path, capsys, facts, message):
 
 def test_runs_on_different_queries_are_refused(tmp_path):
     a, b = write_run(tmp_path / "a", [0.0, 1.0], []), write_run(tmp_path / "b", [0.0], [])
-    with pytest.raises(EvaluationError, match="different queries or products for t2mm"):
+    with pytest.raises(UserError, match="different queries or products for t2mm"):
         compare_runs(a, b)
-    with pytest.raises(EvaluationError, match="different queries or products for t2mm"):
+    with pytest.raises(UserError, match="different queries or products for t2mm"):
         compare_runs(a, write_run(tmp_path / "others", [0.0, 1.0], [], first=5))
-    with pytest.raises(EvaluationError, match="no figure in common"):
+    with pytest.raises(UserError, match="no figure in common"):
         compare_runs(a, write_run(tmp_path / "c", [], [1.0]))
-    with pytest.raises(EvaluationError, match="holds no results"):
+    with pytest.raises(UserError, match="holds no results"):
         compare_runs(a, tmp_path / "nowhere")

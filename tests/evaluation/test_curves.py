@@ -10,8 +10,8 @@ import pytest
 from matplotlib.axes import Axes
 from PIL import Image
 
+from common_moon2.cli import UserError
 from evaluation.__main__ import main
-from evaluation.errors import EvaluationError
 from evaluation.show.curves import COLORS, Log, curves_figure
 
 OBJECTIVES = ("t2mm", "i2mm", "mm2mm", "t2i", "i2t")
@@ -208,7 +208,7 @@ def test_any_other_line_that_is_not_a_log_is_named(tmp_path, bad):
     """In the middle, and at the end: a line that ends is not one that was cut short."""
     for after in ("", json.dumps(training_line(60)) + "\n"):
         folder = written(tmp_path, LINES[:2], bad + "\n" + after)
-        with pytest.raises(EvaluationError, match=r"log\.jsonl, line 3, is not a JSON object with a step\."):
+        with pytest.raises(UserError, match=r"log\.jsonl, line 3, is not a JSON object with a step\."):
             Log(folder)
 
 
@@ -224,7 +224,7 @@ def test_any_other_line_that_is_not_a_log_is_named(tmp_path, bad):
 )
 def test_a_figure_that_is_none_is_named(tmp_path, name, value, sentence):
     folder = written(tmp_path, [LINES[0], training_line(20) | {name: value}])
-    with pytest.raises(EvaluationError, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         curves_figure(Log(folder), "moon2")
 
 

@@ -11,8 +11,8 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from PIL import Image
 
+from common_moon2.cli import UserError
 from conftest import picture
-from evaluation.errors import EvaluationError
 from evaluation.measure.attention import WORD, AttentionMap, heat_of
 from evaluation.show import heatmap as drawing
 from evaluation.show.heatmap import draw, draw_sheet, render
@@ -159,7 +159,7 @@ def test_settings_of_the_caller_stay(tmp_path):
 
 
 def test_an_output_that_cannot_be_written_is_refused(tmp_path):
-    with pytest.raises(EvaluationError, match="cannot be written to .*No such file"):
+    with pytest.raises(UserError, match="cannot be written to .*No such file"):
         draw(picture(60, 40), attention("mug", np.ones((2, 3))), tmp_path / "nowhere" / "heatmap.png")
 
 

@@ -5,8 +5,8 @@ from io import BytesIO
 import pytest
 import torch
 
+from common_moon2.cli import UserError
 from conftest import mixed_products, picture, tiny_model, tiny_processor
-from evaluation.errors import EvaluationError
 from evaluation.models.embed import embed
 
 
@@ -62,7 +62,7 @@ def test_an_unreadable_picture_is_named(model, processor, position, workers):
     picture(30, 30).save(file, "JPEG")
     products = mixed_products()
     products[position] = {"text": "mug", "image": {"bytes": file.getvalue()[:300], "path": "mug.jpg"}}
-    with pytest.raises(EvaluationError, match=f"item number {position} cannot be prepared: .*cannot be read"):
+    with pytest.raises(UserError, match=f"item number {position} cannot be prepared: .*cannot be read"):
         run(model, processor, products, batch_size=6, workers=workers)
 
 
@@ -72,5 +72,5 @@ def test_a_vector_that_is_not_finite_is_named(processor):
     with torch.no_grad():
         model.get_input_embeddings().weight[red] = float("nan")
     products = [{"text": "blue shirt"}, {"text": "red shirt"}, {"text": "blue"}]
-    with pytest.raises(EvaluationError, match="item number 1 is not finite"):
+    with pytest.raises(UserError, match="item number 1 is not finite"):
         run(model, processor, products, batch_size=3)

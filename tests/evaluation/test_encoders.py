@@ -21,8 +21,8 @@ from transformers import (
     SiglipModel,
 )
 
+from common_moon2.cli import UserError
 from conftest import NEEDS_TOWERS, TEXTS, mixed_products, picture, tiny_model, tiny_processor
-from evaluation.errors import EvaluationError
 from evaluation.models import encoders
 from evaluation.models.encoders import MEAN_NOTE, Moon2Encoder, Peer, SentenceEncoder, load_encoder
 from training_moon2.model import train_tokenizer
@@ -135,15 +135,13 @@ def test_weights_that_are_missing_or_of_another_shape_are_refused(save, tmp_path
     folder = save(tmp_path / "model")
     first, second = (f"text_model.encoder.layers.{layer}.layer_norm1.weight" for layer in (0, 1))
     change_weights(folder, lambda weights: weights.pop(first))
-    with pytest.raises(
-        EvaluationError, match=f"^The model in .* cannot be loaded: .* this config: {first} is missing.$"
-    ):
+    with pytest.raises(UserError, match=f"^The model in .* cannot be loaded: .* this config: {first} is missing.$"):
         load_encoder(folder, kind="two-towers")
     change_weights(folder, lambda weights: weights.update({first: torch.ones(3), second: torch.ones(3)}))
-    with pytest.raises(EvaluationError, match=f"{first} is of another shape, {second} is of another shape.$"):
+    with pytest.raises(UserError, match=f"{first} is of another shape, {second} is of another shape.$"):
         load_encoder(folder, kind="two-towers")
     change_weights(folder, dict.clear)
-    with pytest.raises(EvaluationError, match="is missing, and [0-9]+ more.$"):
+    with pytest.raises(UserError, match="is missing, and [0-9]+ more.$"):
         load_encoder(folder, kind="two-towers")
 
 
@@ -248,13 +246,13 @@ def test_prompts_of_a_peer_reach_the_model(folders):
 @pytest.mark.parametrize("kind", ["clip", "moon2"])
 def test_an_unreadable_picture_is_named(folders, kind):
     products = [{"image": picture(30, 30)}, {"image": {"bytes": b"<html>", "path": "a.jpg"}}]
-    with pytest.raises(EvaluationError, match="product 1 cannot be prepared"):
+    with pytest.raises(UserError, match="product 1 cannot be prepared"):
         load_encoder(folders[kind]).encode(products)
 
 
 @NEEDS_TOWERS
 def test_an_instruction_is_refused_and_not_lost(folders):
-    with pytest.raises(EvaluationError, match="product 0 cannot be prepared: .*as a prompt"):
+    with pytest.raises(UserError, match="product 0 cannot be prepared: .*as a prompt"):
         load_encoder(folders["clip"]).encode([{"text": "mug", "instruction": "find"}])
 
 
@@ -266,12 +264,12 @@ def test_a_fingerprint_follows_the_weights(folders):
 
 def test_what_cannot_be_loaded_is_refused_in_a_sentence(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(EvaluationError, match="holds a 'bert' model; the evaluation takes 'moon2'"):
+    with pytest.raises(UserError, match="holds a 'bert' model; the evaluation takes 'moon2'"):
         load_encoder(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
-    with pytest.raises(EvaluationError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="cannot be loaded"):
         load_encoder(str(tmp_path))
-    with pytest.raises(EvaluationError, match="no kind 'onnx'"):
+    with pytest.raises(UserError, match="no kind 'onnx'"):
         load_encoder(str(tmp_path), kind="onnx")
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from common_moon2.cli import UserError
 from conftest import picture, tiny_model, tiny_processor, vlm_config
-from evaluation.errors import EvaluationError
 from evaluation.measure import attention as heatmap
 from evaluation.measure.attention import WORD, attention_map, patch_attention, read_photo, text_attention
 
@@ -184,12 +184,12 @@ def test_a_cropped_photo_is_marked_where_it_was_seen():
 
 def test_what_cannot_be_drawn_is_refused(processor, tmp_path):
     model = AttendingModel()
-    with pytest.raises(EvaluationError, match="title is blank"):
+    with pytest.raises(UserError, match="title is blank"):
         attention_map(model, processor, picture(48, 32), "  ")
-    with pytest.raises(EvaluationError, match="--layers is 3, but the model has 2"):
+    with pytest.raises(UserError, match="--layers is 3, but the model has 2"):
         attention_map(model, processor, picture(48, 32), "mug", layers=3)
-    with pytest.raises(EvaluationError, match="tokens, the model reads 512"):
+    with pytest.raises(UserError, match="tokens, the model reads 512"):
         attention_map(model, processor, picture(48, 32), "mug 350 " * 400)
     (tmp_path / "mug.jpg").write_text("<html>")
-    with pytest.raises(EvaluationError, match=r"mug\.jpg cannot be read"):
+    with pytest.raises(UserError, match=r"mug\.jpg cannot be read"):
         read_photo(tmp_path / "mug.jpg")

@@ -5,8 +5,8 @@ import pytest
 from sentence_transformers import SentenceTransformer
 from test_benchmark import FEATURES, benchmark_rows, write_benchmark
 
+from common_moon2.cli import UserError
 from conftest import tiny_model, tiny_processor
-from evaluation.errors import EvaluationError
 from evaluation.measure.evaluate import Options, evaluate
 from evaluation.measure.retrieval import DIRECTIONS
 from evaluation.models.encoders import load_encoder
@@ -94,7 +94,7 @@ def test_a_fractional_grade_is_refused_as_by_the_harness(tmp_path, monkeypatch):
     task.load_data()
     assert task.dataset["default"]["test"]["relevant_docs"]["q0-text"] == {"p0": 2}
     rows["qrels"][0]["score"] = 0.5
-    with pytest.raises(EvaluationError, match="Row 0 of qrels has the score 0.5"):
+    with pytest.raises(UserError, match="Row 0 of qrels has the score 0.5"):
         mteb_tasks.mbe2_tasks(str(write_benchmark(tmp_path / "half", rows)))
 
 
@@ -115,7 +115,7 @@ def test_directions_without_queries_are_no_tasks_and_nothing_at_all_is_an_error(
     assert [task.metadata.name for task in tasks] == ["MBE2Format-i2mm", "MBE2Format-i2t"]
     for row in rows["qrels"]:
         row["score"] = 0
-    with pytest.raises(EvaluationError, match="neither a query with a relevant product nor a category"):
+    with pytest.raises(UserError, match="neither a query with a relevant product nor a category"):
         mteb_tasks.mbe2_tasks(str(write_benchmark(tmp_path / "nothing", rows)))
 
 
@@ -124,5 +124,5 @@ def test_an_encoder_that_is_taken_for_text_only_is_refused(model, tmp_path):
     encoder = mteb.models.SentenceTransformerEncoderWrapper(SentenceTransformer(model, trust_remote_code=True))
     encoder.mteb_model_meta = encoder.mteb_model_meta.model_copy(update={"modalities": ["text"]})
     (task,) = [task for task in mteb_tasks.mbe2_tasks(folder) if task.metadata.name.endswith("mm2mm")]
-    with pytest.raises(EvaluationError, match="would drop the image of .*: load it with evaluation.mteb_tasks"):
+    with pytest.raises(UserError, match="would drop the image of .*: load it with evaluation.mteb_tasks"):
         mteb.evaluate(encoder, [task], cache=None, show_progress_bar=False)

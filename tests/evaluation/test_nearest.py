@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.errors import EvaluationError
+from common_moon2.cli import UserError
 from evaluation.vectors import nearest
 from evaluation.vectors.nearest import INDEXES, ExactSearch, FaissSearch, recall_of
 from evaluation.vectors.store import Vectors
@@ -93,8 +93,10 @@ def test_blocks_do_not_show(monkeypatch, kind, precision):
 def test_few_pairs_are_scored_in_float64(monkeypatch, precision):
     """On random vectors the bound leaves a small share of the pairs, or there would be nothing to gain."""
     queries, corpus = data("random", 40_000, 64)
-    scored, keys_of = [], nearest._keys
-    monkeypatch.setattr(nearest, "_keys", lambda scores, place: scored.append(scores.numel()) or keys_of(scores, place))
+    scored, keys_of = [], nearest.keys_of
+    monkeypatch.setattr(
+        nearest, "keys_of", lambda scores, place: scored.append(scores.numel()) or keys_of(scores, place)
+    )
     ExactSearch(corpus, precision).search(queries, 10)
     first, *others = scored
     assert first == nearest.BLOCK * len(queries)
@@ -112,18 +114,18 @@ def test_a_processor_multiplies_in_what_it_has_instructions_for(monkeypatch, can
 
 def test_what_cannot_be_searched_is_refused():
     queries, corpus = data("random", 30, 8)
-    with pytest.raises(EvaluationError, match="k is 31; the array has 30 vectors"):
+    with pytest.raises(UserError, match="k is 31; the array has 30 vectors"):
         ExactSearch(corpus).search(queries, 31)
-    with pytest.raises(EvaluationError, match="8 dimensions, those of the array 9"):
+    with pytest.raises(UserError, match="8 dimensions, those of the array 9"):
         ExactSearch(Vectors(np.ones((3, 9), np.float32), list("abc"))).search(queries, 1)
-    with pytest.raises(EvaluationError, match="no vectors"):
+    with pytest.raises(UserError, match="no vectors"):
         ExactSearch(Vectors(np.ones((0, 8), np.float32), []))
     corpus.array[7, 2] = np.nan
-    with pytest.raises(EvaluationError, match=f"vector of '{corpus.ids[7]}' .row 7"):
+    with pytest.raises(UserError, match=f"vector of '{corpus.ids[7]}' .row 7"):
         ExactSearch(corpus)
     good = data("random", 30, 8)[1]
     queries.array[4, 0] = np.inf
-    with pytest.raises(EvaluationError, match="vector of 'q4'"):
+    with pytest.raises(UserError, match="vector of 'q4'"):
         ExactSearch(good).search(queries, 1)
 
 
@@ -133,10 +135,10 @@ def test_faiss_finds_the_same():
     exact = ExactSearch(corpus).search(queries, 5)
     flat = FaissSearch(corpus, "faiss", threads=1)
     np.testing.assert_array_equal(flat.search(queries, 5).rows, exact.rows)
-    assert recall_of(flat, queries, 5, 30) == 1
+    assert recall_of(ExactSearch(corpus), flat, queries, 5, 30) == 1
     lists = FaissSearch(corpus, "faiss-ivf", threads=1)
     lists.index.nprobe = 1
-    assert 0.05 < recall_of(lists, queries, 5, 30) < 0.95
+    assert 0.05 < recall_of(ExactSearch(corpus), lists, queries, 5, 30) < 0.95
 
 
 @pytest.mark.parametrize("engine", INDEXES)
@@ -146,13 +148,13 @@ def test_faiss_refuses_what_exact_search_refuses(engine):
     one = Vectors(corpus.array[:1], corpus.ids[:1])
     assert FaissSearch(one, engine, threads=1).search(queries, 1).rows.tolist() == [[0]] * len(queries)
     found = FaissSearch(corpus, engine, threads=1)
-    with pytest.raises(EvaluationError, match="k is 31"):
+    with pytest.raises(UserError, match="k is 31"):
         found.search(queries, 31)
-    with pytest.raises(EvaluationError, match="4 dimensions, those of the array 8"):
+    with pytest.raises(UserError, match="4 dimensions, those of the array 8"):
         found.search(Vectors(queries.array[:, :4], queries.ids), 1)
     queries.array[4, 0] = np.inf
-    with pytest.raises(EvaluationError, match="vector of 'q4' .row 4"):
+    with pytest.raises(UserError, match="vector of 'q4' .row 4"):
         found.search(queries, 1)
     corpus.array[7, 2] = np.nan
-    with pytest.raises(EvaluationError, match=f"vector of '{corpus.ids[7]}' .row 7"):
+    with pytest.raises(UserError, match=f"vector of '{corpus.ids[7]}' .row 7"):
         FaissSearch(corpus, engine, threads=1)

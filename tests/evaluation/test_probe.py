@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from evaluation.errors import EvaluationError
+from common_moon2.cli import UserError
 from evaluation.measure.classification import linear_probe
 
 
@@ -27,5 +27,5 @@ def test_what_a_line_separates_is_read():
 def test_a_probe_without_anything_to_learn_is_refused():
     vectors = cloud((1, 0), 4, seed=0)
     for train_paths, test_paths in (([["mug"]] * 4, [["mug"]] * 4), ([["mug"], ["hat"]] * 2, [[]] * 4)):
-        with pytest.raises(EvaluationError, match="needs train products of two categories"):
+        with pytest.raises(UserError, match="needs train products of two categories"):
             linear_probe(vectors, train_paths, vectors, test_paths)

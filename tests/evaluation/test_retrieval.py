@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.errors import EvaluationError
+from common_moon2.cli import UserError
 from evaluation.measure.metrics import METRICS, chance_metrics, query_metrics, retrieval_metrics
 from evaluation.measure.retrieval import Embedded, evaluate_retrieval, relevant_ranks, similarity
 
@@ -244,5 +244,5 @@ def test_the_best_grade_of_a_group_is_the_groups():
 
 
 def test_groups_are_needed_to_count_by_group():
-    with pytest.raises(EvaluationError, match="corpus has no column 'group_id'"):
+    with pytest.raises(UserError, match="corpus has no column 'group_id'"):
         evaluate_retrieval(small_benchmark(), {}, {}, by_group=True)

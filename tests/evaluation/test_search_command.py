@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from common_moon2.cli import UserError
 from conftest import same_bytes
 from evaluation.__main__ import main
 from evaluation.arguments import Search
-from evaluation.errors import EvaluationError
-from evaluation.vectors import nearest as hits
+from evaluation.vectors import search as hits
 from evaluation.vectors.nearest import ExactSearch
 from evaluation.vectors.store import open_vectors
 
@@ -74,17 +74,17 @@ def test_parts_of_another_search_are_not_used(files, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         search_all(*files, 3, tmp_path / "hits.parquet", part=20)
     monkeypatch.undo()
-    with pytest.raises(EvaluationError, match="parts of another search"):
+    with pytest.raises(UserError, match="parts of another search"):
         search_all(*files, 4, tmp_path / "hits.parquet", part=20)
 
 
 def test_a_search_that_was_refused_takes_no_name(files, tmp_path):
     np.save(tmp_path / "narrow.npy", np.ones((2, 4), np.float32))
     np.save(tmp_path / "nan.npy", np.full((2, 8), np.nan, np.float32))
-    with pytest.raises(EvaluationError, match="4 dimensions, those of .* 8"):
+    with pytest.raises(UserError, match="4 dimensions, those of .* 8"):
         search_all(tmp_path / "narrow.npy", files[1], 3, tmp_path / "hits.parquet")
     assert not (tmp_path / "hits.parquet.parts").exists()
-    with pytest.raises(EvaluationError, match="not finite"):
+    with pytest.raises(UserError, match="not finite"):
         search_all(tmp_path / "nan.npy", files[1], 3, tmp_path / "hits.parquet")
     assert search_all(*files, 3, tmp_path / "hits.parquet")["count"] == 50
 

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from common_moon2.cli import UserError
 from common_moon2.files import staged, write_json
-from evaluation.errors import EvaluationError
 from evaluation.vectors.store import (
     MANIFEST,
     SHARDS,
@@ -86,32 +86,32 @@ def test_a_file_is_whole_or_not_there(tmp_path):
 
 
 def test_what_holds_no_vectors_is_refused(tmp_path):
-    with pytest.raises(EvaluationError, match="cannot be read as vectors: .*No such file"):
+    with pytest.raises(UserError, match="cannot be read as vectors: .*No such file"):
         open_vectors(tmp_path / "none.npy")
-    with pytest.raises(EvaluationError, match="has no manifest.json: .*run the same `embed` again"):
+    with pytest.raises(UserError, match="has no manifest.json: .*run the same `embed` again"):
         open_vectors(tmp_path)
     np.save(tmp_path / "cube.npy", np.zeros((2, 2, 2), np.float32))
-    with pytest.raises(EvaluationError, match=r"float32 \(2, 2, 2\); vectors are"):
+    with pytest.raises(UserError, match=r"float32 \(2, 2, 2\); vectors are"):
         open_vectors(tmp_path / "cube.npy")
     np.save(tmp_path / "number.npy", np.float32(1))
-    with pytest.raises(EvaluationError, match=r"number.npy holds float32 \(\); vectors are"):
+    with pytest.raises(UserError, match=r"number.npy holds float32 \(\); vectors are"):
         open_vectors(tmp_path / "number.npy")
     np.save(tmp_path / "fortran.npy", np.asfortranarray(vectors()))
-    with pytest.raises(EvaluationError, match="is in Fortran order, .*numpy.ascontiguousarray"):
+    with pytest.raises(UserError, match="is in Fortran order, .*numpy.ascontiguousarray"):
         open_vectors(tmp_path / "fortran.npy")
     np.savez(tmp_path / "many.npz", vectors())
     (tmp_path / "empty.npy").touch()
     for name in ("many.npz", "empty.npy"):
-        with pytest.raises(EvaluationError, match=f"{name} cannot be read as vectors: .* one array as .npy"):
+        with pytest.raises(UserError, match=f"{name} cannot be read as vectors: .* one array as .npy"):
             open_vectors(tmp_path / name)
     folder = folder_of(tmp_path / "v")
     (folder / "ids.npy").write_bytes(b"")
-    with pytest.raises(EvaluationError, match="ids.npy cannot be read"):
+    with pytest.raises(UserError, match="ids.npy cannot be read"):
         open_vectors(folder)
     np.save(folder / "ids.npy", np.array(["a"]))
-    with pytest.raises(EvaluationError, match="7 vectors but 1 ids"):
+    with pytest.raises(UserError, match="7 vectors but 1 ids"):
         open_vectors(folder)
     (folder / "vectors.npy").write_bytes(b"\x93NUMPY" + b"0" * 40)
-    with pytest.raises(EvaluationError, match="cannot be read as vectors"):
+    with pytest.raises(UserError, match="cannot be read as vectors"):
         open_vectors(folder)
     assert json.loads((folder / MANIFEST).read_text()) == {"vectors": 7}

@@ -73,7 +73,7 @@ ERRORS = {
     "no test rows": (lambda: records()[:8], ["'split'", "'test'"]),
     "column of another type": (
         lambda: [row | {"attributes": "red"} for row in records()],
-        ["None of the 11 rows", "row 0 of part.parquet", "'attributes'", "'red'"],
+        ["row 0 of part.parquet", "column 'attributes'", "'red'"],
     ),
     "one bad row": (lambda: changed(4, title=" "), ["row 4 of part.parquet", "'sku/4'", "title"]),
     "one bad picture": (
@@ -96,10 +96,6 @@ def test_a_bad_catalogue_is_refused_with_a_sentence(case, tmp_path):
 UNFIT = {
     "nothing to contrast": (lambda: [r for r in records() if r["id"] not in ("sku/6",)], ["'validation'", "'sku/7'"]),
     "group in two splits": (lambda: changed(0, group_id="g9"), ["'train'", "'test'", "group id 'g9'"]),
-    "picture in two splits": (
-        lambda: changed(0, images=[records()[9]["images"][0]]),
-        ["'train'", "'test'", "picture", "pictures/9.jpg"],
-    ),
 }
 
 
@@ -224,7 +220,7 @@ def test_pictures_are_upright_rgb_on_white():
 def test_other_formats_are_refused(kind):
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, kind)
-    with pytest.raises(ValueError, match="not a JPEG, PNG, WEBP, GIF, BMP or TIFF picture"):
+    with pytest.raises(ValueError, match="not a JPEG, PNG, WEBP, GIF, BMP, AVIF or TIFF picture"):
         decode(Picture(buffer.getvalue(), "x"))
 
 

@@ -19,13 +19,13 @@ from PIL import Image
 
 from common_moon2.cli import UserError
 from conftest import change, cut_picture
+from mbe2_dataset.card import Origin, Terms, card
 from mbe2_dataset.catalogue.pictures import decode
 from mbe2_dataset.checks import rows, sets
 from mbe2_dataset.checks.check import CheckReport, check_dataset, spread
 from mbe2_dataset.checks.page import write_report
 from mbe2_dataset.checks.rows import LOOK
 from mbe2_dataset.errors import ModelError
-from mbe2_dataset.output.card import Origin, Terms, card
 
 ORIGIN = Origin("shop", False, "python -m mbe2_dataset build", 0)
 

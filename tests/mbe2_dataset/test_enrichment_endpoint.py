@@ -17,10 +17,8 @@ from mbe2_dataset.catalogue.store import Row
 from mbe2_dataset.coaugmentation.endpoint import Budget, BudgetExceeded, Endpoint, Refusal
 from mbe2_dataset.coaugmentation.operations import EnrichTitles, carry_out
 from mbe2_dataset.coaugmentation.titles.enrich import Enrichment, enrich
-from mbe2_dataset.coaugmentation.titles.entities import extract_entities
-from mbe2_dataset.coaugmentation.titles.gazetteer import learn_gazetteer
-from mbe2_dataset.coaugmentation.titles.prompt import TitlePrompt
-from mbe2_dataset.coaugmentation.titles.writers import EndpointWriter, estimate
+from mbe2_dataset.coaugmentation.titles.entities import extract_entities, learn_gazetteer
+from mbe2_dataset.coaugmentation.titles.writers import EndpointWriter, TitlePrompt, estimate
 from mbe2_dataset.errors import ModelError
 from mbe2_dataset.journal import Journal
 from mbe2_dataset.parallel import Engine

@@ -12,8 +12,7 @@ import pytest
 
 from mbe2_dataset.catalogue.store import Row
 from mbe2_dataset.coaugmentation.titles.enrich import Enrichment, enrich
-from mbe2_dataset.coaugmentation.titles.entities import extract_entities
-from mbe2_dataset.coaugmentation.titles.gazetteer import learn_gazetteer
+from mbe2_dataset.coaugmentation.titles.entities import extract_entities, learn_gazetteer
 from mbe2_dataset.coaugmentation.titles.template import TemplateWriter
 from mbe2_dataset.coaugmentation.titles.words import attribute_type, measures, phrase
 from mbe2_dataset.synthetic.catalogue import synthetic_rows

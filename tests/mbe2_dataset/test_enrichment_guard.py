@@ -3,8 +3,7 @@
 import pytest
 
 from mbe2_dataset.catalogue.store import Row
-from mbe2_dataset.coaugmentation.titles.entities import extract_entities
-from mbe2_dataset.coaugmentation.titles.gazetteer import learn_gazetteer
+from mbe2_dataset.coaugmentation.titles.entities import extract_entities, learn_gazetteer
 from mbe2_dataset.coaugmentation.titles.guard import check_support
 from mbe2_dataset.coaugmentation.titles.words import claims
 

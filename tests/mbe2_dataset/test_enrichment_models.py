@@ -26,8 +26,7 @@ from mbe2_dataset.catalogue.pictures import Picture, encode
 from mbe2_dataset.catalogue.store import Row
 from mbe2_dataset.coaugmentation.endpoint import Endpoint, Refusal
 from mbe2_dataset.coaugmentation.titles.enrich import enrich
-from mbe2_dataset.coaugmentation.titles.entities import extract_entities
-from mbe2_dataset.coaugmentation.titles.gazetteer import learn_gazetteer
+from mbe2_dataset.coaugmentation.titles.entities import extract_entities, learn_gazetteer
 from mbe2_dataset.coaugmentation.titles.writers import EndpointWriter, LocalWriter
 from mbe2_dataset.errors import ModelError
 from training_moon2.model import train_tokenizer

@@ -11,7 +11,7 @@ import datasets
 import fresh
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import mbe2_dataset.catalogue.ingest as ingest_module
 from mbe2_dataset.catalogue import pictures as contents
@@ -159,7 +159,8 @@ def test_groups_are_rows_of_one_title_or_one_picture_joined_transitively(tmp_pat
     same = {"bytes": jpeg("same"), "path": "x.jpg"}
     catalogue = ingest(
         Shop([
-            record("a", title="Red  mug"), record("b", title="red MUG", split="test"), record("c", same), record("d"),
+            record("a", title="Red  mug"), record("b", title="red MUG", split="test"),
+            record("c", same, title="Mug, blue"), record("d"),
             record("e", same, {"bytes": jpeg("e2"), "path": "e.jpg"}, title="Red mug "),
             record("f", title="Red mug", group_id="own"), record("g", title="Red mug", group_id=None),
         ]),
@@ -168,8 +169,150 @@ def test_groups_are_rows_of_one_title_or_one_picture_joined_transitively(tmp_pat
     assert [row.group_id for row in catalogue.rows] == ["a", "a", "a", "d", "a", "own", "g"]
     assert {row.split for row in catalogue.rows if row.group_id == "a"} == {"test"}
     assert catalogue.summary["groups"] == 4 and "same title" in catalogue.summary["groups_made"]
+    (largest,) = catalogue.summary["largest_groups"]
+    assert largest == {"group_id": "a", "rows": 4, "reason": "nearly the same title and the same picture"}
     given = ingest(Shop([record("a", group_id="x")]), tmp_path / "given")
     assert given.summary["groups_made"] == "given by the source"
+
+
+KINDS = ("kettle", "sofa", "drill", "violin", "tent", "lamp")
+
+
+def named(kind: str, *images: dict, **more: object) -> dict:
+    return record(kind, *images, title=f"Distinct product {kind}", category=["Shop", kind], **more)
+
+
+def own(kind: str) -> dict:
+    return {"bytes": jpeg(kind), "path": f"{kind}.jpg"}
+
+
+@pytest.mark.parametrize("groups", [False, True])
+@pytest.mark.parametrize("splits", [False, True])
+def test_a_picture_that_different_products_share_identifies_none_of_them(groups, splits, tmp_path):
+    chart = {"bytes": jpeg("chart"), "path": "chart.jpg"}
+    given = [{"group_id": kind} if groups else {} for kind in KINDS]
+    given = [one | ({"split": ("train", "test")[place % 2]} if splits else {}) for place, one in enumerate(given)]
+    items = [named(kind, own(kind), chart, **more) for kind, more in zip(KINDS[:4], given, strict=False)]
+    items += [named(kind, chart, **more) for kind, more in zip(KINDS[4:], given[4:], strict=True)]
+    catalogue = ingest(Shop(items), tmp_path / "stored")
+    assert [row.id for row in catalogue.rows] == [row.group_id for row in catalogue.rows] == list(KINDS[:4])
+    assert all([picture.path for picture in row.images] == [f"{row.id}.jpg"] for row in catalogue.rows)
+    aside = {problem["id"]: problem for problem in catalogue.quarantine()}
+    assert [aside[kind]["picture"] for kind in KINDS] == ["chart.jpg"] * 4 + [None] * 2
+    assert all("products with different titles share it" in problem["reason"] for problem in aside.values())
+    assert catalogue.summary["counts"] == {
+        "pictures_in": 8, "pictures_out": 4, "pictures_quarantined": 4,
+        "rows_in": 6, "rows_out": 4, "rows_quarantined": 2,
+    }  # fmt: skip
+    (shared,) = catalogue.shared_pictures()
+    assert (shared["picture"], shared["products"]) == ("chart.jpg", 6) and catalogue.summary["shared_pictures"] == 1
+    assert "left out: chart.jpg, which 6 products with different titles share" in ingest_module.told_lines(catalogue)
+
+
+def test_a_placeholder_that_was_encoded_anew_is_found_and_products_that_look_alike_stay(tmp_path):
+    image = Image.new("RGB", (200, 200), "white")
+    ImageDraw.Draw(image).text((40, 90), "NO IMAGE YET", fill="grey")
+
+    def encoded(quality: int) -> dict:
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=quality)
+        return {"bytes": buffer.getvalue(), "path": f"none{quality}.jpg"}
+
+    items = [named(kind, own(kind), encoded(60 + 5 * place)) for place, kind in enumerate(KINDS)]
+    catalogue = ingest(Shop(items), tmp_path / "stored")
+    assert all(len(row.images) == 1 for row in catalogue.rows) and catalogue.summary["shared_pictures"] == 6
+    # two of a kind in other bytes may be two products that look alike
+    pair = ingest(Shop(items[:2]), tmp_path / "pair")
+    assert all(len(row.images) == 2 for row in pair.rows)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"title": "Red mug"}, {"title": "Blue Mug"}),
+        ({"title": "Linen shirt classic XL"}, {"title": "Linen shirt classic S"}),
+        ({"title": "Mug Koralle", "attributes": [{"name": "Farbe", "value": "Koralle"}]},
+         {"title": "Mug Minze", "attributes": [{"name": "Farbe", "value": "Minze"}]}),
+        ({"title": "Halden garden table oak 2"}, {"title": "Halden garden table oak"}),
+        ({"title": "A", "parent_id": "p"}, {"title": "B", "parent_id": "p"}),
+        ({"title": "A", "group_id": "g"}, {"title": "B", "group_id": "g"}),
+        ({"title": "红色马克杯大号"}, {"title": "蓝色马克杯大号"}),
+    ],
+)  # fmt: skip
+def test_a_picture_that_variants_of_one_product_share_stays(one, other, tmp_path):
+    same = {"bytes": jpeg("same"), "path": "same.jpg"}
+    catalogue = ingest(Shop([record("a", same) | one, record("b", same) | other]), tmp_path / "stored")
+    assert len({row.group_id for row in catalogue.rows}) == 1 and len(catalogue.rows) == 2
+    assert not list(catalogue.quarantine())
+
+
+def test_variants_that_the_source_puts_into_different_groups_stay_in_one_split(tmp_path):
+    items = []
+    for kind in (f"{first}{second}" for first in KINDS for second in KINDS):
+        same = {"bytes": jpeg(kind), "path": f"{kind}.jpg"}
+        items += [
+            record(f"{kind}{colour}", same, title=f"{colour} {kind}", group_id=f"{kind}{colour}")
+            for colour in ("red", "blue")
+        ]
+    rows = ingest(Shop(items), tmp_path / "stored").rows
+    assert len(rows) == 72 and all(one.split == other.split for one, other in zip(rows[::2], rows[1::2], strict=True))
+    assert {row.split for row in rows} == {"train", "validation", "test"}
+
+
+@pytest.mark.parametrize("groups", [False, True])
+@pytest.mark.parametrize("count", [3, 4, 5, 10])
+def test_small_catalogues_have_what_every_split_needs_for_every_seed(count, groups, tmp_path):
+    items = [record(f"{number}", **({"group_id": f"g{number}"} if groups else {})) for number in range(count)]
+    for seed in range(12):
+        catalogue = ingest(Shop(items), tmp_path / f"{seed}", IngestOptions(seed=seed))
+        rows = catalogue.summary["rows"]
+        assert rows["train"] >= 2 and rows["test"] >= 1 and rows["validation"] != 1, rows
+        assert rows["validation"] >= 2 or count < 5
+    none = ingest(Shop(items), tmp_path / "none", IngestOptions(shares=(1, 0, 1))).summary["rows"]
+    assert none["validation"] == 0
+
+
+def test_what_was_changed_and_what_cannot_be_read_is_counted_over_parts_and_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr(ingest_module, "PART_ROWS", 8)
+    source = Shop([record(f"{number}") for number in range(20)])
+    source.items = [
+        Item(item.where, item.record, {"title: HTML made text": 1}, (("price", "'free' is no number"),)[: place % 2])
+        for place, item in enumerate(source.items)
+    ]
+    catalogue = ingest(source, tmp_path / "stored", num_proc=2)
+    assert catalogue.summary["changes"] == {"price: cannot be read, left empty": 10, "title: HTML made text": 20}
+    assert catalogue.summary["counts"]["rows_out"] == 20 and catalogue.summary["counts"]["pictures_quarantined"] == 0
+    problems = list(catalogue.quarantine())
+    assert len(problems) == 10 and problems[0] == {
+        "where": "row 1", "id": "1", "reason": "'free' is no number", "picture": None, "column": "price"
+    }  # fmt: skip
+
+
+def test_what_the_processor_refuses_is_set_aside_by_the_same_rule(tmp_path):
+    banner, thin = ({"bytes": jpeg("b", size, "PNG"), "path": "b.png"} for size in ((2000, 8), (1600, 8)))
+    catalogue = ingest(Shop([record("a", banner), record("b", thin)]), tmp_path / "stored")
+    (problem,) = catalogue.quarantine()
+    assert problem["id"] == "a" and "one side is more than 200 times the other" in problem["reason"]
+
+
+def test_avif_is_kept_and_heic_becomes_jpeg_where_it_can_be_read(tmp_path):
+    catalogue = ingest(Shop([record("a", {"bytes": jpeg("a", kind="AVIF"), "path": "a.avif"})]), tmp_path / "avif")
+    assert catalogue.rows[0].images[0].bytes == jpeg("a", kind="AVIF")
+    pytest.importorskip("pillow_heif")
+    catalogue = ingest(Shop([record("a", {"bytes": jpeg("a", (64, 64), "HEIF"), "path": "a.heic"})]), tmp_path / "heic")
+    picture = catalogue.rows[0].images[0]
+    assert picture.bytes[:2] == b"\xff\xd8" and picture.path == "a.jpg" and picture.size == (64, 64)
+
+
+def test_a_path_with_a_leading_slash_begins_in_the_folder_of_pictures(shelf, tmp_path):
+    (shelf / "m" / "g").mkdir(parents=True)
+    (shelf / "m" / "g" / "x.jpg").write_bytes(jpeg("x"))
+    items = [record("a", {"path": "/m/g/x.jpg"}), record("b", {"path": "m\\g\\x.jpg"}, title="Mug a"),
+             record("c", {"path": "/m/g/none.jpg"})]  # fmt: skip
+    catalogue = ingest(Shop(items, shelf), tmp_path / "stored")
+    assert [row.images[0].bytes for row in catalogue.rows] == [jpeg("x")] * 2
+    (problem,) = catalogue.quarantine()
+    assert problem["id"] == "c" and "no such file below it" in problem["reason"]
 
 
 def test_splits_are_assigned_by_group_and_seed_and_do_not_change_when_the_catalogue_grows(tmp_path):

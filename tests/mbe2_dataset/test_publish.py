@@ -18,7 +18,7 @@ from conftest import change, cut_picture
 PUSH = """
 import dataclasses, json, sys
 from common_moon2.cli import UserError
-from mbe2_dataset.output.publish import push_dataset
+from mbe2_dataset.publish import push_dataset
 if __name__ == "__main__":
     try:
         print(json.dumps(dataclasses.asdict(push_dataset(**json.loads(sys.argv[1])))))

@@ -12,10 +12,9 @@ import pytest
 from PIL import Image
 
 from mbe2_dataset.catalogue.columns import parse_columns
-from mbe2_dataset.catalogue.products import Fashion200K, M5Product, ProductSource
+from mbe2_dataset.catalogue.products import Fashion200K, ProductSource
 from mbe2_dataset.catalogue.store import Item, Problem
 from mbe2_dataset.catalogue.tables import HubTables, LocalTables
-from mbe2_dataset.catalogue.values import as_attributes, as_category, as_pictures, as_price, as_text
 from mbe2_dataset.errors import CatalogueError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -45,7 +44,7 @@ def write_jsonl(path: Path, rows: list[dict]) -> Path:
 
 
 def products(path: Path, columns: dict | None = None, **options) -> list[Item | Problem]:
-    encoding = options.pop("encoding", "utf-8-sig")
+    encoding = options.pop("encoding", None)
     return list(ProductSource(LocalTables(path, encoding), columns, **options))
 
 
@@ -100,9 +99,10 @@ def test_chinese_columns_and_encodings(encoding, tmp_path):
         "attributes": [{"name": "颜色", "value": "红色"}, {"name": "材质", "value": "陶瓷"}],
         "images": [{"path": "图/1.jpg"}],
     }
+    assert products(path) == [item]  # found by itself
     if encoding == "gb18030":
         with pytest.raises(CatalogueError, match=r"shop\.csv is not utf-8.*--encoding gb18030"):
-            products(path)
+            products(path, encoding="utf-8")
     with pytest.raises(CatalogueError, match="no encoding 'martian'"):
         products(path, encoding="martian")
 
@@ -127,14 +127,17 @@ def test_columns_by_mapping(tmp_path):
 @pytest.mark.parametrize(
     ("pairs", "expected"),
     [
-        ([], ["odd.jsonl", "id or title or images", "'nr', 'label'", "--columns id=COLUMN title=COLUMN images=COLUMN"]),
-        (["id=nr", "title=label"], ["hold images;", "'nr', 'label'", "--columns images=COLUMN"]),
-        (["id=number"], ["odd.jsonl has no column 'number'", "'id'", "'nr', 'label'"]),
-        (["colour=nr"], ["no column 'colour'", "id, title, description"]),
+        (
+            [],
+            ["odd.jsonl", "id or title or images", "'zahl', 'label'", "--columns id=COLUMN title=COLUMN images=COLUMN"],
+        ),
+        (["id=zahl", "title=label"], ["hold images;", "'zahl', 'label'", "--columns images=COLUMN"]),
+        (["id=number"], ["odd.jsonl has no column 'number'", "'id'", "'zahl', 'label'"]),
+        (["colour=zahl"], ["no column 'colour'", "id, title, description"]),
     ],
 )
 def test_a_missing_column_is_said_with_those_found_and_the_mapping_needed(pairs, expected, tmp_path):
-    path = write_jsonl(tmp_path / "odd.jsonl", [{"nr": 7, "label": "Mug"}])
+    path = write_jsonl(tmp_path / "odd.jsonl", [{"zahl": 7, "label": "Mug"}])
     with pytest.raises(CatalogueError) as error:
         products(path, parse_columns(pairs))
     assert all(part in str(error.value) for part in expected), error.value
@@ -145,12 +148,15 @@ def test_faults_of_a_row_are_problems_of_that_row(tmp_path):
              '{"id": 3, "title": "C", "image": "c.jpg", "attributes": "red"}',
              '{"id": 4, "title": "D", "image": "d.jpg", "attributes": {"colour": "red"}, "price": 3}']  # fmt: skip
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    *bad, good = products(tmp_path)
-    assert [(problem.where, problem.id) for problem in bad] == [
-        ("row 0 of a.jsonl", "1"), ("row 1 of a.jsonl", None), ("row 2 of a.jsonl", None), ("row 3 of a.jsonl", "3")
-    ]  # fmt: skip
-    for problem, words in zip(bad, ("'from 3 to 4' is not one number", "not JSON", "a list", "'red'"), strict=True):
+    ranged, *bad, unnamed, good = products(tmp_path)
+    assert [(problem.where, problem.id) for problem in bad] == [("row 1 of a.jsonl", None), ("row 2 of a.jsonl", None)]
+    for problem, words in zip(bad, ("not JSON", "a list"), strict=True):
         assert words in problem.reason
+    assert ranged.record["price"] == 3.0 and not ranged.faults
+    # What a product can do without is left empty, and named.
+    assert unnamed.record["attributes"] == [] and unnamed.faults == (
+        ("attributes", "'red' is not of the form 'name: value'"),
+    )
     assert good.record["attributes"] == [{"name": "colour", "value": "red"}] and good.record["price"] == 3.0
     (tmp_path / "a.jsonl").unlink()
     (tmp_path / "b.csv").write_text("id,title,image\n1,Mug,a.jpg\n2,Mug, red,b.jpg\n3,Cup,c.jpg\n")
@@ -206,78 +212,6 @@ def test_the_fingerprint_follows_files_and_options(tmp_path):
     with_picture = fingerprint()
     write_jsonl(path, SHOP[:1])
     assert len({before, with_picture, fingerprint(), fingerprint(only={"sku": "8"})}) == 4
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("A > B > C", ["A", "B", "C"]), ("Home > Kitchen/Dining", ["Home", "Kitchen/Dining"]), ("A/B", ["A", "B"]),
-        ("A|B", ["A", "B"]), (["A", None, " B "], ["A", "B"]), ('["A >> B"]', ["A >> B"]), ("Mugs", ["Mugs"]),
-        (None, []), ("", []), ("['A', 'B']", ["A", "B"]),
-    ],
-)  # fmt: skip
-def test_categories(value, expected):
-    assert as_category(value) == expected
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ({"colour": "red", "sizes": ["S", "M"], "none": None}, "colour=red sizes=S sizes=M"),
-        ([{"name": "colour", "value": "red"}, {"key": "fit", "value": "slim"}], "colour=red fit=slim"),
-        ([["colour", "red"], "fit: slim"], "colour=red fit=slim"),
-        ('{"colour": "red"}', "colour=red"),
-        ("colour: red; size: 10:20", "colour=red size=10:20"),
-        ("colour:red, blue;size=M", "colour=red, blue size=M"),
-        ("colour:red, blue, size:M", "colour=red, blue size=M"),
-        ("颜色:红色!!!蓝色,,材质:棉,麻", "颜色=红色 颜色=蓝色 材质=棉,麻"),
-        ("品牌#:#诺维克#;#颜色#:#红;黑", "品牌=诺维克 颜色=红;黑"),
-        ("", ""), (None, ""),
-    ],
-)  # fmt: skip
-def test_attributes(value, expected):
-    assert " ".join(f"{pair['name']}={pair['value']}" for pair in as_attributes(value)) == expected
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("1.299,00 €", 1299), ("$1,299.00", 1299), ("1,299", 1299), ("12,5", 12.5), ("1.234.567", 1234567),
-        ("￥199元", 199), ("CHF 1'250.50", 1250.5), (5, 5), (None, None), ("", None),
-        (float("nan"), None), ("0.99", 0.99),
-    ],
-)  # fmt: skip
-def test_prices(value, expected):
-    assert as_price(value) == expected
-
-
-@pytest.mark.parametrize("value", ["3 - 4", "free", "-3", float("inf"), True])
-def test_what_is_no_price_is_refused(value):
-    with pytest.raises(ValueError):
-        as_price(value)
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("a,b.jpg", [{"path": "a,b.jpg"}]),
-        ("a.jpg, b.PNG", [{"path": "a.jpg"}, {"path": "b.PNG"}]),
-        ("https://x.test/a,b.jpg", [{"url": "https://x.test/a,b.jpg"}]),
-        ('["HTTP://x.test/1", "b.jpg"]', [{"url": "HTTP://x.test/1"}, {"path": "b.jpg"}]),
-        ([{"bytes": b"x", "path": "x.jpg"}, b"y"], [{"bytes": b"x", "path": "x.jpg"}, {"bytes": b"y", "path": None}]),
-        ({"bytes": None, "path": "a.jpg"}, [{"path": "a.jpg"}]), (None, []), ("", []),
-    ],
-)  # fmt: skip
-def test_pictures(value, expected):
-    assert as_pictures(value) == expected
-
-
-def test_texts():
-    assert [as_text(value) for value in (" a ", 7, 7.0, 7.5, "", None, float("nan"))] == ["a", "7", "7", "7.5"] + [
-        None
-    ] * 3
-    with pytest.raises(ValueError, match="a list, not a text"):
-        as_text(["a"])
 
 
 MBE = {"id": "9", "doc_title": "纯棉衬衫", "doc_image": "https://img.test/9.jpg", "doc_industry_name": "服饰",
@@ -375,22 +309,23 @@ def test_a_folder_that_is_not_fashion200k_is_said_with_what_it_has(tmp_path):
 def test_m5product(tmp_path):
     rows = {"61": {"title": "红色马克杯", "pv": "颜色#:#红色#;#材质#:#陶瓷"}, "62": {"title": "杯子", "pv": ""}}
     (tmp_path / "train.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
-    with pytest.raises(CatalogueError, match="no folder .*images"):
-        M5Product(tmp_path)
-    picture(tmp_path / "images" / "61.jpg")
-    first, second = M5Product(tmp_path)
+    with pytest.raises(CatalogueError, match=r"hold images;.*No files .* are named by its ids either, such as 61\.jpg"):
+        products(tmp_path, layout="m5product")
+    for name in ("61", "62"):
+        picture(tmp_path / "images" / f"{name}.jpg")
+    first, second = products(tmp_path, layout="m5product")
     assert first.record == {
         "id": "61",
         "title": "红色马克杯",
         "attributes": [{"name": "颜色", "value": "红色"}, {"name": "材质", "value": "陶瓷"}],
-        "images": [{"path": "61.jpg"}],
+        "images": [{"path": "images/61.jpg"}],
     }
     assert second.record["attributes"] == []
     (tmp_path / "train.json").unlink()
-    path = write_jsonl(tmp_path / "meta.jsonl", [{"item_id": 7, "headline": "Mug"}])
-    with pytest.raises(CatalogueError, match=r"hold title; it has: 'item_id', 'headline'"):
-        list(M5Product(path))
-    (item,) = M5Product(path, columns={"title": ("headline",)})
+    path = write_jsonl(tmp_path / "meta.jsonl", [{"item_id": 61, "headline": "Mug"}])
+    with pytest.raises(CatalogueError, match=r"hold title or images; it has: 'item_id', 'headline'"):
+        products(path, layout="m5product")
+    (item,) = products(path, {"title": ("headline",)}, layout="m5product")
     assert item.record["title"] == "Mug"
 
 

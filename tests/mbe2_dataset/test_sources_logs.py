@@ -175,7 +175,7 @@ def test_a_file_of_triplets_is_a_catalogue_and_a_log(tmp_path):
 def test_ids_and_splits_of_triplets_are_kept(tmp_path):
     row = {"query_text": "mug", "split": "valid",
            "positive_id": 1, "positive_title": "Mug", "positive_image": "m.jpg",
-           "negative_id": 2, "negative_title": "Cup", "negative_image": "c.jpg", "negative_price": "3-4"}  # fmt: skip
+           "negative_id": 2, "negative_title": "Cup", "negative_image": {"size": 3}}  # fmt: skip
     source = TripletSource(LocalTables(write(tmp_path / "t.jsonl", [row])))
     positive, negative = source
     assert positive.record == {"id": "1", "title": "Mug", "images": [{"path": "m.jpg"}], "split": "validation"}

@@ -9,17 +9,20 @@ from PIL import Image
 from common_moon2.text import is_unspaced
 from mbe2_dataset.catalogue.pictures import decode
 from mbe2_dataset.synthetic.catalogue import (
-    CLUTTER_SHARE,  # fmt: skip
-    IMAGE_ONLY,  # fmt: skip
-    TEXT_ONLY,  # fmt: skip
-    WRONG_TITLE_SHARE,  # fmt: skip
-    synthetic_photo,  # fmt: skip
-    synthetic_product,  # fmt: skip
-    synthetic_rows,  # fmt: skip
+    AUDIENCES,
+    BRAND_MARKS,
+    CATEGORIES,
+    CHINESE,
+    CLUTTER_SHARE,
+    COLOURS,
+    IMAGE_ONLY,
+    TEXT_ONLY,
+    WRONG_TITLE_SHARE,
+    synthetic_photo,
+    synthetic_product,
+    synthetic_rows,
 )
-from mbe2_dataset.synthetic.render import MARKS, PATTERNS, Look, Scene, Viewpoint, render_photo
-from mbe2_dataset.synthetic.shapes import SHAPES
-from mbe2_dataset.synthetic.vocabulary import AUDIENCES, BRAND_MARKS, CATEGORIES, CHINESE, COLOURS
+from mbe2_dataset.synthetic.render import MARKS, PATTERNS, SHAPES, Look, Scene, Viewpoint, render_photo
 from mbe2_dataset.triplets.queries import occurrences
 
 SIZES = {"num_products": 300, "num_validation": 16, "num_test": 32}

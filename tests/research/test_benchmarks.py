@@ -1,11 +1,18 @@
 """The benchmarks run from end to end at their smallest size, and their sums are right. No time is ever asserted."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
-from research.benchmarks import catalogue, measure, model, search, training
+from configuration_moon2 import IMAGE, Moon2Config
+from modeling_moon2 import Moon2Model
+from research.benchmarks import catalogue, gpu, measure, model, search, training
 from research.benchmarks.__main__ import main
 from research.benchmarks.arguments import Training
+from research.study.results import read_keys
 from training_moon2.triplets import ROLES
 
 
@@ -199,3 +206,44 @@ def test_metrics_compare_with_pytrec_eval_and_scipy(capsys, monkeypatch):
     monkeypatch.setattr(search, "with_pytrec_eval", lambda *_: dict.fromkeys(search.METRICS, 0.5))
     with pytest.raises(AssertionError, match="recall@1"):
         main(["metrics", *words])
+
+
+def test_a_step_of_the_whole_method_runs_at_any_shape():
+    """The losses of `gpu` are finite, and every weight but those of unused experts gets a gradient."""
+    text, vision, side, length, count = gpu.SHAPES["tiny"]
+    config = Moon2Config(vlm_config=gpu.vlm_config(text, vision, side), moe_intermediate_size=48)
+    model = Moon2Model(config)
+    both = gpu.inputs(config, 3 * count, side, length, "cpu")
+    assert (both["position_types"] == IMAGE).sum(1).tolist() == [side**2 + 2] * 3 * count
+    both["pixel_values"] = both["pixel_values"].float()
+    loss = gpu.method_loss(model, both, gpu.inputs(config, 3 * count, 0, length, "cpu"))
+    loss.backward()
+    assert torch.isfinite(loss)
+    without = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert not [name for name in without if "experts" not in name and "dual_alignment" not in name], without
+
+
+def test_the_shape_of_the_large_model_is_that_of_two_billion():
+    text, vision, side, *_ = gpu.SHAPES["Qwen3-VL-2B"]
+    one = dict(num_experts=1, num_experts_per_tok=1)
+    with torch.device("meta"):
+        model = Moon2Model(Moon2Config(vlm_config=gpu.vlm_config(text, vision, side), **one))
+        four = Moon2Model(Moon2Config(vlm_config=gpu.vlm_config(text, vision, side)))
+    assert 1.9e9 < model.num_parameters() < 2.3e9
+    assert four.num_parameters() - model.num_parameters() == pytest.approx(3 * 28 * 3 * 2048 * 6144, rel=0.01)
+
+
+@pytest.mark.slow
+def test_everything_for_a_gpu_runs_tiny_on_the_cpu(tmp_path):
+    environment = os.environ | {"PYTHON": sys.executable}
+    words = ["bash", str(measure.ROOT / "research" / "gpu.sh"), "--smoke", str(tmp_path / "out")]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "DIFFERS" not in done.stdout and "cannot be run" not in done.stdout
+    assert "by two ranks on one device" in done.stdout and "4 experts that are copies, 2 used" in done.stdout
+    assert set(read_keys(tmp_path / "out" / "results-cpu.parquet")) == {("dense", 0), ("noisy", 0)}
+
+
+def test_the_script_for_a_gpu_says_how_it_is_called():
+    done = subprocess.run(["bash", str(measure.ROOT / "research" / "gpu.sh")], capture_output=True, text=True)
+    assert done.returncode == 2 and "research/gpu.sh FOLDER study.tar.xz" in done.stderr

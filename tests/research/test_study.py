@@ -3,12 +3,14 @@
 import dataclasses
 import math
 import re
+import shutil
 import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -18,19 +20,24 @@ from test_benchmark import benchmark_rows, write_benchmark
 from conftest import TEXTS, picture, tiny_processor
 from evaluation.measure.retrieval import Embedded
 from evaluation.tables.benchmark import load_benchmark, load_corpus
+from processing_moon2 import Moon2Processor
 from research.study.__main__ import main
-from research.study.arguments import HERE, Place, PlotArguments, StudyError, TableArguments
+from research.study.arguments import HERE, PackArguments, Place, PlotArguments, StudyError, TableArguments
+from research.study.data import pack as pack_data
 from research.study.data import prepare
+from research.study.data import unpack as unpack_data
 from research.study.losses import LOSSES
 from research.study.models import TwoTowers, upcycled
 from research.study.results import add_result, pack, read_keys, read_results, unpack
-from research.study.runs import BUSY, folder_of, missing, run_all, run_one
+from research.study.runs import BUSY, RememberingCollator, folder_of, missing, run_all, run_one
 from research.study.scoring import evaluate_views
-from research.study.table import plot, report, sweep
+from research.study.table import area, plot, report, sweep, tradeoff_rows
 from research.study.variants import SMOLLM2, choose, read_variants
 from test_loss_moon2 import OBJECTIVES, make_batch
+from training_moon2.collator import TripletCollator
 from training_moon2.model import scratch_model, train_tokenizer
 from training_moon2.recipe import read_recipe
+from training_moon2.triplets import TripletDataset, load_triplets
 
 VARIANTS = read_variants()
 DIRECTIONS = ("t2mm", "i2mm", "mm2mm", "t2i", "i2t")
@@ -62,12 +69,16 @@ def test_every_variant_is_a_recipe_and_a_model(name, tokenizer, full_active, tmp
     variant = VARIANTS[name]
     model, recipe = build(variant, tokenizer, tmp_path)
     LOSSES[variant.loss](**vars(recipe.loss))
-    if name != "upcycled_wide":  # routers and W* are some thousand numbers
+    if variant.start is None or name in ("upcycled", "dense_last_third"):  # routers and W* are some thousand numbers
         assert model.num_active_parameters() == pytest.approx(full_active, rel=0.005)
     else:
         assert model.num_active_parameters() > 1.2 * full_active
-    budget = VARIANTS["full"].fields()["max_steps"] * (3 if name.endswith("_long") else 1)
-    assert recipe.training.max_steps * (2 if name == "dense_half" or variant.start else 1) == budget
+    times = {"long": 3, "five": 5, "seconds": VARIANTS["dense_seconds"].recipe["max_steps"] / 160}.get(
+        name.rpartition("_")[2], 1
+    )
+    steps = recipe.training.max_steps + (VARIANTS[variant.start].fields()["max_steps"] if variant.start else 0)
+    if name not in ("dense_half", "dense_two_thirds"):
+        assert steps == VARIANTS["full"].fields()["max_steps"] * times
 
 
 def test_smollm2_recipes_are_valid(tmp_path):
@@ -321,11 +332,11 @@ def test_two_processes_build_the_data_sets_one_after_the_other(tmp_path, monkeyp
 def test_a_key_changes_with_what_decides_the_model_only(monkeypatch):
     full, fields = VARIANTS["full"], VARIANTS["full"].fields()
     assert len({variant.key() for variant in VARIANTS.values()}) == len(VARIANTS), "no two variants are the same"
-    assert full.key() != full.key(max_steps=4)
+    assert full.key() != full.key(Place(max_steps=4))
     for change, same in (({"save_steps": 1, "logging_steps": 1}, True), ({"learning_rate": 1.0}, False)):
         before = full.key()
         with monkeypatch.context() as patch:
-            patch.setattr(type(full), "fields", lambda self, max_steps=None, change=change: fields | change)
+            patch.setattr(type(full), "fields", lambda self, place=None, change=change: fields | change)
             assert (full.key() == before) is same
 
 
@@ -437,3 +448,94 @@ def test_errors_are_sentences(tmp_path, capsys):
     assert main(["run", *work]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert [line.startswith("error: ") for line in errors] == [True] * 4
+
+
+def test_the_area_is_that_under_the_better_points():
+    assert area(np.array([[0.5, 0.5], [0.5, 0.5]])) == pytest.approx(0.25)
+    assert area(np.array([[0.2, 0.8], [0.6, 0.4]])) == pytest.approx(0.2 * 0.8 + 0.4 * 0.6, abs=1e-3)
+    # A worse point in between takes nothing from what the others reach.
+    assert area(np.array([[0.6, 0.4], [0.2, 0.8], [0.3, 0.1]])) > area(np.array([[0.6, 0.4]]))
+    assert area(np.array([[0.6, 0.4], [0.1, 0.2]])) == pytest.approx(0.6 * 0.4, abs=1e-3)
+
+
+def test_the_see_saw_is_compared_with_its_dense_twin(tmp_path):
+    def recalls(t, i):
+        return {one: (np.arange(100) < 100 * share).astype(float) for one, share in (("t2mm", t), ("i2mm", i))} | {
+            one: np.ones(100) for one in ("mm2mm", "t2i", "i2t")
+        }
+
+    file = tmp_path / "r.parquet"
+    points = {"full": (0.5, 0.5), "joint_moe_10_1_1": (0.7, 0.3), "dense": (0.4, 0.4), "joint_dense_10_1_1": (0.6, 0.2)}
+    for name, point in points.items():
+        for seed in range(2):
+            put(file, name, seed, hits=recalls(*point))
+    rows = tradeoff_rows([runs for runs in read_results(file, VARIANTS).values() if runs.variant.curve])
+    moe, dense = rows
+    expected = [0.5 * 0.5 + 0.2 * 0.4, 0.4 * 0.4 + 0.2 * 0.3]
+    assert moe[:3] == ["joint + MoE", "2", "2"] and moe[3] == f"{100 * expected[0]:.1f} ± 0.0"
+    assert moe[4] == "joint + dense" and f"{100 * (expected[0] - expected[1]):+.1f} [" in moe[5] and "**" in moe[5]
+    assert dense[4:] == ["-", "-"]
+    assert "see-saw" in report(TableArguments(results=file))
+
+
+def test_data_sets_travel_in_one_file_and_come_out_whole(tmp_path, mbe2):
+    work = tmp_path / "work"
+    shutil.copytree(mbe2, work / "fashion-1-1-1")
+    with pytest.raises(StudyError, match="more than --max_megabytes"):
+        pack_data(PackArguments(output=tmp_path / "study.tar.xz", work=work, max_megabytes=0))
+    assert not (tmp_path / "study.tar.xz").exists()
+    facts = pack_data(PackArguments(output=tmp_path / "study.tar.xz", work=work))
+    plain = sum(file.stat().st_size for file in work.rglob("*.parquet"))
+    assert facts["bytes"] < plain / 2, "a picture of several rows is stored once"
+    assert unpack_data(tmp_path / "study.tar.xz", tmp_path / "other") == ["fashion-1-1-1"]
+    for file in work.rglob("*.parquet"):
+        assert pq.read_table(tmp_path / "other" / file.relative_to(work)).equals(pq.read_table(file))
+    assert not (tmp_path / "other" / "unpacked.part").exists()
+    with pytest.raises(StudyError, match="is no file of `pack`"):
+        unpack_data(mbe2_file := next(work.rglob("*.parquet")), tmp_path / "third")
+    assert mbe2_file.is_file()
+
+
+def test_runs_side_by_side_wait_for_what_they_start_from():
+    begun, done = [], []
+
+    def fake(variant, seed, end):
+        begun.append(variant.name)
+        if variant.name == "upcycled":
+            assert "dense_half" in done
+        time.sleep(0.2 if variant.name == "dense_half" else 0.05)
+        done.append(variant.name)
+        return 0
+
+    runs = [(VARIANTS[name], 0) for name in ("dense_half", "upcycled", "full", "dense")]
+    assert run_all(runs, fake, None, processes=3) == [] and sorted(done) == sorted(begun) and len(done) == 4
+    assert begun.index("full") < done.index("dense_half") + 2, "others need not wait"
+
+
+def test_other_devices_and_lengths_are_other_runs(capsys):
+    full = VARIANTS["full"]
+    fields = full.fields(Place(times=20, device="cuda"))
+    assert fields["max_steps"] == 3200 and fields["warmup_steps"] == 600 and fields["bf16"] is True
+    assert len({full.key(), full.key(Place(times=20)), full.key(Place(device="cuda"))}) == 3
+    assert main(["run", "--device", "cuda"]) == 2
+    assert "--device makes no results of the study" in capsys.readouterr().err
+
+
+def test_what_is_remembered_is_what_would_be_prepared_again(mbe2):
+    rows = TripletDataset(load_triplets(mbe2, "train", refresh=False))
+    triplets, processor, decoded = [rows[index] for index in range(6)], tiny_processor(), []
+
+    class Counting(Moon2Processor):
+        def __call__(self, product, **options):
+            decoded.append(product)
+            return super().__call__(product, **options)
+
+    plain = TripletCollator(processor)(triplets)
+    processor.__class__ = Counting
+    collator = RememberingCollator(processor, 64)
+    for _ in range(2):
+        remembered = collator(triplets)
+        for kind, parts in plain["passes"].items():
+            for one, other in zip(parts, remembered["passes"][kind], strict=True):
+                assert all(torch.equal(one[name], other[name]) for name in one)
+    assert len(decoded) == len(collator._made) <= 36, "each product once"

@@ -8,7 +8,8 @@ import datasets
 import numpy as np
 import pytest
 
-from training_moon2.batches import BatchArguments, Facts, TripletSampler, arrange
+from training_moon2.arguments import BatchArguments
+from training_moon2.batches import Facts, TripletSampler, arrange
 from training_moon2.triplets import TripletDataset, load_triplets
 
 PLAIN = BatchArguments()

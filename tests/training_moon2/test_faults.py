@@ -21,6 +21,7 @@ import yaml
 
 import train_moon2
 from conftest import same_bytes
+from training_moon2 import run as run_module
 from training_moon2.callbacks import RefusedSteps
 from training_moon2.checkpoints import (
     MANIFEST,
@@ -550,14 +551,14 @@ def test_a_good_step_between_them_starts_the_count_anew(recipe, tmp_path, monkey
 
 
 def test_weights_that_are_not_finite_are_named(recipe, tmp_path, monkeypatch, capsys):
-    build_model = train_moon2.build_model
+    build_model = run_module.build_model
 
     def spoilt(*args):
         model, processor = build_model(*args)
         model.dual_alignment.weight.data[0, 0] = float("inf")
         return model, processor
 
-    monkeypatch.setattr(train_moon2, "build_model", spoilt)
+    monkeypatch.setattr(run_module, "build_model", spoilt)
     assert train_moon2.main([recipe, "--output_dir", str(tmp_path / "run"), "--max_refused_steps", "2"]) == 2
     said = sentence(capsys.readouterr().err)
     assert "The weights themselves are not finite (dual_alignment.weight" in said and said.endswith(
@@ -601,8 +602,8 @@ def test_a_disk_that_is_full_at_the_very_end_leaves_the_last_checkpoint(recipe, 
     folder, log = tmp_path / "run", tmp_path / "log"
 
     def setup(patch):
-        save = train_moon2.save
-        patch.setattr(train_moon2, "save", lambda *args: (fill_disk(100_000), save(*args)))
+        save = run_module.save
+        patch.setattr(run_module, "save", lambda *args: (fill_disk(100_000), save(*args)))
 
     assert in_child([recipe, "--output_dir", str(folder)], log, setup) == 2, log.read_text()
     assert sentence(log.read_text()).startswith(f"error: model cannot be written to {folder}: ")

@@ -73,7 +73,8 @@ def test_a_stream_from_the_hub_is_trained_on_and_resumed(hub, dataset, recipe, h
 
 
 SENTENCES = """
-from training_moon2.triplets import TripletError, load_triplets
+from training_moon2.arguments import TripletError
+from training_moon2.triplets import load_triplets
 import sys
 for dataset, streaming in ((name, kind) for name in sys.argv[1:] for kind in (False, True)):
     try:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import fresh
@@ -19,9 +20,11 @@ from transformers import TrainingArguments
 from conftest import OLD_DATASETS, change, cut_picture, picture, tiny_model, tiny_processor
 from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
-from train_moon2 import build_trainer, main, sentence
+from train_moon2 import main
+from training_moon2.arguments import trainer_fields
 from training_moon2.dry_run import grouped_mm_flops
-from training_moon2.recipe import read_recipe
+from training_moon2.recipe import LATER, read_recipe
+from training_moon2.run import build_trainer, sentence
 from training_moon2.trainer import Moon2Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +115,62 @@ def test_the_recipe_says_how_fast_w_star_learns(tiny_recipe):
         trainer.train()
         moved[rate] = (trainer.model.dual_alignment.weight - start).abs().max().item()
     assert moved[0.0] == 0 and moved[0.1] > 0.05
+
+
+def test_the_fields_of_the_trainer_are_those_of_its_class():
+    assert trainer_fields() == [field.name for field in fields(TrainingArguments) if field.init]
+
+
+def test_the_trainer_s_fields_are_read_as_the_trainer_reads_them(tiny_recipe):
+    words = ["--bf16", "false", "--no_dataloader_pin_memory", "--lr_scheduler_kwargs", '{"num_cycles": 1}']
+    read = read_recipe([tiny_recipe, *words, "--report-to", "none", "--max_grad_norm=2", "--weight_decay", "1e-3"])
+    training = read.training
+    assert training.max_steps == 30 and training.use_cpu, "from the file"
+    assert (training.bf16, training.dataloader_pin_memory, training.lr_scheduler_kwargs) == (
+        False,
+        False,
+        {"num_cycles": 1},
+    )
+    assert (training.report_to, training.max_grad_norm, training.weight_decay) == ([], 2.0, 1e-3)
+    assert {"bf16", "dataloader_pin_memory", "report_to", "max_grad_norm", "max_steps"} <= read.given
+    with pytest.raises(ValueError, match="--max_steps: invalid int value: 'many'"):
+        read_recipe([tiny_recipe, "--max_steps", "many"])
+
+
+def test_routers_may_learn_faster_and_keep_small_logits(tiny_recipe):
+    moved, logits = {}, {}
+    for factor in (1.0, 8.0):
+        trainer = make_trainer(tiny_recipe, max_steps=3, warmup_steps=0, router_learning_rate_factor=factor)
+        weights = {name: value for name, value in trainer.model.named_parameters() if "mlp.gate." in name}
+        start = {name: value.detach().clone() for name, value in weights.items()}
+        trainer.train()
+        moved[factor] = max((value - start[name]).abs().max().item() for name, value in weights.items())
+        assert trainer.state.log_history[-1]["train_loss"] > 0 and len(weights) == 2
+    assert moved[8.0] == pytest.approx(8 * moved[1.0], rel=0.5)
+    for weight in (0.0, 10.0):
+        trainer = make_trainer(
+            tiny_recipe, max_steps=10, warmup_steps=0, router_learning_rate_factor=20, z_loss_weight=weight
+        )
+        trainer.train()
+        with torch.no_grad():
+            features = trainer.processing_class([{"text": "red mug"}, {"text": "blue shirt"}])
+            logits[weight] = (
+                torch.stack(trainer.model.eval()(**features).router_logits).logsumexp(-1).abs().mean().item()
+            )
+    assert logits[10.0] < 0.8 * logits[0.0]
+
+
+def test_the_log_tells_how_far_experts_are_apart(tiny_recipe):
+    trainer = make_trainer(tiny_recipe, max_steps=1, logging_steps=1)
+    trainer.train()
+    assert 1.3 < trainer.state.log_history[0]["expert_distance"] < 1.5, "drawn independently of one another"
+
+
+def test_a_run_of_before_the_newer_fields_can_be_resumed(tiny_recipe):
+    recorded = read_recipe([tiny_recipe]).decisive()
+    assert not LATER.keys() & recorded.keys(), "what an earlier version did is not named"
+    changed = read_recipe([tiny_recipe, "--router_learning_rate_factor", "5", "--z_loss_weight", "0.001"]).decisive()
+    assert changed == recorded | {"router_learning_rate_factor": 5.0, "z_loss_weight": 0.001}
 
 
 def make_trainer(recipe: str, **changes) -> Moon2Trainer:
@@ -367,7 +426,8 @@ def test_going_on_from_a_checkpoint_asks_nobody_for_trust(tmp_path):
     for part in (tiny_model(), tiny_processor()):
         part.save_pretrained(tmp_path)
     load = (
-        "import sys\nfrom training_moon2.model import build_model\nfrom training_moon2.recipe import ModelArguments\n"
+        "import sys\nfrom training_moon2.arguments import ModelArguments\n"
+        "from training_moon2.model import build_model\n"
         "build_model(ModelArguments(model=sys.argv[1]), None)"
     )
     child = fresh.run(["-c", load, str(tmp_path)], cwd=ROOT)

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 
 from conftest import change, picture, tiny_model, tiny_processor
 from training_moon2 import triplets as triplets_module
-from training_moon2.batches import BatchArguments, TripletSampler
+from training_moon2.arguments import BatchArguments
+from training_moon2.batches import TripletSampler
 from training_moon2.collator import KINDS, TripletCollator
 from training_moon2.triplets import (
     ROLES,
@@ -95,6 +96,21 @@ def test_augmentation_depends_on_seed_epoch_and_row_only(rows):
     alone = added.triplet(row | {"positive_image": None, "positive_title": None})["positive"]
     assert alone == {"text": row["positive_enriched_title"], "image": row["positive_augmented_images"]}
     assert TripletDataset(rows, coaugmentation="add")[0] == plain[0], "what is never shown is not added"
+
+
+def test_augmented_images_that_nobody_made_are_not_silently_missing(rows):
+    bare = rows.with_format("arrow").map(
+        lambda table: table.set_column(
+            table.column_names.index("positive_augmented_images"),
+            "positive_augmented_images",
+            pa.array([[]] * len(table), table.schema.field("positive_augmented_images").type),
+        ).drop_columns(["negative_augmented_images"]),
+        batched=True,
+        remove_columns=["negative_augmented_images"],
+    )
+    assert TripletDataset(bare)[0]["positive"]["image"] is not None
+    with pytest.raises(TripletError, match="build it with --augmented_images 1"):
+        TripletDataset(bare, 0.25, 0.5)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

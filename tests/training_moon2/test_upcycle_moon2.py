@@ -1,13 +1,19 @@
 """Dense checkpoints become Moon2 models: the same function at first, any way they are stored or loaded."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score
+from torch import nn
 from transformers import AutoModel, AutoModelForImageTextToText
 
-from conftest import OLD_TRANSFORMERS, mixed_products, tiny_processor, vlm_config
+from conftest import OLD_TRANSFORMERS, TEXTS, mixed_products, picture, tiny_processor, vlm_config
 from modeling_moon2 import Moon2Model, Moon2SparseMoeBlock
 from processing_moon2 import Moon2Processor
+from training_moon2.upcycling import expert_distance, part_experts, routers_from_inputs
 from upcycle_moon2 import main
 
 TOLERANCE = dict(atol=1e-5, rtol=0)
@@ -117,6 +123,9 @@ def test_a_shared_expert_adds_nothing_at_first_and_learns(tmp_path):
         (["--router", "sample"], "router is 'sample'"),
         (["--max_pixels", "10"], "max_pixels is 10"),
         (["--model", "{moon2}"], "is a Moon2 already"),
+        (["--upcycling_amount", "0.1"], "upcycling_amount only means something with"),
+        (["--upcycling", "drop", "--upcycling_amount", "2"], "upcycling_amount is 2.0; with upcycling: drop it must"),
+        (["--router_start", "kmeans"], "--router_start kmeans and --dataset go together"),
     ],
 )
 def test_what_cannot_be_converted_is_explained(tmp_path, capsys, words, message):
@@ -151,3 +160,93 @@ def test_offloaded_layers_are_refused(tmp_path):
     device_map = {"visual": "cpu", "language_model": "disk"}
     with pytest.raises(ValueError, match="device_map offloaded some layers"):
         Moon2Model.from_backbone(tmp_path, device_map=device_map, offload_folder=str(tmp_path / "offload"))
+
+
+def gate_gradient(model, processor) -> float:
+    """The largest gradient that the routers get from a contrastive loss, without any balancing term."""
+    text = model(**processor([{"text": "red striped mug"}, {"text": "blue cotton shirt"}])).embeddings
+    images = model(**processor([{"image": picture(48, 48, seed=1)}, {"image": picture(48, 48, seed=2)}])).embeddings
+    nn.functional.cross_entropy(text @ images.T / 0.05, torch.arange(2)).backward()
+    return max(weight.grad.abs().max().item() for name, weight in model.named_parameters() if "mlp.gate." in name)
+
+
+def test_copies_give_routers_no_gradient_and_other_experts_do(tmp_path):
+    save_dense(tmp_path)
+    processor, gradients, distances = tiny_processor(), {}, {}
+    for upcycling, amount in (("copy", 0.0), ("noise", 0.01), ("drop", 0.5)):
+        torch.manual_seed(1)
+        model = Moon2Model.from_backbone(tmp_path, experts_implementation="eager")
+        part_experts(model, upcycling, amount)
+        distances[upcycling] = expert_distance(model)
+        gradients[upcycling] = gate_gradient(model, processor)
+    assert gradients["copy"] < 1e-6 and distances["copy"] == 0, "only rounding errors"
+    assert gradients["noise"] > 100 * gradients["copy"] and gradients["drop"] > 10 * gradients["noise"]
+    assert 0.005 < distances["noise"] < 0.02 and 0.5 < distances["drop"] < 1.3
+
+
+def test_drop_draws_the_given_share_of_neurons_anew_others_in_each_expert(tmp_path):
+    dense = save_dense(tmp_path)
+    model = Moon2Model.from_backbone(tmp_path, num_experts=3)
+    part_experts(model, "drop", 0.25)
+    layer, experts = dense.language_model.layers[1].mlp, model.vlm.get_decoder().layers[1].mlp.experts
+    changed = []
+    for expert in range(3):
+        gate, up = experts.gate_up_proj[expert].chunk(2)
+        rows = (gate != layer.gate_proj.weight).any(1)
+        assert torch.equal(rows, (up != layer.up_proj.weight).any(1))
+        assert torch.equal(rows, (experts.down_proj[expert] != layer.down_proj.weight).any(0))
+        assert rows.sum() == 24, "a quarter of 96"
+        changed.append(rows)
+    assert not torch.equal(changed[0], changed[1])
+
+
+def test_routers_start_at_clusters_of_what_their_layers_see(tmp_path):
+    save_dense(tmp_path)
+    torch.manual_seed(0)
+    model, processor = Moon2Model.from_backbone(tmp_path, num_experts=2, num_experts_per_tok=1), tiny_processor()
+    products = [{"text": text} for text in TEXTS] + [{"image": picture(48, 48, seed=seed)} for seed in range(4)]
+    routers_from_inputs(model, processor, products)
+    seen, features = [], processor(products)
+    block = model.vlm.get_decoder().layers[0].mlp
+    block.register_forward_pre_hook(lambda block, args: seen.append(args[0]))
+    with torch.no_grad():
+        output = model.eval()(**features)
+    own = features["attention_mask"].bool()
+    for logits in output.router_logits:
+        assert logits[own.flatten()].std().item() == pytest.approx(1, abs=0.05)
+        assert logits[own.flatten()].argmax(1).unique().tolist() == [0, 1]
+    tokens = nn.functional.normalize(seen[0][own], dim=-1)
+    clusters = KMeans(2, n_init=4, random_state=0).fit_predict(tokens.numpy())
+    assert adjusted_rand_score(clusters, output.router_logits[0][own.flatten()].argmax(1)) > 0.8
+    with pytest.raises(ValueError, match="kmeans needs more than"):
+        routers_from_inputs(Moon2Model.from_backbone(tmp_path, num_experts=64), processor, [{"text": "mug"}])
+
+
+def test_the_command_parts_experts_and_says_what_it_did(tmp_path, mbe2, capsys):
+    save_dense(tmp_path / "dense")
+    words = ["--model", str(tmp_path / "dense"), "--output_dir", str(tmp_path / "moon2"), "--upcycling", "noise"]
+    assert main([*words, "--router_start", "kmeans", "--dataset", mbe2, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert not facts["same_function"] and 0.005 < facts["expert_distance"] < 0.02
+    model = Moon2Model.from_pretrained(tmp_path / "moon2")
+    assert expert_distance(model) == pytest.approx(facts["expert_distance"], rel=1e-4)
+
+
+def test_a_single_expert_is_the_dense_layer_to_the_bit(tmp_path):
+    dense = save_dense(tmp_path)
+    one = dict(num_experts=1, num_experts_per_tok=1)
+    model, processor = Moon2Model.from_backbone(tmp_path, **one, experts_implementation="eager"), tiny_processor()
+    inputs = processor([{"text": text} for text in TEXTS])
+    ours = model.eval()(**inputs).last_hidden_state
+    theirs = dense(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
+    assert torch.equal(ours, theirs)
+    direction = torch.randn_like(ours)
+    (ours * direction).sum().backward()
+    (theirs * direction).sum().backward()
+    for block, layer in zip(model.vlm.get_decoder().layers, dense.language_model.layers, strict=True):
+        gate, up = block.mlp.experts.gate_up_proj.grad[0].chunk(2)
+        found = (gate, up, block.mlp.experts.down_proj.grad[0])
+        for ours, part in zip(found, (layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj), strict=True):
+            # Rounding only: two products of matrices are one here, whose gradient is added up in another order.
+            torch.testing.assert_close(ours, part.weight.grad, rtol=1e-4, atol=1e-3)
+        assert not block.mlp.gate.weight.grad.any(), "there is nothing to choose"

@@ -15,20 +15,18 @@ from mbe2_dataset.catalogue.pictures import Picture, decode, encode
 from mbe2_dataset.catalogue.store import Row
 from mbe2_dataset.coaugmentation.endpoint import Refusal
 from mbe2_dataset.coaugmentation.pictures.editors import SUBJECT, ImageEditor, prompt_for
-from mbe2_dataset.coaugmentation.pictures.framing import (
+from mbe2_dataset.coaugmentation.pictures.subject import Subject, SubjectExtractor, no_subject
+from mbe2_dataset.coaugmentation.pictures.views import (
     NothingToSee,
+    apply_background,
     apply_detail,
+    apply_lighting,
     apply_viewpoint,
+    draw_background,
     draw_detail,
+    draw_lighting,
     draw_viewpoint,
 )
-from mbe2_dataset.coaugmentation.pictures.light import (
-    apply_background,
-    apply_lighting,
-    draw_background,
-    draw_lighting,
-)
-from mbe2_dataset.coaugmentation.pictures.subject import Subject, SubjectExtractor, no_subject
 from mbe2_dataset.parallel import rng_for, seed_for
 
 _OPERATIONS = {

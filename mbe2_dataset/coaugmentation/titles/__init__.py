@@ -1,4 +1,4 @@
 """Textual enrichment (MOON2.0, section 5): entities, a writer behind one interface, and a guard.
 
-`gazetteer.learn_gazetteer(rows)`, then `enrich.enrich(row, gazetteer, writer)` for each training product.
+`entities.learn_gazetteer(rows)`, then `enrich.enrich(row, gazetteer, writer)` for each training product.
 """

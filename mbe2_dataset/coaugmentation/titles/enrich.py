@@ -5,8 +5,7 @@ from typing import Protocol
 
 from mbe2_dataset.catalogue.store import Row
 from mbe2_dataset.coaugmentation.endpoint import Refusal, Usage
-from mbe2_dataset.coaugmentation.titles.entities import Entity, extract_entities, stated_entities
-from mbe2_dataset.coaugmentation.titles.gazetteer import Gazetteer
+from mbe2_dataset.coaugmentation.titles.entities import Entity, Gazetteer, extract_entities, stated_entities
 from mbe2_dataset.coaugmentation.titles.guard import Rejection, check_support
 
 

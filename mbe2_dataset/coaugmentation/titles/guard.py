@@ -12,11 +12,13 @@ import regex
 
 from common_moon2.text import is_unspaced
 from mbe2_dataset.catalogue.store import Row
-from mbe2_dataset.coaugmentation.titles.entities import Entity, about_the_product
-from mbe2_dataset.coaugmentation.titles.gazetteer import Gazetteer
+from mbe2_dataset.coaugmentation.titles.entities import Entity, Gazetteer, about_the_product
 from mbe2_dataset.coaugmentation.titles.words import (
+    AUDIENCES,
     BUILT_IN,
+    CONNECTORS,
     NUMBER_WORDS,
+    VISUAL,
     Measure,
     Token,
     claims,
@@ -34,25 +36,7 @@ MAX_CHARACTERS = 250
 MAX_CHARACTERS_UNSPACED = 120
 MAX_OF_ONE_WORD = 2
 
-# Words of grammar, which say nothing of the product.
-_CONNECTORS = frozenset(
-    phrase("a an the and or with for in of by to from on at as its this is made featuring feature size colour style")
-)
 _CONNECTORS_UNSPACED = frozenset("的款和与及用带型式装色为质适合、")
-# What an image may show; a small catalogue has too few descriptions to learn these from.
-_VISUAL = frozenset(
-    phrase(
-        "bright dark light pale deep glossy matte shiny smooth soft textured ribbed quilted pleated ruffled lace sheer "
-        "transparent metallic round square rectangular oval long short wide narrow slim tall small large tapered "
-        "curved classic casual formal elegant modern vintage simple sporty minimalist chunky layered trim "
-        "strap handle pocket zip button collar hood sleeve stripe dot flower logo print pattern heel sole buckle lid"
-    )
-)
-_AUDIENCE = {"men": "men", "women": "women", "unisex": "unisex", "boy": "child", "girl": "child", "kid": "child"} | {
-    **{"baby": "child", "infant": "child", "toddler": "child", "男士": "men", "男款": "men", "男生": "men"},
-    **{"女士": "women", "女款": "women", "女生": "women", "儿童": "child", "男童": "child", "女童": "child"},
-    **{"婴儿": "child", "宝宝": "child", "男女通用": "unisex", "中性": "unisex"},
-}
 _MARKUP = regex.compile(r"[<>{}\[\]\\|@`]|https?:|www\.|[\p{Cc}\p{Cf}\p{Co}\p{Zl}\p{Zp}]")
 _SYMBOL = regex.compile(r"[\p{So}\p{Sc}™®©]")
 _DIGIT = regex.compile(r"\p{N}")
@@ -170,7 +154,7 @@ def _form(row: Row, new: str, source: _Facts) -> list[Rejection]:
     found += [Rejection("markup", mark) for mark in _SYMBOL.findall(new) if mark not in row.title]
     before = Counter(phrase(row.title))
     for word, count in Counter(phrase(new)).items():
-        often = count > MAX_OF_ONE_WORD and not is_unspaced(word) and word not in _CONNECTORS
+        often = count > MAX_OF_ONE_WORD and not is_unspaced(word) and word not in CONNECTORS
         if often and count > before[word]:
             found.append(Rejection("repetition", word))
     return found
@@ -180,7 +164,7 @@ def _names_and_numbers(new: str, source: _Facts, gazetteer: Gazetteer) -> list[R
     found = [
         Rejection("brand", new[match.start : match.end])
         for match in gazetteer.find_brands(new, any_case=True)
-        if not source.has(match.words) and not _CONNECTORS.issuperset(match.words)
+        if not source.has(match.words) and not CONNECTORS.issuperset(match.words)
     ]
     found += [Rejection("identifier", text) for code, text in _codes(new) if code not in source.codes]
     measured = measures(new)
@@ -202,7 +186,7 @@ def _words(new: str, source: _Facts, gazetteer: Gazetteer, picture_claims: Itera
     found = []
     for token in words:
         word = token.word
-        if is_unspaced(word) or word[0].isdecimal() or word in NUMBER_WORDS or word in _CONNECTORS:
+        if is_unspaced(word) or word[0].isdecimal() or word in NUMBER_WORDS or word in CONNECTORS:
             continue
         if word in source.words or stem(word) in source.stems:
             continue
@@ -224,7 +208,7 @@ _BUILT_IN_PAIRS = frozenset(a + b for words in BUILT_IN for a, b in zip(words, w
 
 
 def _is_ordinary(word: str, gazetteer: Gazetteer) -> bool:
-    return word in _VISUAL or word in _BUILT_IN_WORDS or word in gazetteer.vocabulary
+    return word in VISUAL or word in _BUILT_IN_WORDS or word in gazetteer.vocabulary
 
 
 def _uncovered(words: list[Token], pairs: frozenset[str]) -> list[str]:
@@ -249,13 +233,13 @@ def _contradictions(
     """Find a gained colour or audience that is not the product's, though a description may mention it."""
     old, found = phrase(row.title), []
     known = {kind: [phrase(e.value) for e in entities if e.type == kind] for kind in ("colour", "audience")}
-    groups = {_AUDIENCE.get("".join(words)) for words in known["audience"]}
+    groups = {AUDIENCES.get("".join(words)) for words in known["audience"]}
     seen = [phrase(claim) for claim in picture_claims or ()]
     for match in gazetteer.find(new):
         if contains(old, match.words) or not known.get(match.type):
             continue
         if match.type == "audience":
-            wrong = _AUDIENCE.get("".join(match.words)) not in groups
+            wrong = AUDIENCES.get("".join(match.words)) not in groups
         else:
             shown = any(contains(claim, match.words) for claim in seen)
             wrong = not shown and not any(contains(words, match.words) for words in known["colour"])
@@ -288,7 +272,7 @@ def _added(title: str, new: str) -> tuple[str, ...]:
     stretches: list[list[Token]] = []
     last = None
     for token in tokens(new):
-        gained = left[token.word] == 0 and token.word not in _CONNECTORS and token.word not in "、"
+        gained = left[token.word] == 0 and token.word not in CONNECTORS and token.word not in "、"
         left[token.word] -= left[token.word] > 0
         if gained and last is not None and new[last.end : token.start] in ("", " ", "-"):
             stretches[-1].append(token)

@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import regex
+import yaml
 
 from common_moon2.text import UNSPACED
 
@@ -15,13 +17,15 @@ _TOKEN = regex.compile(
     rf"[A-Za-z]{{2,}}(?![\p{{L}}\p{{M}}])(?:['’]s?)?|[{UNSPACED}]|\p{{N}}+(?:[.,]\p{{N}}+)*|\p{{L}}-\p{{L}}{{3,}}"
     rf"|(?:(?![{UNSPACED}])[\p{{L}}\p{{M}}])+(?:['’]s?)?"
 )
-_VARIANTS = {
-    **{"woman": "women", "womens": "women", "lady": "women", "female": "women"},
-    **{"man": "men", "mens": "men", "gent": "men", "male": "men", "child": "kid", "children": "kid"},
-    **{"gray": "grey", "color": "colour", "aluminum": "aluminium", "jewelry": "jewellery", "tee": "tshirt"},
-    # The plural of the first is another thing, and the others are no plurals.
-    **{word: word for word in ("glasses", "canvas", "lens", "christmas", "gas", "plus", "always")},
-}
+_TABLES = yaml.load((Path(__file__).parent / "words.yaml").read_text(encoding="utf-8"), yaml.CSafeLoader)
+
+
+def _inverted(name: str) -> dict[str, str]:
+    """Return a table of `words.yaml` the other way round: each of the values, and what it stands under."""
+    return {word: meaning for meaning, words in _TABLES[name].items() for word in words.split(", ")}
+
+
+_VARIANTS = _inverted("variants")
 
 
 class Token(NamedTuple):
@@ -78,78 +82,20 @@ def contains(words: tuple[str, ...], part: tuple[str, ...]) -> bool:
     return any(words[start : start + len(part)] == part for start in range(len(words) - len(part) + 1))
 
 
-# The type of an entity, and the names under which catalogues list it.
-_NAMES = {
-    "brand": "brand, brand name, 品牌",
-    "type": "type, product type, article type, item type, 类型, 品类, 类别, 产品类型, 商品类型",
-    "colour": "colour, base colour, colour family, colour name, main colour, 颜色, 主色, 色系, 颜色分类, 主要颜色",
-    "material": "material, fabric, fabric type, main material, outer material, upper material, composition, "
-    "材质, 面料, 材料, 成分, 面料材质, 主要材质, 鞋面材质",
-    "pattern": "pattern, print, print type, print or pattern type, 图案, 花纹, 花型, 印花",
-    "size": "size, clothing size, shoe size, 尺码, 尺寸, 规格, 大小, 鞋码",
-    "capacity": "capacity, volume, 容量, 容积",
-    "weight": "weight, net weight, 重量, 净重, 净含量",
-    "dimension": "dimension, dimensions, measurements, 外形尺寸, 产品尺寸",
-    "audience": "audience, gender, sex, age group, target audience, target gender, department, "
-    "性别, 适用性别, 适用人群, 适用对象, 人群",
-    "season": "season, 季节, 适用季节",
-    "occasion": "occasion, usage, use, activity, 场合, 场景, 适用场景, 使用场景, 适用场合, 用途",
-    "fit": "fit, 版型",
-    "neck": "neck, neckline, neck type, collar, collar type, 领型, 领口, 领子",
-    "sleeve": "sleeve, sleeve length, sleeve type, 袖长, 袖型",
-    "length": "length, 长度, 衣长, 裙长, 裤长",
-    "style": "style, 风格, 款式",
-    "shape": "shape, 形状",
-    "closure": "closure, closure type, fastening, 闭合方式, 开合方式",
-    "heel": "heel type, heel height, 跟高, 跟型",
-    "toe": "toe shape, toe type, 鞋头, 鞋头款式",
-    "display": "display, 显示方式",
-    "feature": "feature, key feature, 功能, 特点, 卖点",
-    "model": "model, model number, model name, 型号, 货号, 款号",
-}
-
-_WORDS = {
-    "colour": "red, orange, yellow, green, turquoise, blue, purple, pink, brown, black, grey, white, beige, cream, "
-    "navy, navy blue, maroon, olive, gold, silver, bronze, copper, magenta, teal, khaki, charcoal, burgundy, lavender, "
-    "mustard, peach, rust, tan, mauve, violet, multicoloured, off white, rose gold, sky blue, dark blue, light blue, "
-    "红色, 橙色, 黄色, 绿色, 青色, 蓝色, 紫色, 粉色, 粉红色, 棕色, 咖啡色, 黑色, 灰色, 白色, 米色, 米白色, 卡其色, "
-    "藏青色, 深蓝色, 浅蓝色, 天蓝色, 酒红色, 军绿色, 金色, 银色, 玫瑰金, 驼色, 杏色, 彩色",
-    "material": "cotton, linen, wool, silk, leather, faux leather, synthetic leather, suede, canvas, denim, polyester, "
-    "nylon, viscose, rayon, acrylic, elastane, spandex, velvet, satin, chiffon, georgette, cashmere, fleece, wood, "
-    "bamboo, steel, stainless steel, aluminium, brass, ceramic, porcelain, glass, crystal, plastic, silicone, rubber, "
-    "mesh, jute, hemp, modal, lycra, corduroy, "
-    "纯棉, 全棉, 棉质, 亚麻, 棉麻, 羊毛, 羊绒, 真丝, 桑蚕丝, 真皮, 牛皮, 头层牛皮, 人造革, 皮革, 麂皮, 帆布, 牛仔布, "
-    "涤纶, 聚酯纤维, 锦纶, 尼龙, 粘纤, 腈纶, 氨纶, 丝绒, 缎面, 雪纺, 实木, 竹制, 不锈钢, 铝合金, 陶瓷, 骨瓷, 玻璃, "
-    "水晶, 塑料, 硅胶, 橡胶, 网布",
-    "pattern": "striped, checked, checkered, plaid, floral, floral print, printed, solid, polka dot, dotted, "
-    "graphic print, animal print, leopard print, camouflage, paisley, geometric, chevron, argyle, embroidered, "
-    "colourblocked, tie dye, abstract, houndstooth, self design, "
-    "纯色, 条纹, 格子, 格纹, 圆点, 波点, 碎花, 印花, 花卉, 豹纹, 迷彩, 几何, 刺绣, 拼色, 千鸟格, 菱形纹, 锯齿纹, 提花",
-    "audience": "women, men, kid, boy, girl, baby, infant, toddler, teen, unisex, adult, "
-    "女士, 男士, 儿童, 男女通用, 女款, 男款, 女童, 男童, 婴儿, 宝宝, 中性, 女生, 男生, 成人, 情侣",
-    "fit": "slim fit, regular fit, relaxed fit, loose fit, skinny fit, tailored fit, 修身, 宽松, 直筒, 紧身, 合身",
-    "neck": "round neck, vneck, crew neck, polo collar, scoop neck, turtleneck, mandarin collar, boat neck, "
-    "spread collar, 圆领, 立领, 翻领, 高领, 半高领, 方领, 连帽, 衬衫领",
-    "sleeve": "short sleeve, long sleeve, sleeveless, half sleeve, full sleeve, cap sleeve, three quarter sleeve, "
-    "短袖, 长袖, 无袖, 七分袖, 五分袖, 泡泡袖, 蝙蝠袖",
-    "season": "春季, 夏季, 秋季, 冬季, 四季, 春秋",
-}
-
 # What stands in a column that has to have a value, or is said of nearly everything.
-_VAGUE = (
-    "yes, no, na, n/a, nan, none, null, other, others, regular, basic, standard fit, normal, single, default, multi, "
-    "assorted, blended, mixed, misc, unknown, not applicable, see description, free items, new basics, fabric, "
-    "textile, 是, 否, 无, 其他, 其它, 常规, 普通, 见描述, 不详, 见详情"
-)
-VAGUE = frozenset(phrase(word) for word in _VAGUE.split(", "))
+VAGUE = frozenset(phrase(word) for word in _TABLES["vague"].split(", "))
 # Fields that keep house rather than describe the product.
 HOUSEKEEPING = regex.compile(
     r"wash|care|warrant|shelf life|usable period|hex|year|processing|\bsku\b|\bids?\b|barcode|\bean\b|\bgtin\b|"
     r"business unit|segment|\bbrick\b|洗涤|保养|保修|质保|年份|条码|编号|产地"
 )
 
-ATTRIBUTE_TYPES = {name: kind for kind, names in _NAMES.items() for name in names.split(", ")}
-BUILT_IN = {phrase(word): (kind, word) for kind, words in _WORDS.items() for word in words.split(", ")}
+# The names under which catalogues list a type of entity; its usual values; whom a word for an audience means.
+ATTRIBUTE_TYPES = _inverted("names")
+BUILT_IN = {phrase(word): (kind, word) for word, kind in _inverted("words").items()}
+AUDIENCES = _inverted("audiences")
+# Words of grammar; and what an image may show.
+CONNECTORS, VISUAL = (frozenset(phrase(_TABLES[name])) for name in ("connectors", "visual"))
 
 
 @lru_cache(maxsize=10_000)
@@ -183,41 +129,16 @@ def claims(text: str) -> list[str]:
 
 # --- amounts: sizes, capacities, weights, dimensions, counts and shares of a material
 
-# Every spelling of a unit; the first one stands for all of them.
-UNITS = {
-    "capacity": (
-        ("ml", "millilitre", "milliliter", "millilitres", "milliliters", "毫升"),
-        ("l", "litre", "liter", "litres", "liters", "ltr", "公升", "升"),
-        ("fl oz", "fluid ounce", "fluid ounces"),
-        ("gallon", "gallons", "加仑"),
-    ),
-    "weight": (
-        ("mg", "毫克"),
-        ("kg", "kgs", "kilogram", "kilograms", "千克", "公斤"),
-        ("g", "gm", "gms", "gram", "grams", "克"),
-        ("lb", "lbs", "pound", "pounds", "磅"),
-        ("oz", "ounce", "ounces", "盎司"),
-        ("斤",),
-    ),
-    "length": (
-        ("cm", "cms", "centimetre", "centimeter", "centimetres", "centimeters", "厘米", "公分"),
-        ("mm", "millimetre", "millimeter", "millimetres", "millimeters", "毫米"),
-        ("inch", "inches", "in", '"', "″", "英寸", "寸"),
-        ("ft", "feet", "foot", "英尺"),
-        ("m", "metre", "meter", "metres", "meters", "米"),
-    ),
-    "power": (("w", "watt", "watts", "瓦"), ("v", "volt", "volts", "伏")),
-    "electric charge": (("mah", "毫安", "毫安时"),),
-    "storage": (("gb",), ("tb",), ("mb",)),
-    "share": (("%", "percent", "per cent"),),
-}
-NUMBER_WORDS = {
-    **{"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10},
-    **{"dozen": 12, "twelve": 12, "twenty": 20, "hundred": 100},
-}
+NUMBER_WORDS: dict[str, int] = _TABLES["numbers"]
 CHINESE_NUMBERS = {character: number for number, character in enumerate("一二三四五六七八九十", 1)} | {"两": 2}
 
-_CANONICAL = {spelling: (kind, unit[0]) for kind, units in UNITS.items() for unit in units for spelling in unit}
+# Every spelling of a unit -> what it measures, and the first spelling, which stands for all of them.
+_CANONICAL = {
+    spelling: (kind, unit.split(", ")[0])
+    for kind, units in _TABLES["units"].items()
+    for unit in units
+    for spelling in unit.split(", ")
+}
 _NUMBER = r"\d+(?:,\d{3})*(?:\.\d+)?"
 _COUNTED = "件套|件装|只装|个装|双装|条装|包装|片装|支装|瓶装|盒装|件|只|双|条|片|支|瓶|盒|枚"
 _DECIMAL = regex.compile(r"[0-9]+(?:\.[0-9]+)?")

@@ -13,11 +13,10 @@ from tqdm import tqdm
 
 from common_moon2.files import staged, write_json
 from mbe2_dataset.catalogue.store import Row
-from mbe2_dataset.coaugmentation.augment import Made
-from mbe2_dataset.output.benchmark import Benchmark, Question, document, question_record
+from mbe2_dataset.journal import Made
 from mbe2_dataset.parallel import Engine
 from mbe2_dataset.schema import CONFIGS
-from mbe2_dataset.triplets.make import Plan, triplet_record
+from mbe2_dataset.triplets.make import Benchmark, Plan, Question, document, question_record, triplet_record
 
 ROW_GROUP = 200
 # Who reads one row, or a page of the Hub's viewer, reads its whole row group.
