@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from mbe2_dataset.catalogue.pictures import Picture, decode
-from mbe2_dataset.checks.rows import EXAMPLES, PICTURES, Finding, Part, Scan, is_photo, thumbnail
+from mbe2_dataset.checks.rows import EXAMPLES, PICTURES, THUMBNAIL, Finding, Part, Scan, is_photo, thumbnail
 from mbe2_dataset.errors import ModelError
 
 # Catalogue photos look alike, so a near hash only proposes a pair and thumbnails decide: between 2,000 test and 6,000
@@ -116,9 +116,7 @@ class _Finder:
         self._files = {}
         for part in parts:
             self._files.setdefault(part.file, []).append(part)
-        # Neighbours among candidates are often in the same row group, which takes long to read.
-        self._column = lru_cache(maxsize=32)(self._read)
-        self.thumbnail = lru_cache(maxsize=4096)(self._thumbnail)
+        self._column = lru_cache(maxsize=2)(self._read)
 
     def name(self, entry: np.void) -> str:
         """Return column, row and file of a picture."""
@@ -133,17 +131,16 @@ class _Finder:
     def _read(self, part: Part, column: str) -> pa.ChunkedArray:
         return pq.ParquetFile(part.path).read_row_group(part.row_group, columns=[column]).column(column)
 
-    def _thumbnail(self, file: int, row: int, column: int) -> np.ndarray:
-        part, place = self._part(file, row)
-        record = self._column(part, list(PICTURES[part.config])[column])[place].as_py()
-        return thumbnail(decode(Picture(**record))).astype(np.int16)
-
-    def difference(self, first: np.void, second: np.void) -> float:
-        """Return the mean absolute difference of two pictures' thumbnails, of 255."""
-        one, other = (
-            self.thumbnail(int(entry["file"]), int(entry["row"]), int(entry["column"])) for entry in (first, second)
-        )
-        return float(np.abs(one - other).mean())
+    def thumbnails(self, entries: np.ndarray) -> np.ndarray:
+        """Return the thumbnails (N, 16, 16, 3) of pictures, which are read in the order of the files: reading a row
+        group takes long.
+        """
+        found = np.empty((len(entries), THUMBNAIL, THUMBNAIL, 3), dtype=np.uint8)
+        for place in np.argsort(entries, order=["file", "column", "row"]):
+            part, row = self._part(int(entries[place]["file"]), int(entries[place]["row"]))
+            column = list(PICTURES[part.config])[entries[place]["column"]]
+            found[place] = thumbnail(decode(Picture(**self._column(part, column)[row].as_py())))
+        return found
 
 
 def _by_split(pictures: dict, chosen: Callable[[str, np.ndarray], np.ndarray]) -> dict[str, np.ndarray]:
@@ -220,13 +217,14 @@ def _near(pictures: dict, looks: np.ndarray, finder: _Finder) -> Iterator[Findin
                 "info", "leakage", "pairs with like hashes were not compared closely: there are too many", where,
                 len(pairs) - CANDIDATES,
             )  # fmt: skip
-        near = []
-        # In the order of the files, since reading a row group takes long.
-        for i, j in sorted(pairs[:CANDIDATES], key=lambda pair: pair[::-1]):
-            difference = finder.difference(small[i], large[j])
-            if difference <= THUMBNAIL_DIFFERENCE:
-                near.append((difference, i, j))
-        near.sort()
+        shown = []
+        for photos, places in zip(
+            (small, large), np.array(pairs[:CANDIDATES], dtype=int).reshape(-1, 2).T, strict=True
+        ):
+            different, which = np.unique(places, return_inverse=True)
+            shown.append(finder.thumbnails(photos[different])[which].astype(np.int16))
+        differences = np.abs(shown[0] - shown[1]).mean(axis=(1, 2, 3)).tolist()
+        near = sorted((d, *pair) for d, pair in zip(differences, pairs, strict=False) if d <= THUMBNAIL_DIFFERENCE)
         names = [
             f"{finder.name(small[i])} and {finder.name(large[j])} (difference {difference:.1f} of 255)"
             for difference, i, j in near[:EXAMPLES]

@@ -27,7 +27,7 @@ from mbe2_dataset.checks.check import check_dataset
 from mbe2_dataset.coaugmentation.pictures.classical import ClassicalExtractor
 from mbe2_dataset.coaugmentation.pictures.expand import expand
 from research.benchmarks import arguments
-from research.benchmarks.measure import machine, print_table, ratios, run_paired, spread, time_paired
+from research.benchmarks.measure import print_table, ratios, run_paired, spread, time_paired
 from research.benchmarks.model import build, title
 
 BATCH_SIZE = 64
@@ -243,17 +243,17 @@ def compare_pictures(told: arguments.BuildDataset, folder: Path) -> dict:
         ],
         "plain Pillow loop": lambda: [plain(row, told.augmented_images) for row in rows],
     }
-    return compared(alternatives, told.repeats, len(rows), "products/s")
+    return compared("views of a product", alternatives, told.repeats, len(rows))
 
 
-def compared(alternatives: dict, repeats: int, count: int, unit: str) -> dict:
+def compared(what: str, alternatives: dict, repeats: int, count: int) -> dict:
     """Print how many of `count` things each alternative does in a second, and how many times as long the first takes as
     the last.
     """
     seconds = time_paired(alternatives, repeats)
     ours, other = seconds[next(iter(seconds))], seconds[next(reversed(seconds))]
     lines = [[name, f"{count / min(taken):,.0f}", spread(ratios(taken, other))] for name, taken in seconds.items()]
-    facts = print_table(["one process", unit, f"times as long as the {next(reversed(seconds))}"], lines, machine())
+    facts = print_table(["one process", "rows/s", f"times as long as the {next(reversed(seconds))}"], lines, what)
     print()
     return facts | {"times_as_long": ratios(ours, other)}
 
@@ -262,7 +262,7 @@ def compare_check(folder: Path) -> dict:
     """Print how long the check of a built data set takes, against a loop that only decodes all of its pictures."""
     rows = sum(pq.read_metadata(path).num_rows for path in folder.glob("*/*.parquet"))
     alternatives = {"check": lambda: check_dataset(folder), "plain decoding": lambda: decode_all(folder)}
-    return compared(alternatives, 1, rows, "rows/s")
+    return compared(f"check of {rows:,} rows", alternatives, 1, rows)
 
 
 def decode_all(folder: Path) -> None:
