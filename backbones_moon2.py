@@ -66,9 +66,7 @@ def image_block(vlm_config, tokenizer) -> dict[str, Any]:
         around = "<fake_token_around_image>"
         length = patches // vlm_config.scale_factor**2
         return block | {"image_start": f"{around}<global-img>", "image_end": around, "image_seq_length": length}
-    if family == "paligemma":
-        return block | {"image_start": "", "image_end": "", "image_seq_length": patches}
-    # llava: a CLIP tower gives a class token besides the patches; the strategy "default" drops the first token.
-    length = patches + (vision.model_type == "clip_vision_model")
-    length -= vlm_config.vision_feature_select_strategy == "default"
-    return block | {"image_start": "", "image_end": "", "image_seq_length": length}
+    if family == "llava":  # a CLIP tower gives a class token, too; the strategy "default" drops the first token
+        patches += vision.model_type == "clip_vision_model"
+        patches -= vlm_config.vision_feature_select_strategy == "default"
+    return block | {"image_start": "", "image_end": "", "image_seq_length": patches}

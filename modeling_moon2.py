@@ -9,7 +9,8 @@ import json
 import os
 from contextlib import nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -27,9 +28,6 @@ except ImportError:  # in the repository these files are top-level modules, in a
     from backbones_moon2 import family_of
     from configuration_moon2 import COMPOSITIONS, IMAGE, NOT_POOLED, PICTURE_INPUTS, TEXT, Moon2Config
 
-# What `from_backbone` takes for the new parts.
-EXPERT_OPTIONS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "shared_expert_intermediate_size",
-                  "moe_layers", "router", "objectives", "experts_implementation")  # fmt: skip
 # From these files sentence-transformers runs the model in its stock module; without them, it would pool anew.
 POOLER_OUTPUT = {"method": "forward", "method_output_name": "pooler_output"}
 SENTENCE_TRANSFORMERS_FILES = {
@@ -38,11 +36,8 @@ SENTENCE_TRANSFORMERS_FILES = {
     ],
     "sentence_bert_config.json": {
         "transformer_task": "feature-extraction",
-        "modality_config": {
-            "text": POOLER_OUTPUT,
-            "image": POOLER_OUTPUT,
-            "message": POOLER_OUTPUT | {"format": "structured"},
-        },
+        "modality_config": {"text": POOLER_OUTPUT, "image": POOLER_OUTPUT}
+        | {"message": POOLER_OUTPUT | {"format": "structured"}},
         "module_output_name": "sentence_embedding",
         "unpad_inputs": False,  # without padding, `position_types` would be lost
     },
@@ -56,6 +51,7 @@ SENTENCE_TRANSFORMERS_FILES = {
 }
 
 
+@dataclass
 class Routing:
     """What one forward tells its routers, and what they answer. Threads share the modules, so it lives on none of them.
 
@@ -65,9 +61,8 @@ class Routing:
             ended, since activation checkpointing then runs the layers a second time.
     """
 
-    def __init__(self, composition: torch.LongTensor | None = None):
-        self.composition = composition
-        self.gates: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] | None = []
+    composition: torch.LongTensor | None = None
+    gates: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] | None = field(default_factory=list)
 
 
 # The routing of the layer that this thread is running.
@@ -174,32 +169,6 @@ class Moon2SparseMoeBlock(nn.Module):
         shared = config.shared_expert_intermediate_size
         self.shared_expert = Moon2SharedExpert(hidden_size, shared, dense.act_fn, **factory) if shared else None
 
-    @torch.no_grad()
-    def upcycle(self, dense: nn.Module):
-        """Start the experts from the dense layer.
-
-        Experts as wide as the layer are copies of it: whatever the router chooses, the block computes what the layer
-        did. A narrower expert z gets the next `width` of its neurons, scaled so that the mean over experts that cover
-        all neurons evenly is the dense layer; with few experts chosen the block then computes something else.
-
-        Raises:
-            ValueError: the experts are wider than the dense layer, or its weights are not in memory.
-        """
-        width, dense_width = self.experts.down_proj.shape[-1], dense.down_proj.weight.shape[-1]
-        if width > dense_width:
-            raise ValueError(f"moe_intermediate_size is {width}, but a dense layer has only {dense_width} neurons.")
-        if dense.down_proj.weight.is_meta:
-            raise ValueError(
-                "device_map offloaded some layers of the backbone; load it without offloading to make experts of them."
-            )
-        for expert in range(self.experts.num_experts):
-            neurons = (torch.arange(width) + expert * width) % dense_width
-            gate_up = [dense.gate_proj.weight[neurons], dense.up_proj.weight[neurons]]
-            self.experts.gate_up_proj[expert] = torch.cat(gate_up)
-            self.experts.down_proj[expert] = dense.down_proj.weight[:, neurons] * (dense_width / width)
-        if self.shared_expert is not None:
-            self.shared_expert.down_proj.weight.zero_()
-
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(B, L, D) -> (B, L, D)"""
         tokens = hidden_states.reshape(-1, hidden_states.shape[-1])
@@ -254,11 +223,6 @@ def gated_unit(layer: nn.Module, index: int) -> nn.Module:
             f"bias (mlp.gate_proj, up_proj, down_proj, act_fn) but a {type(dense).__name__}; experts cannot replace it."
         )
     return dense
-
-
-def spread(weights: torch.Tensor, indices: torch.Tensor, num_experts: int) -> torch.Tensor:
-    """Top-k weights and indices (tokens, k) -> G~ (tokens, Z), zero for the experts that were not chosen."""
-    return weights.new_zeros(weights.shape[0], num_experts).scatter(1, indices, weights)
 
 
 @dataclass
@@ -343,7 +307,7 @@ class Moon2PreTrainedModel(PreTrainedModel):
         """
         kwargs["ignore_mismatched_sizes"] = True  # so that they are named below, with all the others
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        _check_keys(pretrained_model_name_or_path, cls.__name__, info)
+        check_keys(pretrained_model_name_or_path, cls.__name__, info)
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, *args, **kwargs):
@@ -351,11 +315,10 @@ class Moon2PreTrainedModel(PreTrainedModel):
         if self.should_save_on_this_rank(is_main_process):
             os.makedirs(save_directory, exist_ok=True)
             for name, content in SENTENCE_TRANSFORMERS_FILES.items():
-                path = os.path.join(save_directory, name)
+                path = Path(save_directory, name)
                 # sentence-transformers writes its own settings (prompts, say) before it saves the model: they stay.
-                if name != "config_sentence_transformers.json" or not os.path.exists(path):
-                    with open(path, "w", encoding="utf-8") as file:
-                        json.dump(content, file, indent=2)
+                if name != "config_sentence_transformers.json" or not path.exists():
+                    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
 
     def _get_files_timestamps(self, working_dir: str | os.PathLike) -> dict[str, float]:
@@ -393,38 +356,6 @@ class Moon2Model(Moon2PreTrainedModel):
         self._family = family
         self._forward_takes = set(inspect.signature(self.vlm.forward).parameters)  # a set can be pickled
         self.post_init()
-
-    @classmethod
-    def from_backbone(cls, pretrained_model_name_or_path: str, **kwargs) -> "Moon2Model":
-        """Upcycle a dense vision-language checkpoint: all experts start as copies of its feed-forward layers, so the
-        new model computes the same hidden states as the dense one (our choice, section 2).
-
-        Args:
-            pretrained_model_name_or_path: a Hub id or folder of a transformers vision-language model.
-            kwargs: `num_experts`, `num_experts_per_tok`, `moe_layers`, `router`, `objectives` as in `Moon2Config`;
-                `moe_intermediate_size` (narrower experts share out the dense layer's neurons; such a model does not
-                compute what the dense one did and has to be trained first); `shared_expert_intermediate_size` (that
-                expert adds nothing at first); `experts_implementation`. All others go to `AutoModel.from_pretrained`
-                (dtype, device_map, revision, attn_implementation, ...).
-
-        Raises:
-            ValueError: the backbone cannot take experts, its weights do not fit, or an option contradicts it; the
-                message says why.
-        """
-        chosen = {name: kwargs.pop(name) for name in EXPERT_OPTIONS if kwargs.get(name) is not None}
-        kwargs = {name: value for name, value in kwargs.items() if name not in EXPERT_OPTIONS}
-        kwargs["ignore_mismatched_sizes"] = True  # so that they are named below, with all the others
-        vlm, info = AutoModel.from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
-        family_of(vlm.config)
-        # A checkpoint for generation has an output head, which an encoder does not need.
-        info["unexpected_keys"] = {key for key in info["unexpected_keys"] if "lm_head" not in key.split(".")}
-        _check_keys(pretrained_model_name_or_path, type(vlm).__name__, info)
-        chosen["attn_implementation"] = vlm.config._attn_implementation
-        dense = [getattr(layer, "mlp", None) for layer in vlm.get_decoder().layers]
-        model = cls(Moon2Config(vlm_config=vlm.config, **chosen), vlm)
-        for index in model.moe_layer_indices:
-            model._decoder_layers[index].mlp.upcycle(dense[index])
-        return model
 
     @property
     def _decoder_layers(self) -> nn.ModuleList:
@@ -552,7 +483,8 @@ class Moon2Model(Moon2PreTrainedModel):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "routing": routing}
         outputs = self.vlm(**inputs, use_cache=False, **visual, **kwargs)
         gates, routing.gates = routing.gates, None
-        usage = sum(spread(weights, indices, self.config.num_experts) for _, weights, indices in gates) / len(gates)
+        unused = gates[0][1].new_zeros(input_ids.numel(), self.config.num_experts)  # what no token chose stays zero
+        usage = sum(unused.scatter(1, indices, weights) for _, weights, indices in gates) / len(gates)
         return outputs, gates, usage.view(*input_ids.shape, -1)
 
     def _without_text(self, input_ids, attention_mask, position_types) -> tuple[torch.Tensor, ...]:
@@ -568,7 +500,7 @@ class Moon2Model(Moon2PreTrainedModel):
         )
 
 
-def _check_keys(checkpoint: str, model: str, info: dict):
+def check_keys(checkpoint: str, model: str, info: dict):
     """Refuse weights that do not fit exactly, by name; `info` is what `from_pretrained` says of the loading."""
     wrong = {what: sorted(map(str, info[what])) for what in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     if any(wrong.values()):

@@ -14,16 +14,12 @@ from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 try:
-    from .backbones_moon2 import image_block
     from .configuration_moon2 import IMAGE, NOT_POOLED, PICTURE_INPUTS, TEXT
     from .pictures_moon2 import address, check_shape, load_picture
 except ImportError:  # in the repository these files are top-level modules, in a checkpoint they are a package
-    from backbones_moon2 import image_block
     from configuration_moon2 import IMAGE, NOT_POOLED, PICTURE_INPUTS, TEXT
     from pictures_moon2 import address, check_shape, load_picture
 
-# Our choice: a page of Qwen3-VL costs one token per 32 x 32 pixels, so that a picture takes 1024 tokens at most.
-MAX_PIXELS = 1024 * 1024
 POSITIONS = ("input_ids", "attention_mask", "position_types")
 # What the processor does anyway, in the words of transformers.
 AS_ALWAYS = {"padding": (True, "longest"), "truncation": (True, "longest_first")}
@@ -160,7 +156,8 @@ class Moon2Processor(ProcessorMixin):
         chat_template: str | None = None,
     ):
         if chat_template is None:
-            chat_template = chat_template_of(image_start + image_token + image_end)
+            picture = json.dumps(image_start + image_token + image_end, ensure_ascii=False)
+            chat_template = CHAT_TEMPLATE.strip().replace("PICTURE", picture)
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         self.image_token = image_token
         self.image_start = image_start
@@ -173,45 +170,6 @@ class Moon2Processor(ProcessorMixin):
             raise ValueError(f"The tokenizer has no image token {image_token!r}.")
         if tokenizer.pad_token_id is None:
             raise ValueError("The tokenizer has no padding token; set tokenizer.pad_token.")
-
-    @classmethod
-    def from_backbone(
-        cls,
-        pretrained_model_name_or_path: str,
-        vlm_config,
-        max_pixels: int | None = None,
-        revision: str | None = None,
-        **kwargs,
-    ) -> "Moon2Processor":
-        """Make the processor that goes with `Moon2Model.from_backbone` of the same checkpoint.
-
-        Args:
-            max_pixels: the size of a picture at most, for backbones that take pictures at their own shape. It is kept
-                in the image processor's settings. `None` means `MAX_PIXELS`, or the checkpoint's bound if that is less.
-            revision: branch, tag or commit on the Hub.
-            kwargs: further arguments of the class (`max_text_length`, ...).
-
-        Raises:
-            ValueError: `max_pixels` is too small, or given for a backbone that scales all pictures to one size.
-        """
-        where = {} if revision is None else {"revision": revision}
-        image_processor, tokenizer = cls._get_arguments_from_pretrained(pretrained_model_name_or_path, **where)
-        if _is_any_size(image_processor):
-            size, token = image_processor.size, (image_processor.patch_size * image_processor.merge_size) ** 2
-            most = min(size["longest_edge"], MAX_PIXELS) if max_pixels is None else max_pixels
-            if most < token:
-                raise ValueError(f"max_pixels is {most}; a single visual token takes {token} pixels.")
-            # Small pictures are enlarged, and rounded up to whole tokens: half of the bound leaves room for that.
-            image_processor.size = size | {"shortest_edge": min(size["shortest_edge"], most // 2), "longest_edge": most}
-        elif max_pixels is not None:
-            raise ValueError(
-                f"max_pixels is {max_pixels}, but a {vlm_config.model_type} scales all pictures to one size."
-            )
-        if hasattr(image_processor, "do_image_splitting"):
-            image_processor.do_image_splitting = False  # a picture is one block of visual tokens, not one for each tile
-        positions = getattr(vlm_config.get_text_config(), "max_position_embeddings", None)
-        options = image_block(vlm_config, tokenizer) | {"max_positions": positions} | kwargs
-        return cls(image_processor, tokenizer, **options)
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs) -> list:
@@ -289,7 +247,7 @@ class Moon2Processor(ProcessorMixin):
         # A line of its own, so that its last word and the first one of the text stay apart (our choice).
         instructions = self._tokenize([instruction and instruction + "\n" for _, _, instruction, _ in items])
         _, start, end = self._plain
-        input_ids, position_types, pictures = [], [], []
+        rows, pictures = [], []
         for (index, _, _, seen), text_ids, instruction_ids in zip(items, texts, instructions, strict=True):
             image_ids = []
             for picture in seen:
@@ -298,15 +256,14 @@ class Moon2Processor(ProcessorMixin):
             if self.max_positions is not None and len(ids) > self.max_positions:
                 refuse(self._too_long(index, len(ids)))
                 continue
-            input_ids.append(torch.tensor(ids))
             # An instruction is attended to but not pooled, so that a product's vector is the mean over the product.
             types = [NOT_POOLED] * len(instruction_ids) + [IMAGE] * len(image_ids) + [TEXT] * len(text_ids)
-            position_types.append(torch.tensor(types))
+            rows.append((torch.tensor(ids), torch.tensor(types)))
             pictures += seen
-        if not input_ids:
+        if not rows:
             problems = " ".join(str(error) for error in skipped[:3])
             raise ValueError(f"None of the {len(skipped)} items can be prepared. {problems}")
-        return self._batch(input_ids, position_types, pictures, padding_side, skipped)
+        return self._batch(rows, pictures, padding_side, skipped)
 
     def join(self, batches: list[ProductBatch], padding_side: str = "right") -> ProductBatch:
         """Join batches to one, as if all their items had been prepared together.
@@ -325,38 +282,35 @@ class Moon2Processor(ProcessorMixin):
         """
         if not batches:
             raise ValueError("There is nothing to join: the list of batches is empty.")
-        input_ids, position_types = [], []
-        for batch in batches:
-            for ids, mask, types in zip(*(batch[name] for name in POSITIONS), strict=True):
-                input_ids.append(ids[mask.bool()])
-                position_types.append(types[mask.bool()])
+        rows = [
+            (ids[mask.bool()], types[mask.bool()])
+            for batch in batches
+            for ids, mask, types in zip(*(batch[name] for name in POSITIONS), strict=True)
+        ]
         pictures = [
             {name: value for name, value in batch.items() if name in PICTURE_INPUTS}
             for batch in batches
             if "pixel_values" in batch
         ]
         skipped = [error for batch in batches for error in batch.skipped]
-        return self._batch(input_ids, position_types, pictures, padding_side, skipped)
+        return self._batch(rows, pictures, padding_side, skipped)
 
     def _batch(
         self,
-        input_ids: list[torch.Tensor],
-        position_types: list[torch.Tensor],
+        rows: list[tuple[torch.Tensor, torch.Tensor]],
         pictures: list[dict[str, torch.Tensor]],
         padding_side: str,
         skipped: list[ProductError],
     ) -> ProductBatch:
-        """Pad the positions of B items, and put the inputs of all their pictures in a row."""
-
-        def pad(rows: list[torch.Tensor], value: int) -> torch.Tensor:
-            return torch.nn.utils.rnn.pad_sequence(rows, True, value, padding_side)
-
+        """Pad the ids and types of B items, and put the inputs of all their pictures in a row."""
+        input_ids, position_types = zip(*rows, strict=True)
+        pad = functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True, padding_side=padding_side)
         names = pictures[0] if pictures else ()
         return ProductBatch(
             {
-                "input_ids": pad(input_ids, self.tokenizer.pad_token_id),
-                "attention_mask": pad([torch.ones_like(row) for row in input_ids], 0),
-                "position_types": pad(position_types, NOT_POOLED),
+                "input_ids": pad(input_ids, padding_value=self.tokenizer.pad_token_id),
+                "attention_mask": pad([torch.ones_like(row) for row in input_ids]),
+                "position_types": pad(position_types, padding_value=NOT_POOLED),
                 **{name: torch.cat([picture[name] for picture in pictures]) for name in names},
             },
             skipped,
@@ -470,7 +424,7 @@ class Moon2Processor(ProcessorMixin):
         return features if return_dict else features["input_ids"]
 
 
-def _is_any_size(image_processor) -> bool:
+def is_any_size(image_processor) -> bool:
     """Tell whether pictures keep their shape (the Qwen families); "longest_edge" then is a number of pixels."""
     return hasattr(image_processor, "merge_size")
 
@@ -479,16 +433,11 @@ def _enough(image_processor) -> int | tuple[int, int] | None:
     """Return how large a JPEG must be decoded, as `load_picture` takes it for `least`."""
     if not image_processor.do_resize:
         return None
-    if _is_any_size(image_processor):
+    if is_any_size(image_processor):
         return image_processor.size["longest_edge"]
     size = getattr(image_processor, "max_image_size", image_processor.size)
     side = 2 * max(dict(size).values())  # twice of what it is scaled to, since that may be sharper than a draft
     return side, side
-
-
-def chat_template_of(picture: str) -> str:
-    """Return the template with what stands for one picture: its marks, and the placeholder once."""
-    return CHAT_TEMPLATE.strip().replace("PICTURE", json.dumps(picture, ensure_ascii=False))
 
 
 def read_messages(messages: list[dict]) -> dict:

@@ -116,7 +116,7 @@ def command_of(
     parser = CommandParser(prog=prog, **options)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
     for name, summary in summaries.items():
-        commands.add_parser(name, help=summary)
+        commands.add_parser(name, help=summary.replace("%", "%%"))
     if argv and argv[0] in ("-h", "--help"):
         parser.parse_args(["--help"])
     if not argv or argv[0].startswith("-"):

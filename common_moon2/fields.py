@@ -5,10 +5,11 @@
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from inspect import get_annotations, getdoc
 from pathlib import Path
 from pkgutil import resolve_name
+from types import MappingProxyType
 from typing import Any, NamedTuple, get_type_hints
 
 import yaml
@@ -107,6 +108,7 @@ class Command(NamedTuple):
         exit_1: what exit code 1 means; the function's facts then have "failed".
         usage: for --help; left out: made from the options.
         reads_file: the first word may be a YAML file with fields.
+        moved: options of earlier versions, and what says the same now; they are refused with it.
     """
 
     arguments: type | str
@@ -115,6 +117,7 @@ class Command(NamedTuple):
     exit_1: str | None = None
     usage: str | None = None
     reads_file: bool = False
+    moved: Mapping[str, str] = {}
 
     def dataclass(self) -> type:
         """Return the dataclass itself."""
@@ -130,9 +133,10 @@ class Command(NamedTuple):
     def read(self, argv: Sequence[str], prog: str) -> tuple[Any, bool]:
         """Read its command line; return the dataclass, checked, and whether the answer is wanted as JSON."""
         parser, words = self.parser(prog), list(argv)
+        refuse_moved(self.moved, (word.partition("=")[0][2:] for word in underscored(words) if word.startswith("--")))
         if self.reads_file:
             file = words.pop(0) if words and not words[0].startswith("-") else None
-            read_fields(parser, words, file)
+            read_fields(parser, words, file, self.moved)
         arguments, told = parser.read(words)
         if hasattr(arguments, "check"):
             arguments.check()
@@ -177,11 +181,21 @@ def run_command(
     return int(bool(facts.get("failed")))
 
 
-def read_fields(parser: FieldParser, argv: list[str], file: str | None) -> frozenset[str]:
+def refuse_moved(moved: Mapping[str, str], names: Iterable[str]) -> None:
+    """Raise a UserError if one of the options is spelt otherwise now."""
+    for name in names:
+        if name in moved:
+            raise UserError(f"There is no option --{name} any more; say it with {moved[name]}.")
+
+
+def read_fields(
+    parser: FieldParser, argv: list[str], file: str | None, moved: Mapping[str, str] = MappingProxyType({})
+) -> frozenset[str]:
     """Make the fields of a YAML file the parser's defaults, so that the command line wins over the file.
 
     Args:
         file: its path; None: there is none.
+        moved: fields of earlier versions, see `Command`.
 
     Returns:
         The names of the fields in the file or on the command line.
@@ -202,6 +216,7 @@ def read_fields(parser: FieldParser, argv: list[str], file: str | None) -> froze
         raise UserError(f"The recipe {file} is not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(fields, dict):
         raise UserError(f"The recipe {file} is not a list of 'field: value' lines.")
+    refuse_moved(moved, map(str, fields))
     unknown = sorted(map(str, set(fields) - {action.dest for action in parser._actions}))
     if unknown:
         raise UserError(f"The recipe {file} has unknown fields: {', '.join(unknown)}.")

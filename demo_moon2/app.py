@@ -55,7 +55,9 @@ def serve(arguments: ServeArguments):
     from demo_moon2.page import STYLE, build_page
     from demo_moon2.query import Reader
     from evaluation.models.encoders import load_encoder
+    from evaluation.vectors.hybrid import read_fusion
 
+    fusion = read_fusion(arguments.weights) if arguments.weights else None
     encoder = load_encoder(arguments.model, arguments.model_revision)
     if encoder.kind != "moon2":
         raise UserError(f"{arguments.model} is a {encoder.kind} model; the page needs a Moon2 checkpoint.")
@@ -66,6 +68,7 @@ def serve(arguments: ServeArguments):
         arguments.cache,
         arguments.batch_size,
         arguments.workers,
+        fusion,
     )
     if catalogue.left_out:
         print(f"{catalogue.left_out} products have neither title nor picture; they are left out.")

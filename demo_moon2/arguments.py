@@ -23,6 +23,11 @@ class ServeArguments:
     host: str | None = option("127.0.0.1", help="address to listen at; 0.0.0.0 lets other machines in")
     port: int | None = option(None, help="(default: the first free one from 7860 on)", type=whole(1))
     results: int = option(12, help="products that a search shows", type=whole(1))
+    weights: Path | None = option(
+        None,
+        help="of vectors and words: file or folder that `python -m evaluation` with moon2+bm25 or `weigh` has written "
+        "(default: fitted on the data set's validation triplets)",
+    )
     batch_size: int = option(64, help="products embedded at a time", type=whole(1))
     workers: int = option(0, help="processes that read large pictures while the model is at work", type=whole(0))
     cache: Path | None = option(None, help="folder for vectors (default: moon2/embeddings in Hugging Face's cache)")

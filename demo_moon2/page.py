@@ -43,6 +43,8 @@ TO_RESULTS = """() => {
 THEN_SEARCH = f"(...inputs) => {{ ({TO_RESULTS})(); return inputs; }}"
 SHARE = "0: the text alone. 50: the model's own vector of both. 100: the picture alone. Between: a mixture."
 
+WAY = "Words are those of the titles (BM25). Without a text, or without a word that is known, vectors decide."
+
 
 def build_page(catalogue: Catalogue, reader: Reader, results: int, name: str) -> gr.Blocks:
     """Return the page over one catalogue and one model.
@@ -52,27 +54,36 @@ def build_page(catalogue: Catalogue, reader: Reader, results: int, name: str) ->
         name: what the page calls model and catalogue.
     """
 
-    def search(text: str | None, upload: dict | None, share: float):
+    def search(text: str | None, upload: dict | None, share: float, way: str):
         begun = time.perf_counter()
         try:
             picture = _picture(upload, folder)
         except UserError as error:  # without it, the form is empty again
             return problem(str(error)), "", "", "", None
         try:
-            _check(text, share)
+            _check(text, share, way)
             query = reader.query(text, picture, share / 100)
-            found = catalogue.search(query.vector, results)
+            # At the ends of the share one of the two is alone, for words as well.
+            words, view = (None, "i") if query.view == "mm" and share == 100 else (text, query.view)
+            view = "t" if view == "mm" and share == 0 else view
+            found = catalogue.search(query.vector, results, way, words, view)
         except UserError as error:
             return problem(str(error)), "", "", "", gr.skip()
         seconds = time.perf_counter() - begun
-        said = message(f"The best {len(found)} of {len(catalogue):,} products, in {seconds:.2f} s.")
-        return said, query_panel(query, share / 100), "", cards(catalogue, found), gr.skip()
+        said = message(f"The best {len(found.products)} of {len(catalogue):,} products, in {seconds:.2f} s.")
+        return said, query_panel(query, share / 100, found.weight), "", cards(catalogue, found), gr.skip()
 
-    def search_again(text: str | None, upload: dict | None, share: float):
+    def search_again(text: str | None, upload: dict | None, share: float, way: str):
         """Search, unless the share has no meaning yet."""
         if not (text and upload):
             return [gr.skip()] * 5
-        return search(text, upload, share)
+        return search(text, upload, share, way)
+
+    def search_otherwise(text: str | None, upload: dict | None, share: float, way: str):
+        """Search in another way, unless nothing is asked yet."""
+        if not (text or upload):
+            return [gr.skip()] * 5
+        return search(text, upload, share, way)
 
     def show_heat(event: gr.EventData) -> str:
         row = getattr(event, "row", None)
@@ -103,6 +114,7 @@ def build_page(catalogue: Catalogue, reader: Reader, results: int, name: str) ->
                     label="Picture", sources=["upload", "clipboard"], height=220, buttons=[], elem_id="picture"
                 )
                 share = gr.Slider(0, 100, 50, step=5, label="Share of the picture, %", info=SHARE)
+                way = gr.Radio(catalogue.ways, value=catalogue.ways[0], label="Search by", info=WAY, elem_id="way")
                 button = gr.Button("Search", variant="primary")
                 titles = [row for row in catalogue.view if catalogue.title(row)]
                 every = max(1, len(titles) // EXAMPLES)
@@ -116,7 +128,7 @@ def build_page(catalogue: Catalogue, reader: Reader, results: int, name: str) ->
                 heat = gr.HTML(elem_id="heat", apply_default_css=False)
                 found = gr.HTML(elem_id="found", apply_default_css=False, js_on_load=ON_CARD)
 
-        inputs, outputs = [text, upload, share], [said, panel, heat, found, upload]
+        inputs, outputs = [text, upload, share, way], [said, panel, heat, found, upload]
         # What may be opened is decided by `limits`: left to itself, gradio would read the picture first.
         asked = {"inputs": inputs, "outputs": outputs, "preprocess": False, **BUSY}
         show = {"show_progress_on": [found], "js": THEN_SEARCH, **asked}
@@ -126,6 +138,7 @@ def build_page(catalogue: Catalogue, reader: Reader, results: int, name: str) ->
         for event in searched:
             event.then(None, js=TO_RESULTS)
         share.change(search_again, show_progress="hidden", trigger_mode="always_last", **asked)
+        way.change(search_otherwise, show_progress="hidden", trigger_mode="always_last", **asked)
         found.click(show_heat, None, heat, **BUSY).then(None, js=TO_HEAT)
     page.queue(max_size=MAX_WAITING)
     return page
@@ -152,9 +165,9 @@ def _picture(upload: dict | None, folder: Path) -> Image.Image | None:
     raise UserError(said)
 
 
-def _check(text: str | None, share: float) -> None:
+def _check(text: str | None, share: float, way: str) -> None:
     """Check a query; the page's own form sends nothing that is refused here, but others can ask, too."""
-    if not isinstance(text, (str, NoneType)) or not isinstance(share, (int, float)):
-        raise UserError("A query is a text, a picture and a number.")
+    if not isinstance(text, (str, NoneType)) or not isinstance(share, (int, float)) or not isinstance(way, str):
+        raise UserError("A query is a text, a picture, a number and a way to search.")
     if text and len(text) > MAX_TEXT:
         raise UserError(f"The text has {len(text)} characters; at most {MAX_TEXT} are read.")

@@ -1,6 +1,5 @@
 """The parts of the page as HTML (`parts.html`): messages, results, the query, the heat-map of a product."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ from jinja2 import Environment, FileSystemLoader
 from matplotlib.colors import to_hex
 
 from common_moon2.cli import UserError
-from demo_moon2.catalogue import Catalogue, data_address
+from demo_moon2.catalogue import Catalogue, Found, data_address
 from demo_moon2.query import Query, Reader
 from evaluation.measure.attention import AttentionMap
 from evaluation.show.heatmap import WORD_COLORS, overlay, scale_of
@@ -23,24 +22,26 @@ message = PARTS.message  # a neutral line, which screen readers read out
 problem = PARTS.problem  # what was wrong and what to do
 
 
-def cards(catalogue: Catalogue, found: Sequence[tuple[int, float]]) -> str:
+def cards(catalogue: Catalogue, found: Found) -> str:
     """Return the results of a search, best first; a card's button carries its row."""
-    return PARTS.cards(
+    score = "score of vectors and words" if found.weight else "cosine similarity"
+    products = (
         {
             "row": row,
-            "score": score,
+            "score": value,
             "name": catalogue.title(row) or f"Product {catalogue.products.ids[row]}",
             "picture": catalogue.thumbnail(row),
             "lacks": LACKS[catalogue.view[row]],
         }
-        for row, score in found
+        for row, value in found.products
     )
+    return PARTS.cards(products, score)
 
 
-def query_panel(query: Query, share: float) -> str:
-    """Return what kind of query it was, and which experts each view of it used."""
+def query_panel(query: Query, share: float, weight: float) -> str:
+    """Return what kind of query it was, what its words counted, and which experts each view of it used."""
     usage = {name: query.usage[view].tolist() for view, name in QUERY_VIEWS.items() if view in query.usage}
-    return PARTS.query(QUERY_VIEWS[query.view], share, query.cut, usage)
+    return PARTS.query(QUERY_VIEWS[query.view], share, weight, query.cut, usage)
 
 
 def heat_panel(catalogue: Catalogue, reader: Reader, row: int) -> str:

@@ -60,7 +60,8 @@ def _score_model(
                 raise UserError(f"--dims has {wanted}, but the vectors of {name} have {encoder.dimension} dimensions.")
         evaluation = evaluate(encoder, benchmark, vectors, arguments, train)
         if name.endswith(HYBRID):
-            fusion = fit_fusion(encoder, arguments.dataset, arguments.dataset_revision, vectors, arguments)
+            data = arguments.dataset, arguments.dataset_revision
+            fusion = fit_fusion(encoder, *data, benchmark.corpus, vectors, arguments)
             evaluation = evaluate_hybrid(evaluation, encoder, benchmark, vectors, arguments, fusion)
             encoder.name = name
     facts = run_facts(encoder, benchmark, arguments, evaluation.note, vectors)

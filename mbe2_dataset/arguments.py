@@ -18,6 +18,38 @@ SYNTHETIC_FALSE_POSITIVES = 0.08
 SYNTHETIC_SIZES = {"num_products": 2400, "num_validation": 120, "num_test": 500, "picture_size": 96}
 # What `--revisions` may name.
 REVISED = ("catalogue", "negative_model", "title_model", "consistency_model")
+# Options of several words like 'cost=20': what each word is. The first word of a licence is the licence.
+PAIRS = {
+    "hub": {"config": str, "split": str},
+    "title_budget": {"requests": int, "tokens": int, "cost": float, "read": float, "written": float},
+    "editor_budget": {"cost": float, "edit": float},
+    "licence": {"name": str, "link": str, "attribution": str},
+}
+# Products that `--dry_run` tries.
+DRY_RUN_ROWS = 100
+# Options of earlier versions, and what says the same now.
+MOVED = {
+    "hub_config": "--hub config=...",
+    "hub_split": "--hub split=...",
+    "log_only": "--only log:COLUMN=VALUE",
+    "made_queries": "--query_mix none (for false)",
+    "most_alike": "the third number of --hardness",
+    "title_pictures": "--title_uses picture",
+    "title_entities": "--title_uses entities",
+    "title_concurrency": "--concurrency",
+    "editor_concurrency": "--concurrency",
+    "title_max_requests": "--title_budget requests=...",
+    "title_max_tokens": "--title_budget tokens=...",
+    "title_max_cost": "--title_budget cost=...",
+    "title_prices": "--title_budget read=... written=...",
+    "editor_max_cost": "--editor_budget cost=...",
+    "editor_price": "--editor_budget edit=...",
+    "subject_labels": "the words after the model in --subject_model",
+    "dry_run_rows": "--dry_run ROWS",
+    "licence_name": "--licence other name=...",
+    "licence_link": "--licence other link=...",
+    "attribution": "--licence ... attribution=...",
+}
 
 
 def processes() -> int:
@@ -47,9 +79,10 @@ class SourceArguments:
     )  # fmt: skip
     encoding: str | None = option(None, "Of text and JSON; left out: what the file looks like.")
     pictures: str | None = option(None, "Folder in which the paths of pictures begin; by default that of the table.")
-    only: list[str] = option(list, "Read only rows with these values: locale=us ...")
-    hub_config: str | None = option(None, "Of a Hub data set: its configuration.")
-    hub_split: str | None = option(None, "Of a Hub data set: one split only.")
+    only: list[str] = option(
+        list, "Read only rows with these values: locale=us ...; of the search log: log:locale=us ..."
+    )
+    hub: list[str] = option(list, "Of a Hub data set: its configuration, or one split only: config=... split=...")
     allow_urls: bool = option(False, "Fetch pictures that are given by http(s) addresses of the public Internet.")
     max_pixels: int | None = option(None, "Store larger pictures at this many pixels; by default as they are.")
     split_shares: str = option("0.8,0.1,0.1", "Train, validation and test, by group, where the source has no splits.")
@@ -60,7 +93,6 @@ class SourceArguments:
         "exposures: bought is positive, shown and not bought is negative.",
     )  # fmt: skip
     log_columns: list[str] = option(list, "As columns, for the search log.")
-    log_only: list[str] = option(list, "As only, for the search log.")
     num_products: int | None = option(None, "Synthetic only: train products; left out: 2400.")
     num_validation: int | None = option(None, "Synthetic only: validation products; left out: 120.")
     num_test: int | None = option(None, "Synthetic only: test products; left out: 500.")
@@ -80,8 +112,8 @@ class SourceArguments:
         _at_least(self, num_products=1, num_validation=0, num_test=1, picture_size=16, limit=1, max_pixels=1)
         if not all(share >= 0 for share in self.shares) or not sum(self.shares) > 0:
             raise OptionError(f"--split_shares must be three shares like 0.8,0.1,0.1, not {self.split_shares!r}.")
-        if self.search_log is None and (self.log_columns or self.log_only):
-            raise OptionError("--log_columns and --log_only only mean something with --search_log.")
+        if self.search_log is None and self.log_columns:
+            raise OptionError("--log_columns only means something with --search_log.")
 
     @property
     def synthetic(self) -> bool:
@@ -106,10 +138,10 @@ class TripletArguments:
 
     _argument_group_name = "query, positive, negative"
 
-    query_mix: str = option("1,1,1", "Shares of text, image and mixed queries among those made from products.")
-    made_queries: bool = option(
-        True, "Make queries from products; with a search log they come in addition to the shoppers' own."
-    )
+    query_mix: str = option(
+        "1,1,1", "Shares of text, image and mixed queries among those made from products, which come in addition to "
+        "those of a search log; or none: only the shoppers' own.",
+    )  # fmt: skip
     negatives: Literal["category", "random", "mined"] = option(
         "category", "Where negatives come from that no log gives: the nearest category, anywhere, or the neighbours in "
         "a model's space.",
@@ -117,8 +149,10 @@ class TripletArguments:
     negative_model: str | None = option(
         None, "With mined negatives: a multimodal sentence-transformers or Moon2 model. Its code is run."
     )
-    hardness: str = option("5,50", "With mined negatives: nearest and farthest rank that may be drawn.")
-    most_alike: float = option(0.95, "With mined negatives: what is more similar may be the same thing, and is none.")
+    hardness: str = option(
+        "5,50,0.95", "With mined negatives: nearest and farthest rank that may be drawn, and the greatest similarity: "
+        "what is more similar may be the same thing.",
+    )  # fmt: skip
     false_positive_rate: float | None = option(
         None,
         "Share of train triplets that get a wrong positive, to test filtering; left out: 0.08 for synthetic, else 0.",
@@ -132,22 +166,29 @@ class TripletArguments:
             raise OptionError(f"--false_positive_rate must lie between 0 and 1, not {self.false_positive_rate}.")
         if (self.negatives == "mined") != (self.negative_model is not None):
             raise OptionError("--negatives mined and --negative_model go together.")
-        nearest, farthest = self.ranks
-        if not 1 <= nearest <= farthest:
-            raise OptionError(f"--hardness must be two ranks like 5,50, the nearest from 1, not {self.hardness!r}.")
-        if not -1 < self.most_alike <= 1:
-            raise OptionError(f"--most_alike must be a cosine similarity above -1 and up to 1, not {self.most_alike}.")
+        nearest, farthest, most_alike = self.window
+        if not (1 <= nearest <= farthest and -1 < most_alike <= 1):
+            raise OptionError(
+                f"--hardness must be two ranks, the nearest from 1, and a cosine similarity above -1 and up to 1, like "
+                f"5,50,0.95, not {self.hardness!r}."
+            )
 
     @property
     def mix(self) -> tuple[float, ...]:
         """Return the shares of text, image and mixed queries."""
-        return _numbers("query_mix", self.query_mix, 3)
+        return _numbers("query_mix", self.query_mix, 3) if self.made_queries else (1.0, 1.0, 1.0)
 
     @property
-    def ranks(self) -> tuple[int, int]:
-        """Return the nearest and the farthest rank of a mined negative."""
-        nearest, farthest = _numbers("hardness", self.hardness, 2)
-        return int(nearest), int(farthest)
+    def made_queries(self) -> bool:
+        """Tell whether queries are made from products."""
+        return self.query_mix != "none"
+
+    @property
+    def window(self) -> tuple[int, int, float]:
+        """Return the nearest and the farthest rank of a mined negative, and its greatest similarity."""
+        told = self.hardness if str(self.hardness).count(",") == 2 else f"{self.hardness},0.95"
+        nearest, farthest, most_alike = _numbers("hardness", told, 3)
+        return int(nearest), int(farthest), most_alike
 
 
 @dataclass
@@ -162,31 +203,34 @@ class TitleArguments:
     )
     title_model: str | None = option(None, "Name of the model at the server; or its id or folder.")
     title_endpoint: str | None = option(None, "Address of the server, like http://localhost:8000/v1.")
-    title_pictures: bool = option(True, "Show the picture to the model.")
-    title_entities: bool = option(False, "Let the model extract entities, too.")
-    title_concurrency: int = option(4, "Requests at a time.")
-    title_max_requests: int | None = option(None, "Stop before more requests than this.")
-    title_max_tokens: int | None = option(None, "Stop before more tokens than this, read and written.")
-    title_max_cost: float | None = option(None, "Stop before it costs more than this, in the currency of the prices.")
-    title_prices: str = option("0,0", "For a million tokens read, and written.")
+    title_uses: str = option(
+        "picture", "What the model does: picture (it is shown the picture), entities (it extracts them, too), both, "
+        "with a comma between them, or text (neither).",
+    )  # fmt: skip
+    title_budget: list[str] = option(
+        list, "Stop before more is used than this: requests=..., tokens=... (read and written), cost=...; what a "
+        "million tokens cost: read=... written=...",
+    )  # fmt: skip
+    concurrency: int = option(4, "Requests at a time, to the server of titles or of pictures.")
     api_key_env: str = option("OPENAI_API_KEY", "Environment variable with the key of the servers.")
 
     def check(self) -> None:
         """Raise an OptionError for what cannot be."""
-        _numbers("title_prices", self.title_prices, 2)
+        _at_least(self, concurrency=1)
         served = self.titles == "endpoint"
         if served != (self.title_endpoint is not None):
             raise OptionError("--titles endpoint and --title_endpoint go together.")
         if (self.titles in ("endpoint", "local")) != (self.title_model is not None):
             raise OptionError("--title_model names the model of --titles endpoint or local, and only of these.")
-        for name in ("title_max_requests", "title_max_tokens", "title_max_cost"):
-            if getattr(self, name) is not None and not served:
-                raise OptionError(f"--{name} only means something with --titles endpoint.")
+        if self.title_budget and not served:
+            raise OptionError("--title_budget only means something with --titles endpoint.")
+        if unknown := self.uses - {"picture", "entities", "text"}:
+            raise OptionError(f"--title_uses is picture, entities, both or text, not {', '.join(sorted(unknown))}.")
 
     @property
-    def prices(self) -> tuple[float, ...]:
-        """Return the price of a million tokens read, and written."""
-        return _numbers("title_prices", self.title_prices, 2)
+    def uses(self) -> set[str]:
+        """Return what the model of the titles does."""
+        return {word.strip() for word in self.title_uses.split(",")}
 
 
 @dataclass
@@ -203,19 +247,17 @@ class PictureArguments:
         "classical", "Who finds the subject of a photo: classical segmentation, rembg, a transformers segmentation "
         "model, or nobody (then the editor does).",
     )  # fmt: skip
-    subject_model: str | None = option(None, "Name or ONNX file for rembg; id or folder of a segmentation model.")
-    subject_labels: list[str] = option(
-        list, "Labels of the segmentation model that are the subject; left out: all but the background."
-    )
+    subject_model: list[str] = option(
+        list, "Name or ONNX file for rembg; id or folder of a segmentation model, and after it those of its labels "
+        "that are the subject; left out: all but the background.",
+    )  # fmt: skip
     editor: Literal["none", "endpoint", "diffusers"] = option(
         "none", "Who changes the picture: geometry and light, a server with the OpenAI images/edits API, or a "
         "diffusers pipeline.",
     )  # fmt: skip
     editor_model: str | None = option(None, "Name of the model at the server; or id or folder of the pipeline.")
     editor_endpoint: str | None = option(None, "Address of the server.")
-    editor_concurrency: int = option(4, "Products at a time at the server.")
-    editor_max_cost: float | None = option(None, "Stop before it costs more than this.")
-    editor_price: float = option(0.0, "For one edit.")
+    editor_budget: list[str] = option(list, "Stop before it costs more than this: cost=...; what one costs: edit=...")
 
     def check(self) -> None:
         """Raise an OptionError for what cannot be."""
@@ -226,10 +268,12 @@ class PictureArguments:
             raise OptionError("--editor endpoint and --editor_endpoint go together.")
         if (self.editor != "none") != (self.editor_model is not None):
             raise OptionError("--editor endpoint or diffusers and --editor_model go together.")
-        if self.subject == "segmentation" and self.subject_model is None:
+        if self.subject == "segmentation" and not self.subject_model:
             raise OptionError("--subject segmentation needs --subject_model.")
-        if self.subject_labels and self.subject != "segmentation":
-            raise OptionError("--subject_labels only means something with --subject segmentation.")
+        if self.subject_model[1:] and self.subject != "segmentation":
+            raise OptionError("--subject_model takes labels only with --subject segmentation.")
+        if self.editor_budget and self.editor != "endpoint":
+            raise OptionError("--editor_budget only means something with --editor endpoint.")
 
     @property
     def views(self) -> int:
@@ -282,26 +326,34 @@ class OutputArguments:
         "same folders. It changes the speed, never the result.",
     )  # fmt: skip
     num_proc: int | None = option(None, "Processes; left out: one for each core.")
-    dry_run: bool = option(False, "Make nothing: try a few products and say what the build would take.")
-    dry_run_rows: int = option(100, "So many products are tried.")
-    licence: str | None = option(None, "Of the catalogue, as the Hub names it (cc-by-4.0 ...), or 'other'.")
-    licence_name: str | None = option(None, "With licence other: its name; left out: as-the-source-catalogue.")
-    licence_link: str | None = option(None, "With licence other: where it can be read.")
+    dry_run: int = option(
+        0, f"Make nothing: try {DRY_RUN_ROWS} products, or as many as are named, and say what the build would take.",
+        type=lambda text: {"true": DRY_RUN_ROWS, "false": 0}.get(text.lower()) if text.isalpha() else int(text),
+        nargs="?", const=DRY_RUN_ROWS, metavar="ROWS",
+    )  # fmt: skip
+    licence: list[str] = option(
+        list, "Of the catalogue, as the Hub names it (cc-by-4.0 ...), or 'other' with name=... link=...; and a "
+        "sentence for the card on where the catalogue comes from: attribution=...",
+    )  # fmt: skip
     languages: str = option(
         "", "Of the texts, like en,zh: for the card, and, of texts in several languages, the first of these is read."
     )
-    attribution: str = option("", "A sentence for the card on where the catalogue comes from.")
 
     def check(self) -> None:
         """Raise an OptionError for what cannot be."""
         if not self.output:
             raise OptionError("Give --output: the folder to write.")
-        _at_least(self, seed=0, rows_per_shard=1, dry_run_rows=1, num_proc=1)
+        _at_least(self, seed=0, rows_per_shard=1, dry_run=0, num_proc=1)
         for name in (word.partition("=")[0] for word in self.revisions):
             if name not in REVISED:
                 raise OptionError(f"--revisions has no {name!r}, only {', '.join(REVISED)}.")
-        if self.licence is None and (self.attribution or self.licence_name or self.licence_link):
-            raise OptionError("--attribution, --licence_name and --licence_link need --licence.")
+        if self.licence and "=" in self.licence[0]:
+            raise OptionError(f"--licence must begin with the licence itself, not with {self.licence[0]!r}.")
+
+    @property
+    def tried(self) -> int:
+        """Return how many products a dry run tries."""
+        return DRY_RUN_ROWS if self.dry_run is True else self.dry_run
 
     @property
     def spoken(self) -> tuple[str, ...]:
@@ -321,10 +373,31 @@ class Build(OutputArguments, ConsistencyArguments, PictureArguments, TitleArgume
     Every option may also stand in a YAML file, which is the first argument then.
     """
 
+    def __post_init__(self):
+        for field in dataclasses.fields(self):  # a YAML file may have one word where several are possible
+            if field.default_factory is list and isinstance(value := getattr(self, field.name), str):
+                setattr(self, field.name, [value])
+
     def check(self) -> None:
         """Raise an OptionError for options that cannot be, or do not go together."""
+        for name in PAIRS:
+            self.pairs(name)
         for part in reversed(Build.__bases__):
             part.check(self)
+
+    def pairs(self, name: str) -> dict:
+        """Return what is told in the words of an option of `PAIRS`, like 'cost=20'."""
+        known, found = PAIRS[name], {}
+        for word in getattr(self, name)[name == "licence" :]:
+            key, _, value = word.partition("=")
+            try:
+                found[key] = known[key](value)
+                if not value or (isinstance(found[key], (int, float)) and not 0 <= found[key] < float("inf")):
+                    raise ValueError
+            except (KeyError, ValueError):
+                words = " ".join(f"{one}=..." for one in known)
+                raise OptionError(f"--{name} takes {words}, and not {word!r}.") from None
+        return found
 
     def command(self, name: str) -> str:
         """Return the command for the card: all that shapes the data and is not the default, without paths."""
@@ -342,9 +415,8 @@ class Build(OutputArguments, ConsistencyArguments, PictureArguments, TitleArgume
 
 _PATHS = {"pictures", "search_log", "negative_model", "title_model", "subject_model", "editor_model",
           "consistency_model"}  # fmt: skip
-_NOT_IN_COMMAND = {"catalogue", "output", "overwrite", "work", "num_proc", "engine", "dry_run", "dry_run_rows",
-                   "api_key_env", "title_concurrency", "editor_concurrency", "title_endpoint",
-                   "editor_endpoint"}  # fmt: skip
+_NOT_IN_COMMAND = {"catalogue", "output", "overwrite", "work", "num_proc", "engine", "dry_run", "api_key_env",
+                   "concurrency", "title_budget", "editor_budget", "title_endpoint", "editor_endpoint"}  # fmt: skip
 
 
 def _quoted(value: object) -> str:
@@ -423,7 +495,7 @@ PROG = "python -m mbe2_dataset"
 COMMANDS = {
     "build": Command(
         Build,
-        "mbe2_dataset.commands:build",
+        "mbe2_dataset.pipeline:build",
         examples=(
             f"{PROG} build --catalogue synthetic --output mbe2",
             f"{PROG} build --catalogue my_catalogue --output mbe2 --augmented_images 2 --query_mix 2,1,1",
@@ -432,10 +504,11 @@ COMMANDS = {
         ),
         usage="%(prog)s [OPTIONS.yaml] --catalogue SRC --output DIR [--option value ...]",
         reads_file=True,
+        moved=MOVED,
     ),
     "check": Command(
         Check,
-        "mbe2_dataset.commands:check",
+        "mbe2_dataset.pipeline:check",
         examples=(
             f"{PROG} check mbe2",
             f"{PROG} check mbe2 --report check.html --samples 30",
@@ -445,7 +518,7 @@ COMMANDS = {
     ),
     "push": Command(
         Push,
-        "mbe2_dataset.commands:push",
+        "mbe2_dataset.pipeline:push",
         examples=(
             f"{PROG} push mbe2 --repo user/mbe2 --dry_run",
             f"{PROG} push mbe2 --repo user/mbe2 --private --tag v1",

@@ -1,4 +1,4 @@
-"""From options to a finished data set: source, catalogue, search log, build; and what it would take."""
+"""What the commands do and print: from options to a finished data set, checked and published; what it would take."""
 
 import shutil
 import tempfile
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mbe2_dataset.arguments import SYNTHETIC_FALSE_POSITIVES, Build, processes
+from mbe2_dataset.arguments import SYNTHETIC_FALSE_POSITIVES, Build, Check, Push, processes
 from mbe2_dataset.build import BuildOptions, Built, build_dataset
 from mbe2_dataset.card import Origin, Terms
 from mbe2_dataset.catalogue.columns import parse_columns
@@ -21,11 +21,14 @@ from mbe2_dataset.catalogue.search_log import LOG_QUARANTINE, LoggedQuery, join_
 from mbe2_dataset.catalogue.store import Catalogue, Source
 from mbe2_dataset.catalogue.tables import HubTables, LocalTables, Tables, open_tables
 from mbe2_dataset.catalogue.understood import Understood, understand
+from mbe2_dataset.checks.check import check_dataset, data_folder
+from mbe2_dataset.checks.page import write_report
 from mbe2_dataset.coaugmentation.makers import makers_for
 from mbe2_dataset.coaugmentation.titles.entities import learn_gazetteer
 from mbe2_dataset.coaugmentation.titles.writers import EndpointWriter, estimate
 from mbe2_dataset.errors import CatalogueError, OutputError
 from mbe2_dataset.parallel import Engine, Stopwatch
+from mbe2_dataset.publish import plan_push, push_dataset
 from mbe2_dataset.synthetic.catalogue import SyntheticSource
 from mbe2_dataset.triplets.negatives import Hardness
 
@@ -38,9 +41,9 @@ def open_source(told: Build, num_proc: int) -> Source:
     """
     if told.synthetic:
         return SyntheticSource(told.seed, **told.sizes, num_proc=num_proc)
-    if told.format == "fashion200k":
+    if told.format == "fashion200k" or (told.format == "auto" and Fashion200K.is_in(told.catalogue)):
         return Fashion200K(told.catalogue)
-    tables, columns, only = _tables(told), parse_columns(told.columns), _selection(told.only)
+    tables, columns, only = _tables(told), parse_columns(told.columns), _selection(told)
     if told.format == "triplets":
         return TripletSource(tables, columns, told.pictures, only)
     return ProductSource(tables, columns, told.pictures, only, told.format, told.spoken)
@@ -52,7 +55,7 @@ def tell(source: Source, told: Build, count_all: bool = False) -> Understood | N
     Raises:
         CatalogueError: they were not, or their images are addresses and may not be fetched.
     """
-    if not isinstance(source, ProductSource):
+    if not isinstance(source, (ProductSource, Fashion200K)):
         return None
     understood = understand(source, told.limit, told.allow_urls, count_all)
     print("\n".join(understood.lines()), flush=True)
@@ -62,13 +65,14 @@ def tell(source: Source, told: Build, count_all: bool = False) -> Understood | N
 def _tables(told: Build) -> Tables:
     named, revision = told.catalogue, told.revision("catalogue")
     on_hub = not Path(named).exists() and named.count("/") == 1 and not named.startswith((".", "/"))
-    if on_hub or told.hub_config or told.hub_split or revision:
-        return HubTables(named, told.hub_config, told.hub_split, revision)
+    if on_hub or told.hub or revision:
+        return HubTables(named, *map(told.pairs("hub").get, ("config", "split")), revision)
     return open_tables(named, told.encoding)
 
 
-def _selection(pairs: Sequence[str]) -> dict[str, str]:
-    """Return column -> value of `--only` or `--log_only`."""
+def _selection(told: Build, of_log: bool = False) -> dict[str, str]:
+    """Return column -> value of `--only`, for the catalogue or for the search log."""
+    pairs = [word.removeprefix("log:") for word in told.only if word.startswith("log:") == of_log]
     return {name: value[0] for name, value in parse_columns(pairs).items() if value}
 
 
@@ -108,14 +112,14 @@ def open_log(told: Build, source: Source, catalogue: Catalogue, work: Path) -> S
     """Return the queries of shoppers, from the search log or a source of triplets; otherwise none."""
     if told.search_log is not None:
         tables = LocalTables(told.search_log, told.encoding)
-        events = log_events(tables, parse_columns(told.log_columns), _selection(told.log_only))
+        events = log_events(tables, parse_columns(told.log_columns), _selection(told, of_log=True))
         pictures = tables.folder
     elif isinstance(source, TripletSource):
         events, pictures = source.events(), source.folder
     elif isinstance(source, ProductSource) and (judged := source.judgements()) is not None:
         tables, columns, texts = judged
         print(f"search log: {', '.join(table.name for table in tables)}, beside the products")
-        events, pictures = log_events(tables, columns, _selection(told.log_only), texts), source.folder
+        events, pictures = log_events(tables, columns, _selection(told, of_log=True), texts), source.folder
     else:
         return ()
     items = {row.id for row in catalogue.rows}
@@ -136,16 +140,17 @@ def build_options(told: Build) -> BuildOptions:
         made_queries=told.made_queries,
         false_positive_rate=(SYNTHETIC_FALSE_POSITIVES if told.synthetic else 0.0) if rate is None else rate,
         negatives=told.negatives,
-        hardness=Hardness(*told.ranks, told.most_alike),
+        hardness=Hardness(*told.window),
         rows_per_shard=told.rows_per_shard,
     )
 
 
 def terms(told: Build) -> Terms | None:
     """Return licence and languages for the card; None: the defaults."""
-    if told.licence is None:
+    if not told.licence:
         return None
-    return Terms(told.licence, told.licence_name, told.licence_link, told.spoken, told.attribution)
+    said = told.pairs("licence")
+    return Terms(told.licence[0], said.get("name"), said.get("link"), told.spoken, said.get("attribution", ""))
 
 
 @contextmanager
@@ -207,7 +212,7 @@ def dry_run(told: Build) -> dict:
     Returns:
         The same as figures.
     """
-    num_proc, few = told.num_proc or processes(), told.dry_run_rows
+    num_proc, few = told.num_proc or processes(), told.tried
     folder = Path(tempfile.mkdtemp(prefix="mbe2-dry-run-"))
     try:
         start = time.perf_counter()
@@ -223,7 +228,8 @@ def dry_run(told: Build) -> dict:
         facts |= {"understood": understood.as_dict()} if understood else {}
         print(f"{total:,} rows in the source; {facts['tried']:,} of them tried")
         facts["set_aside"] = catalogue.summary["counts"]["rows_quarantined"]
-        if problem := next(catalogue.quarantine(), None):
+        rows = (one for one in catalogue.quarantine() if not one["picture"] and not one["column"])
+        if problem := next(rows, None):
             facts["first_reason"] = problem["reason"]
             print(f"set aside: {facts['set_aside']} of those tried, the first because {problem['reason']}")
         makers = makers_for(told)
@@ -237,7 +243,7 @@ def dry_run(told: Build) -> dict:
             )
         if told.editor == "endpoint":
             edits = total * told.views
-            facts["pictures"] = {"edits": edits, "cost": edits * told.editor_price}
+            facts["pictures"] = {"edits": edits, "cost": edits * told.pairs("editor_budget").get("edit", 0.0)}
             print(f"pictures: about {edits:,} edits, cost {facts['pictures']['cost']:,.2f} (nothing was sent)")
         build_dataset(
             catalogue.rows,
@@ -266,3 +272,61 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def build(told: Build) -> dict:
+    """Build a data set, or say what that would take."""
+    if told.dry_run:
+        return dry_run(told)
+    watch = Stopwatch()
+    built, catalogue, understood = run(told, watch)
+    counts = catalogue.summary["counts"]
+    print(
+        f"rows in {counts['rows_in']:,} = used {counts['rows_out']:,} + set aside {counts['rows_quarantined']:,}; "
+        f"pictures set aside {counts['pictures_quarantined']:,}"
+    )
+    quarantine = catalogue.folder / "quarantine.jsonl"
+    if counts["rows_quarantined"] or counts["pictures_quarantined"]:
+        print(f"reasons: {quarantine}")
+    for config, splits in built.rows.items():
+        print(f"{config:<9}" + ", ".join(f"{split} {rows:,} rows" for split, rows in splits.items()))
+    for kind, count in sorted(built.counts["augmented field"].items()):
+        print(f"{kind}: {count:,}")
+    output = Path(told.output)
+    print(f"took: {watch}")
+    print(f"written to {output}" if built.is_new else f"{output} is up to date: nothing was written")
+    print(f'load with  load_dataset("{output}")')
+    facts = {"output": output, "is_new": built.is_new, "rows": built.rows, "counts": built.counts}
+    facts |= {"catalogue": counts, "quarantine": quarantine}
+    return facts | ({"understood": understood.as_dict()} if understood else {})
+
+
+def check(told: Check) -> dict:
+    """Check a data set and, if asked, write the report."""
+    folder = data_folder(told.dataset, told.revision)
+    report = check_dataset(folder, model=told.model, num_proc=told.num_proc, name=told.dataset)
+    print("\n".join(report.lines()))
+    if told.report is not None:
+        write_report(folder, report, told.report, told.samples)
+        print(f"the report is in {told.report}")
+    return report.as_dict() | {"failed": report.failed}
+
+
+def push(told: Push) -> dict:
+    """Upload a data set, or list what would be uploaded."""
+    if told.dry_run:
+        sizes = plan_push(told.dataset, told.repo, told.force, told.num_proc)
+        for path, size in sizes.items():
+            print(f"{size:>14,}  {path}")
+        return {"repo": told.repo, "dry_run": True, "files": sizes}
+    done = push_dataset(
+        told.dataset, told.repo, told.private or None, told.tag, told.message, force=told.force, num_proc=told.num_proc
+    )
+    if done.uploaded or done.removed:
+        print(f"uploaded {done.uploaded} files, removed {done.removed}")
+    else:
+        print("nothing was new: the Hub has these files already")
+    print(f"{done.url} at commit {done.commit}" + (f", tag {told.tag}" if told.tag else ""))
+    revision = f', revision="{told.tag}"' if told.tag else ""
+    print(f'load with  load_dataset("{told.repo}"{revision})')
+    return {"repo": told.repo, "tag": told.tag, **asdict(done)}

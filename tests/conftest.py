@@ -32,10 +32,11 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3I
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from backbones_moon2 import image_block
 from configuration_moon2 import Moon2Config
 from mbe2_dataset.__main__ import main as mbe2_main
 from modeling_moon2 import Moon2Model
-from processing_moon2 import Moon2Processor, image_block
+from processing_moon2 import Moon2Processor
 from training_moon2.model import train_tokenizer
 
 # Before 5.18 transformers saw pictures anew in every pass, and loaded some image processors only beside torchvision.

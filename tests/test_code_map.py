@@ -129,7 +129,8 @@ def ask(name, *words):
 for name, *words in json.loads(sys.argv[1]):
     ask(name, *words)
     if words == ["--help"] and name.endswith("__main__"):
-        for command in importlib.import_module(name).COMMANDS:
+        tables = [importlib.import_module(name), importlib.import_module(name.replace("__main__", "arguments"))]
+        for command in next((vars(table)["COMMANDS"] for table in tables if "COMMANDS" in vars(table)), ()):
             ask(name, command, "--help")
 """
 HEAVY = ["torch", "datasets", "sklearn", "matplotlib", "sentence_transformers", "gradio", "litserve"]

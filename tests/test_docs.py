@@ -41,10 +41,12 @@ from conftest import picture
 from test_upcycle_moon2 import save_dense
 
 # Pages that take minutes, or need what only `make test-slow` installs.
-SLOW = {"docs/export.md", "docs/serving.md"}
+SLOW = {"docs/cost.md", "docs/export.md", "docs/serving.md"}
 NEEDED = {
     "docs/export.md": ["onnxruntime"],
     "docs/serving.md": ["litserve", "onnxruntime"],
+    "docs/cost.md": ["lancedb"],
+    "docs/search.md": ["lancedb"],
     "docs/vectors.md": ["mteb"],
 }
 # Start of a command -> why it is not run. Their options, files and targets are checked all the same.
@@ -57,13 +59,19 @@ NOT_RUN = {
     ),
     "vllm serve": "serves until stopped; `test_vllm.py` starts it",
     "python -m pytest": "is this",
+    "python -m evaluation weigh": "needs dozens of judged queries; `test_hybrid.py` runs it",
+    "python -m evaluation store --vectors vectors --store pgvector": "needs a server; `test_stores.py` starts one",
     "python -m research.study pack": "needs the data of the study; `test_study.py` packs other data",
     "research/gpu.sh": "needs a GPU; `test_benchmarks.py` runs it tiny on a CPU",
     "python -m research.benchmarks training": "takes minutes; `test_benchmarks.py` runs it small",
 }
 # Folders of the repository that pages name files of.
 ROOMS = sorted({path.parent.name for path in ROOT.glob("*/__init__.py")} | {"recipes", "tests", "docs", "release"})
-LANGUAGES = {"bibtex": "nothing to run", "mermaid": "compared with the imports by test_code_map.py"}
+LANGUAGES = {
+    "bibtex": "nothing to run",
+    "mermaid": "compared with the imports by test_code_map.py",
+    "text": "the form of what a command prints; mbe2_dataset/test_layouts.py has its words",
+}
 # Start of a command -> what it is given besides; the last of two equal options counts.
 ON_CPU = "--dataloader_num_workers 0 --use_cpu true --bf16 false"
 TRAINED_SMALL = f"--max_steps 2 --logging_steps 1 --per_device_train_batch_size 4 {ON_CPU}"
@@ -76,6 +84,11 @@ SMALLER = {
     "accelerate launch": TRAINED_SMALL,
     "python -m research.benchmarks agreement": "--products 8",
     "python -m research.benchmarks serving": "--titles 1 2 --repeats 1",
+    "python -m research.benchmarks embedding_cost": "--products 64 --sides 0 40",
+    "python -m research.benchmarks update_cost": "--products 200",
+    "python -m research.benchmarks compression": "--size 200 --queries 5",
+    "python -m research.benchmarks stores": "--sizes 1000 --queries 2 --stores lancedb",
+    "python -m research.benchmarks small_objects": "--products 10 --shares 0.2",
     "python -m research.benchmarks http_service": "--clients 2 --requests 4 --repeats 1",
 }
 # What cannot be had here -> what takes its place.
@@ -112,6 +125,17 @@ def shop(file: Path):
     file.write_text("\n".join(["id,name,front,back", *cells]), encoding="utf-8")
 
 
+def articles(file: Path):
+    """A table whose images are named by the ids, in folders of their first letters."""
+    products(file.parent / "plain")
+    rows = pq.read_table(file.parent / "plain" / "products.parquet").to_pylist()
+    file.write_text("\n".join(["id,title", *(f"{row['id']},{row['title']}" for row in rows)]), encoding="utf-8")
+    for row in rows:
+        place = file.parent / "images" / row["id"][:3] / f"{row['id']}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes((file.parent / "plain" / row["image"]).read_bytes())
+
+
 def log(file: Path):
     shown = [(query, 2 * query + side) for query in range(24) for side in (0, 1)]
     rows = [
@@ -130,6 +154,7 @@ STOCK = {
     "my_catalogue": products,
     "fashion": products,
     "shop.csv": shop,
+    "articles.csv": articles,
     "log.parquet": log,
     "p.jpg": lambda path: picture(60, 80).save(path),
     **dict.fromkeys(("mbe2-mine", "mbe2-fashion", "mbe2-paper"), link("mbe2")),

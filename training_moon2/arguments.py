@@ -65,7 +65,7 @@ class ExpertArguments:
     )
 
     def experts(self) -> dict:
-        """Return what is given of the experts' form, as `Moon2Config` and `Moon2Model.from_backbone` take it."""
+        """Return what is given of the experts' form, as `Moon2Config` and `model_from_backbone` take it."""
         return {name: getattr(self, name) for name in EXPERT_FIELDS if getattr(self, name) is not None}
 
     def check_upcycling(self) -> None:

@@ -1,13 +1,12 @@
 """`--dry_run`: what a run would cost, measured by one step that is not kept, and its first batch in words."""
 
 import itertools
-import resource
-import sys
 import time
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from common_moon2.machine import peak_memory
 from training_moon2.recipe import Recipe
 from training_moon2.trainer import Moon2Trainer
 from training_moon2.triplets import ROLES
@@ -88,10 +87,8 @@ def trial_step(trainer: Moon2Trainer, features: dict) -> tuple[float, int, int]:
     start = time.perf_counter()
     step()
     seconds = time.perf_counter() - start
-    if trainer.args.device.type == "cuda":
-        return seconds, counter.get_total_flops(), torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return seconds, counter.get_total_flops(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    memory = peak_memory()
+    return seconds, counter.get_total_flops(), memory["gpu" if trainer.args.device.type == "cuda" else "process"]
 
 
 def grouped_mm_flops(one: tuple[int, ...], other: tuple[int, ...], *args, **kwargs) -> int:

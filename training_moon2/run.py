@@ -110,7 +110,7 @@ def build_trainer(
         batch_size = training.train_batch_size * training.world_size
         dataset = TripletStream(rows, *shown, batch_size=batch_size, batches=batches)
     else:
-        dataset = TripletDataset(rows, *shown, data.false_positive_share)
+        dataset = TripletDataset(rows, *shown, false_positive_share=data.false_positive_share)
     trainer = Moon2Trainer(
         model,
         training,

@@ -133,11 +133,16 @@ def _absorb(values: pa.Array, name: str, parts: dict[str, "hashlib._Hash"]):
 class _Triplets:
     """What `TripletDataset` and `TripletStream` share: from a row to products.
 
-    With the given probabilities a product shows its enriched title, and its augmented pictures (co-augmentation,
-    MOON2.0 section 5; the probabilities are our choice). `coaugmentation` says how: "replace", in the place of its
-    title and, one of them, of its picture; or "add", all of them after its title and picture, which is how the paper
-    counts the positions of an item. What is drawn depends on seed, epoch and the ids of the row only, so that workers,
-    streams and resumed runs draw the same.
+    What is drawn depends on seed, epoch and the ids of the row only, so that workers, streams and resumed runs draw the
+    same.
+
+    Args:
+        enriched_title_probability, augmented_image_probability: how often a product shows its enriched title, and its
+            augmented pictures (co-augmentation, MOON2.0 section 5; the probabilities are our choice).
+        seed: another one gives other draws.
+        coaugmentation: "replace" for an enriched title and one augmented picture in the place of a product's own, "add"
+            for the enriched title and all augmented pictures after them, which is how the paper counts the positions of
+            an item.
     """
 
     def __init__(
@@ -193,11 +198,7 @@ class TripletDataset(_Triplets, torch.utils.data.Dataset):
 
     Args:
         rows: the triplets, read whole.
-        enriched_title_probability, augmented_image_probability: how often a product shows its enriched title, and its
-            augmented pictures.
-        seed: another one gives other draws.
-        coaugmentation: "replace" for an enriched title and one augmented picture in the place of a product's own, "add"
-            for the enriched title and all augmented pictures after them.
+        shown, named: what a product shows, as `_Triplets` takes it.
         false_positive_share: so many triplets, the same in every epoch, get the positive of some other triplet: planted
             mistakes, for looking at what the dynamic sample filter makes of them.
 
@@ -205,21 +206,13 @@ class TripletDataset(_Triplets, torch.utils.data.Dataset):
         TripletError: augmented pictures shall be shown, but no row has any.
     """
 
-    def __init__(
-        self,
-        rows: datasets.Dataset,
-        enriched_title_probability: float = 0.0,
-        augmented_image_probability: float = 0.0,
-        seed: int = 0,
-        coaugmentation: str = "replace",
-        false_positive_share: float = 0.0,
-    ):
-        super().__init__(enriched_title_probability, augmented_image_probability, seed, coaugmentation)
+    def __init__(self, rows: datasets.Dataset, *shown, false_positive_share: float = 0.0, **named):
+        super().__init__(*shown, **named)
         views = (f"{role}_augmented_images" for role in ROLES[1:])
         lengths = (pc.list_value_length(rows.data.column(name)) for name in views if name in rows.column_names)
-        if augmented_image_probability and not any(pc.max(length).as_py() for length in lengths):
+        if self.augmented_image_probability and not any(pc.max(length).as_py() for length in lengths):
             raise TripletError(
-                f"augmented_image_probability is {augmented_image_probability}, but the data set has no augmented "
+                f"augmented_image_probability is {self.augmented_image_probability}, but the data set has no augmented "
                 "images: build it with --augmented_images 1, or set the probability to 0."
             )
         self.rows = rows.with_format("arrow")
@@ -250,7 +243,7 @@ class TripletStream(_Triplets, torch.utils.data.IterableDataset):
 
     Args:
         rows: a stream of triplets.
-        enriched_title_probability, augmented_image_probability, seed, coaugmentation: as in `TripletDataset`.
+        shown, named: what a product shows, as `_Triplets` takes it.
         batch_size: triplets of a batch, of all processes together.
         batches: what the triplets of a batch shall have in common.
         buffer_size: so many rows are held in memory to shuffle them.
@@ -264,16 +257,14 @@ class TripletStream(_Triplets, torch.utils.data.IterableDataset):
     def __init__(
         self,
         rows: datasets.IterableDataset,
-        enriched_title_probability: float = 0.0,
-        augmented_image_probability: float = 0.0,
-        seed: int = 0,
-        coaugmentation: str = "replace",
+        *shown,
         batch_size: int = 1,
         batches: BatchArguments | None = None,
         buffer_size: int = 1000,
         passes: int | None = None,
+        **named,
     ):
-        super().__init__(enriched_title_probability, augmented_image_probability, seed, coaugmentation)
+        super().__init__(*shown, **named)
         self.batch_size = batch_size
         self.passes = passes
         self.batches = batches or BatchArguments()
@@ -281,7 +272,7 @@ class TripletStream(_Triplets, torch.utils.data.IterableDataset):
         if "max_buffer_input_shards" not in signature(rows.shuffle).parameters:
             raise ValueError("streaming needs datasets 5.0 or newer, which mixes the rows of several files.")
         files = min(MIXED_FILES, rows.num_shards)
-        self.rows = rows.decode(False).shuffle(seed=seed, buffer_size=buffer_size, max_buffer_input_shards=files)
+        self.rows = rows.decode(False).shuffle(seed=self.seed, buffer_size=buffer_size, max_buffer_input_shards=files)
         self._told = False
 
     def __iter__(self) -> Iterator[dict]:

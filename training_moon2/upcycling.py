@@ -17,14 +17,114 @@ from sklearn.cluster import KMeans
 from torch import nn
 from transformers import AutoModel, PreTrainedConfig
 
+from backbones_moon2 import family_of, image_block
 from configuration_moon2 import Moon2Config
-from modeling_moon2 import Moon2Experts, Moon2Model, Moon2SparseMoeBlock
-from processing_moon2 import Moon2Processor
-from training_moon2.arguments import AMOUNTS, ExpertArguments, UpcycleArguments
+from modeling_moon2 import Moon2Experts, Moon2Model, Moon2SparseMoeBlock, check_keys
+from processing_moon2 import Moon2Processor, is_any_size
+from training_moon2.arguments import AMOUNTS, EXPERT_FIELDS, ExpertArguments, UpcycleArguments
 from training_moon2.triplets import load_triplets
 
+# Our choice: a page of Qwen3-VL costs one token per 32 x 32 pixels, so that a picture takes 1024 tokens at most.
+MAX_PIXELS = 1024 * 1024
 # How many products, and tokens of each layer, the routers' clusters are found in.
 PRODUCTS, TOKENS, BATCH = 256, 8192, 16
+
+
+def model_from_backbone(pretrained_model_name_or_path: str, **kwargs) -> Moon2Model:
+    """Upcycle a dense vision-language checkpoint: all experts start as copies of its feed-forward layers, so the new
+    model computes the same hidden states as the dense one (our choice, section 2).
+
+    Args:
+        pretrained_model_name_or_path: a Hub id or folder of a transformers vision-language model.
+        kwargs: `num_experts`, `num_experts_per_tok`, `moe_layers`, `router`, `objectives` as in `Moon2Config`;
+            `moe_intermediate_size` (narrower experts share out the dense layer's neurons; such a model does not compute
+            what the dense one did and has to be trained first); `shared_expert_intermediate_size` (that expert adds
+            nothing at first); `experts_implementation`. All others go to `AutoModel.from_pretrained` (dtype,
+            device_map, revision, attn_implementation, ...).
+
+    Raises:
+        ValueError: the backbone cannot take experts, its weights do not fit, or an option contradicts it; the message
+            says why.
+    """
+    names = (*EXPERT_FIELDS, "objectives", "experts_implementation")
+    chosen = {name: kwargs.pop(name) for name in names if kwargs.get(name) is not None}
+    kwargs = {name: value for name, value in kwargs.items() if name not in names}
+    kwargs["ignore_mismatched_sizes"] = True  # so that they are named below, with all the others
+    vlm, info = AutoModel.from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+    family_of(vlm.config)
+    # A checkpoint for generation has an output head, which an encoder does not need.
+    info["unexpected_keys"] = {key for key in info["unexpected_keys"] if "lm_head" not in key.split(".")}
+    check_keys(pretrained_model_name_or_path, type(vlm).__name__, info)
+    chosen["attn_implementation"] = vlm.config._attn_implementation
+    dense = [getattr(layer, "mlp", None) for layer in vlm.get_decoder().layers]
+    model = Moon2Model(Moon2Config(vlm_config=vlm.config, **chosen), vlm)
+    for index in model.moe_layer_indices:
+        upcycle_layer(vlm.get_decoder().layers[index].mlp, dense[index])
+    return model
+
+
+@torch.no_grad()
+def upcycle_layer(block: Moon2SparseMoeBlock, dense: nn.Module) -> None:
+    """Start the experts of a block from the dense layer that it replaces.
+
+    Experts as wide as the layer are copies of it: whatever the router chooses, the block computes what the layer did. A
+    narrower expert z gets the next `width` of its neurons, scaled so that the mean over experts that cover all neurons
+    evenly is the dense layer; with few experts chosen the block then computes something else.
+
+    Raises:
+        ValueError: the experts are wider than the dense layer, or its weights are not in memory.
+    """
+    experts = block.experts
+    width, dense_width = experts.down_proj.shape[-1], dense.down_proj.weight.shape[-1]
+    if width > dense_width:
+        raise ValueError(f"moe_intermediate_size is {width}, but a dense layer has only {dense_width} neurons.")
+    if dense.down_proj.weight.is_meta:
+        raise ValueError(
+            "device_map offloaded some layers of the backbone; load it without offloading to make experts of them."
+        )
+    for expert in range(experts.num_experts):
+        neurons = (torch.arange(width) + expert * width) % dense_width
+        experts.gate_up_proj[expert] = torch.cat([dense.gate_proj.weight[neurons], dense.up_proj.weight[neurons]])
+        experts.down_proj[expert] = dense.down_proj.weight[:, neurons] * (dense_width / width)
+    if block.shared_expert is not None:
+        block.shared_expert.down_proj.weight.zero_()
+
+
+def processor_from_backbone(
+    pretrained_model_name_or_path: str,
+    vlm_config: PreTrainedConfig,
+    max_pixels: int | None = None,
+    revision: str | None = None,
+    **kwargs,
+) -> Moon2Processor:
+    """Make the processor that goes with `model_from_backbone` of the same checkpoint.
+
+    Args:
+        max_pixels: the size of a picture at most, for backbones that take pictures at their own shape. It is kept in
+            the image processor's settings. `None` means `MAX_PIXELS`, or the checkpoint's bound if that is less.
+        revision: branch, tag or commit on the Hub.
+        kwargs: further arguments of `Moon2Processor` (`max_text_length`, ...).
+
+    Raises:
+        ValueError: `max_pixels` is too small, or given for a backbone that scales all pictures to one size.
+    """
+    where = {} if revision is None else {"revision": revision}
+    parts = Moon2Processor._get_arguments_from_pretrained(pretrained_model_name_or_path, **where)
+    image_processor, tokenizer = parts
+    if is_any_size(image_processor):
+        size, token = image_processor.size, (image_processor.patch_size * image_processor.merge_size) ** 2
+        most = min(size["longest_edge"], MAX_PIXELS) if max_pixels is None else max_pixels
+        if most < token:
+            raise ValueError(f"max_pixels is {most}; a single visual token takes {token} pixels.")
+        # Small pictures are enlarged, and rounded up to whole tokens: half of the bound leaves room for that.
+        image_processor.size = size | {"shortest_edge": min(size["shortest_edge"], most // 2), "longest_edge": most}
+    elif max_pixels is not None:
+        raise ValueError(f"max_pixels is {max_pixels}, but a {vlm_config.model_type} scales all pictures to one size.")
+    if hasattr(image_processor, "do_image_splitting"):
+        image_processor.do_image_splitting = False  # a picture is one block of visual tokens, not one for each tile
+    positions = getattr(vlm_config.get_text_config(), "max_position_embeddings", None)
+    options = image_block(vlm_config, tokenizer) | {"max_positions": positions} | kwargs
+    return Moon2Processor(image_processor, tokenizer, **options)
 
 
 def upcycle(model: str, max_pixels: int | None = None, **options) -> tuple[Moon2Model, Moon2Processor]:
@@ -33,7 +133,7 @@ def upcycle(model: str, max_pixels: int | None = None, **options) -> tuple[Moon2
     Args:
         model: Hub id or folder.
         max_pixels: see `Moon2Processor`; `None` leaves its default.
-        options: as for `Moon2Model.from_backbone`.
+        options: as for `model_from_backbone`.
 
     Raises:
         ValueError, OSError: there is no such checkpoint, or it cannot take experts.
@@ -42,8 +142,8 @@ def upcycle(model: str, max_pixels: int | None = None, **options) -> tuple[Moon2
     if is_moon2(model, **revision):
         raise ValueError(f"{model} is a Moon2 already; there is nothing to convert.")
     pixels = {} if max_pixels is None else {"max_pixels": max_pixels}
-    converted = Moon2Model.from_backbone(model, **options)
-    return converted, Moon2Processor.from_backbone(model, converted.config.vlm_config, **pixels, **revision)
+    converted = model_from_backbone(model, **options)
+    return converted, processor_from_backbone(model, converted.config.vlm_config, **pixels, **revision)
 
 
 def is_moon2(model: str, revision: str | None = None) -> bool:

@@ -13,6 +13,7 @@ from evaluation.measure.retrieval import Embedded, QueryValues, evaluate_retriev
 from evaluation.models.bm25 import Bm25
 from evaluation.models.encoders import Encoder
 from evaluation.tables.benchmark import Benchmark, validation_benchmark
+from evaluation.tables.products import Products
 from evaluation.vectors.catalogue import VectorCache
 from evaluation.vectors.hybrid import WORDED, Fusion, Weight, as_products, as_queries, by_rank, fit_weight, weighted
 
@@ -41,9 +42,12 @@ class Words:
 
 
 def fit_fusion(
-    encoder: Encoder, dataset: str, revision: str | None, cache: VectorCache, options: Options
+    encoder: Encoder, dataset: str, revision: str | None, corpus: Products, cache: VectorCache, options: Options
 ) -> Fusion | None:
     """Fit the weights on the validation triplets of a data set; their vectors come from the cache, or go there.
+
+    Args:
+        corpus: what is searched, among which their products have to be found.
 
     Returns:
         `None` if the data set has no such triplets.
@@ -51,7 +55,7 @@ def fit_fusion(
     Raises:
         UserError: the triplets cannot be read, or a product cannot be embedded.
     """
-    benchmark = validation_benchmark(dataset, revision)
+    benchmark = validation_benchmark(dataset, revision, corpus)
     if benchmark is None:
         return None
     queries, corpus = embed_benchmark(encoder, benchmark, cache, options, ("text", "mixed"), ("t", "mm"))

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from common_moon2.cli import UserError
 from common_moon2.files import staged, write_text
 from evaluation.arguments import BM25, HYBRID, Options, Report
 from evaluation.measure.evaluate import embed_benchmark
+from evaluation.measure.hybrid import Words
 from evaluation.measure.metrics import ALL_DIRECTIONS
 from evaluation.measure.retrieval import Embedded, candidate_keys, similarity
 from evaluation.models.embed import VIEWS, read_routing
@@ -26,6 +27,7 @@ from evaluation.show.report import HEADER, SCORES, headline, left_out, run_lines
 from evaluation.tables.benchmark import QUERY_VIEWS, Benchmark, load_benchmark, with_gallery
 from evaluation.tables.products import Products
 from evaluation.vectors.catalogue import DEFAULT_CACHE, VectorCache
+from evaluation.vectors.hybrid import read_fusion, weighted
 from pictures_moon2 import load_picture
 
 PAGE, PLOTS = "report.html", "plots"
@@ -84,7 +86,7 @@ def make_page(arguments: Report, run: dict) -> tuple[str, dict[str, bytes]]:
         benchmark, encoder = _benchmark_of(facts, arguments.dataset), _encoder_of(facts, arguments.model)
         cache = VectorCache(arguments.cache or DEFAULT_CACHE)
         queries, corpus = embed_benchmark(encoder, benchmark, cache, Options(batch_size=facts["batch_size"]))
-        galleries = _galleries(arguments, facts, benchmark, queries, corpus)
+        galleries = _galleries(arguments, run, benchmark, queries, corpus)
         both = benchmark.corpus.rows("mm")
         chosen = sorted(np.random.default_rng(arguments.seed).permutation(both)[: arguments.products].tolist())
         products = len(chosen)
@@ -120,16 +122,23 @@ def _encoder_of(facts: dict, moved: str | None) -> Encoder:
 
 
 def _galleries(
-    arguments: Report, facts: dict, benchmark: Benchmark, queries: dict[str, Embedded], corpus: dict[str, Embedded]
+    arguments: Report, run: dict, benchmark: Benchmark, queries: dict[str, Embedded], corpus: dict[str, Embedded]
 ) -> list[dict]:
     """Return for each direction that has figures what the template shows of it."""
-    galleries = []
+    galleries, by_group = [], run["run"]["dataset"]["by_group"]
+    words = Words(benchmark) if "hybrid" in run else None
+    fusion = read_fusion(arguments.results) if words else None
     recalls = _recalls(arguments.results)
     for direction in ALL_DIRECTIONS if arguments.queries else ():
         if direction not in recalls:
             continue
         names = choose_queries(recalls[direction], arguments.queries, arguments.seed)
-        answers = answer_queries(benchmark, direction, names, queries, corpus, facts["dataset"]["by_group"])
+        if words and direction in run["hybrid"]["directions"]:
+            told = words.add(direction, queries, corpus, fusion.weights.get(direction)), weighted
+        else:
+            modality, view = ALL_DIRECTIONS[direction]
+            told = (queries[modality], corpus[view]), similarity
+        answers = answer_queries(benchmark, names, *told, by_group)
         galleries.append(
             {
                 "direction": direction,
@@ -259,18 +268,20 @@ def choose_queries(recall: Mapping[str, float], count: int, seed: int) -> list[s
 
 def answer_queries(
     benchmark: Benchmark,
-    direction: str,
     names: list[str],
-    queries: dict[str, Embedded],
-    corpus: dict[str, Embedded],
+    direction: tuple[Embedded, Embedded],
+    scores_of: Callable = similarity,
     by_group: bool = False,
 ) -> list[Answer]:
     """Return the answers to the queries with these ids, each of which has a relevant candidate in this direction.
 
     Ranks are those of `evaluate_retrieval`: exact, ties broken by id, and by group where asked for.
+
+    Args:
+        direction: the vectors of queries and of candidates.
+        scores_of: see `evaluate_retrieval`.
     """
-    modality, view = ALL_DIRECTIONS[direction]
-    asked, candidates = queries[modality], corpus[view]
+    asked, candidates = direction
     keys = candidate_keys(benchmark, by_group)
     order = {key: place for place, key in enumerate(sorted(set(keys)))}
     ties = np.array([order[keys[row]] for row in candidates.rows])
@@ -279,7 +290,7 @@ def answer_queries(
     answers = []
     for name in names:
         row = rows[name]
-        scores = similarity(asked.vectors[place[row]][None], candidates.vectors)[0].numpy()
+        scores = scores_of(asked.vectors[[place[row]]], candidates.vectors)[0].numpy()
         relevant = {keys[candidate] for candidate in benchmark.relevant[row]}
         best: list[Card] = []
         first, seen = None, set()

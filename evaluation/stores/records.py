@@ -122,8 +122,8 @@ def _has_texts(path: Path) -> bool:
 
 
 def mean_length(texts: Sequence[str | None]) -> float:
-    """Return the mean number of words of texts; of none, `MEAN_LENGTH`."""
-    return float(np.mean([len(tokens(text or "")) for text in texts])) if len(texts) else MEAN_LENGTH
+    """Return the mean number of words of texts; `MEAN_LENGTH` if there is no word."""
+    return sum(len(tokens(text or "")) for text in texts) / max(1, len(texts)) or MEAN_LENGTH
 
 
 def term_of(word: str) -> int:

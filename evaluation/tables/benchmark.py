@@ -253,10 +253,11 @@ def train_products(dataset: str, revision: str | None = None) -> tuple[Products,
     return _products("train products", positives), [list(path or []) for path in positives["positive_category"]]
 
 
-def validation_benchmark(dataset: str, revision: str | None = None) -> Benchmark | None:
-    """Return the queries of the validation triplets, and as candidates their positives and negatives.
+def validation_benchmark(dataset: str, revision: str | None, corpus: Products) -> Benchmark | None:
+    """Return the queries of the validation triplets, to be asked of their positives and negatives and of a corpus.
 
-    What is of a query's group is relevant. `None` if the data set has no validation triplets.
+    Without the corpus there would be few candidates, among which all is easy. What is of a query's group is relevant.
+    `None` if the data set has no validation triplets.
 
     Raises:
         UserError: a column is missing.
@@ -267,7 +268,7 @@ def validation_benchmark(dataset: str, revision: str | None = None) -> Benchmark
         return None
     triplets = splits["validation"]
     parts = [_of_role(triplets, role, dataset) for role in ("positive", "negative")]
-    corpus = _products("validation products", _distinct(concatenate_datasets(parts)))
+    products = _products("validation products", _distinct(concatenate_datasets(parts)))
     columns = {f"query_{name}": name for name in ("id", "text", "image", "modality", "group_id")}
     for column in columns:
         if column not in triplets.column_names:
@@ -279,13 +280,13 @@ def validation_benchmark(dataset: str, revision: str | None = None) -> Benchmark
     table = _distinct(asked)
     queries, modalities = _products("validation queries", table), list(table["modality"])
     _check_modalities(queries, modalities)
-    groups = corpus.groups or corpus.ids
+    groups = products.groups or products.ids
     relevant = [
-        {row: 1 for row, own in enumerate(corpus.ids) if own in right[identifier] or (group and groups[row] == group)}
+        {row: 1 for row, own in enumerate(products.ids) if own in right[identifier] or (group and groups[row] == group)}
         for identifier, group in zip(queries.ids, table["group_id"], strict=True)
     ]
-    unlabelled = [[] for _ in corpus.ids], [{} for _ in corpus.ids]
-    return Benchmark(corpus, queries, modalities, relevant, *unlabelled, fingerprint="", gallery="validation")
+    unlabelled = [[] for _ in products.ids], [{} for _ in products.ids]
+    return Benchmark(products, queries, modalities, relevant, *unlabelled, fingerprint="", distractors=corpus)
 
 
 def _of_triplets(dataset: str, revision: str | None) -> Dataset:

@@ -43,6 +43,7 @@ RANKED = 2**24  # scores that it holds at a time
 FEWEST = 30  # queries of a modality to fit weights on
 LISTED = 200  # best candidates of vectors, and as many of words, that a fit looks at for each query
 SHIFTS = np.linspace(-4, 4, 33)
+NEARLY = 0.999  # the weight of words alone: vectors order what has equal words, or none of the query's
 PRIOR = 1.0  # how many queries' worth of evidence it takes before a query's own words shift the weight
 
 
@@ -66,8 +67,11 @@ class Weight:
     def of(self, features: np.ndarray) -> np.ndarray:
         """Return (Q,) weights for (Q, 3) features."""
         if self.use != "both":
-            return np.full(len(features), float(self.use == "words"))
+            return np.full(len(features), NEARLY * (self.use == "words"))
         return expit(features @ [self.bias, self.number, self.rare])
+
+
+WORDS_ALONE = Weight(bias=0.0, number=0.0, rare=0.0, use="words", queries=0, mean=1.0)
 
 
 @dataclass(frozen=True)
@@ -220,6 +224,9 @@ class HybridSearch(NearestSearch):
     Args:
         texts: of all queries that will be searched, in their order.
         weights: of each query; `None` for reciprocal-rank fusion, which needs the scores of all products at once.
+
+    Attributes:
+        weights: (Q,) what the words of each query count.
     """
 
     def __init__(
@@ -233,6 +240,7 @@ class HybridSearch(NearestSearch):
         self._worded, self._by_rank = worded, weights is None
         nothing = torch.empty(len(texts), 0)
         self._asked = as_queries(worded.bm25, nothing, texts, weights or [None] * len(texts))
+        self.weights = self._asked.weights
 
     def _best(self, queries: np.ndarray, k: int, first: int) -> Hits:
         asked = self._asked[first : first + len(queries)]._replace(vectors=torch.from_numpy(queries))
@@ -296,7 +304,7 @@ def fit_weight(
         figures.append(_figure((1 - share) * vectors + share * words, is_right > 0))
     # The mean of three neighbours: what one query does at one place is chance.
     best = int(np.convolve(np.pad(figures, 1, "edge"), np.ones(3) / 3, "valid").argmax())
-    alone = {"vectors": vectors, "words": np.where(np.isinf(vectors), -np.inf, words)}
+    alone = {"vectors": vectors, "words": (1 - NEARLY) * vectors + NEARLY * words}
     better = {name: _figure(scores, is_right > 0) for name, scores in alone.items()}
     use = max(better, key=better.get)
     found[0] += SHIFTS[best]

@@ -41,9 +41,9 @@ CATALOGUE_NAMES: dict[str, tuple[str, ...]] = {
             kurzbeschreibung descripcion_corta bullet_points features summary
         """,
         "brand": """
-            brand brand_name product_brand manufacturer 品牌 品牌名称 marke hersteller markenname manufacturer_name
-            vendor marca fabricante marque fabricant produttore merk fabrikant marka producent supplier бренд
-            производитель ブランド ブランド名 メーカー 브랜드
+            brand brands brand_name product_brand manufacturer 品牌 品牌名称 marke hersteller markenname
+            manufacturer_name vendor marca fabricante marque fabricant produttore merk fabrikant marka producent
+            supplier бренд производитель ブランド ブランド名 メーカー 브랜드
         """,
         "category": """
             category categories category_path category_name product_category product_category_tree product_type
@@ -323,6 +323,10 @@ def _category_levels(by_usual_name: Mapping[str, str]) -> tuple[str, ...]:
 # What the columns of a table are
 
 
+class NoProductsError(CatalogueError):
+    """A table that has neither titles nor images."""
+
+
 @dataclass(frozen=True, slots=True)
 class Binding:
     """What the columns of one table are.
@@ -441,6 +445,10 @@ def bind(
         }
         columns, continued = _of_layout(header, layout.columns), _of_layout(header, layout.continued)
     else:
+        told = own.get("attributes", ())
+        is_sure = "attributes" in given or not told or folded(told[0]) in ("attributes", "attribute")
+        if not is_sure and not _holds_pairs(row.get(told[0]) for row in sample):
+            del own["attributes"]
         own = _by_cells(own, names, sample, given, guesses, table)
         columns = {}
     parent = own.pop("parent", ())
@@ -453,6 +461,8 @@ def bind(
         if not columns["attributes"]:
             del columns["attributes"]
     missing = [ours for ours in ("id", "title", "images") if not columns.get(ours)]
+    if {"title", "images"} <= set(missing) and "images" not in given:
+        raise NoProductsError(lacks(table, missing, names))
     if set(missing) - {"images"}:  # files may be named by ids, but there are none
         raise CatalogueError(lacks(table, missing, names))
 
@@ -524,9 +534,10 @@ def sources_of(ours: str, theirs: tuple[str, ...], sample: Sequence[Mapping[str,
 
 def _holds_pairs(cells: Iterable[object]) -> bool:
     """Tell whether attributes of several names are in a column: one cell is a structure, or has 'name: value'."""
-    known = [cell for cell in cells if cell not in (None, "")]
+    known = [cell for cell in cells if cell not in (None, "", [])]
+    listed = [entry for cell in known for entry in (cell if isinstance(cell, list) else [cell])]
     return not known or any(
-        not isinstance(cell, str) or cell.lstrip()[:1] in ("{", "[") or re.search(r".[:：=]", cell) for cell in known
+        not isinstance(cell, str) or cell.lstrip()[:1] in ("{", "[") or re.search(r".[:：=]", cell) for cell in listed
     )
 
 

@@ -18,6 +18,7 @@ from mbe2_dataset.catalogue.columns import (
     Binding,
     Columns,
     Header,
+    NoProductsError,
     bind,
     find_columns,
     lacks,
@@ -122,19 +123,26 @@ class ProductSource:
         # A data set with one split says nothing about how to split it.
         named = len([table for table in tables if table.split]) > 1
         files = PictureFiles(self.folder) if self.folder is not None else None
-        found = []
+        found: list[Bound] = []
+        others: list[NoProductsError] = []  # beside products they hold other things, which is said
         for table in tables:
             if table.name not in self.layouts:
                 continue
             layout = self.layouts[table.name]
             sample = self._sample(table)
-            binding = bind(table.columns, sample, self.columns, layout, table.name, self.languages)
+            try:
+                binding = bind(table.columns, sample, self.columns, layout, table.name, self.languages)
+            except NoProductsError as error:
+                others.append(error)
+                continue
             beside = [other for other in tables if layout and _has_pictures(layout, other)]
             keys = {key: path for other in beside for key, path in _picture_keys(layout, other)}
             reader = Reader(binding, readings(binding, sample, self.languages), self.languages, files, keys)
             self._learn_pictures(table, reader, sample)
             split = SPLIT_NAMES.get((table.split or "").lower()) if named else None
             found.append(Bound(table, reader, split, tuple(other.name for other in beside)))
+        if not found:
+            raise others[0]
         return found
 
     @staticmethod
@@ -573,6 +581,11 @@ class Fashion200K:
     """
 
     name = "fashion200k"
+
+    @staticmethod
+    def is_in(folder: str | Path) -> bool:
+        """Tell whether a folder has the label files."""
+        return any(LABELS.fullmatch(path.name) for path in Path(folder).glob("labels/*.txt"))
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)

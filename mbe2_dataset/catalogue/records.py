@@ -146,7 +146,7 @@ class Reader:
     ) -> object:
         cells = [(source, *self._cell(row, source)) for source in sources]
         if ours == "images":
-            return self._images(cells, row, item.record)
+            return self._images(cells, row)
         if ours in ("noise", "translations"):
             return cells[0][2] or []
         if ours == "attributes":
@@ -207,6 +207,12 @@ class Reader:
             self.names[source.names[0]] = label
             if label is None:
                 return []
+        if source.kind == "pairs":
+            value = unpacked(value)
+            if isinstance(value, dict) and len(value) == 1 and isinstance(inner := next(iter(value.values())), list):
+                value = inner if all(isinstance(entry, dict) for entry in inner) else value
+            elif isinstance(value, dict) and {"name", "value"} <= set(value):
+                value = [value]
         if source.kind == "named":
             value = spoken(value, self.languages)
         if source.pattern is not None:
@@ -224,11 +230,12 @@ class Reader:
             return next((price for entry in value if (price := as_price(entry, reading, changes)) is not None), None)
         return as_price(value, reading, changes)
 
-    def _images(self, cells: Sequence[tuple], row: Mapping[str, object], record: Mapping[str, object]) -> list[dict]:
+    def _images(self, cells: Sequence[tuple], row: Mapping[str, object]) -> list[dict]:
         found: dict[object, dict] = {}
         for source, name, value in cells:
             if source.kind == "files":
-                pictures = [{"path": name.format_map({**row, "id": record.get("id")})}]
+                fields = {**row, "id": self.identity(row)}
+                pictures = [{"path": name.format_map(fields)}] if fields["id"] else []
             else:
                 pictures = _named(name, as_pictures, value)
             for picture in pictures:

@@ -37,6 +37,8 @@ DELIMITERS = ",;\t|"
 DELIMITER_NAMES = {"\t": "tab", ",": "','", ";": "';'", "|": "'|'"}
 PARQUET_ROWS = 64
 PARQUET_BUFFER = 2**20
+# More texts than these in a folder are no tables.
+MOST_TEXTS = 100
 # Lines may leave out what is empty, so columns are those of so many.
 FIRST_ROWS = 2000
 
@@ -154,7 +156,10 @@ class LocalTables:
     def _known(self, pattern: str) -> list[Path]:
         """Return the tables that fit; a text or XML file beside others may be anything, so it must look like one."""
         found = [path for path in _files(self.path, pattern) if _kind(path) is not None]
-        return [path for path in found if _kind(path) not in _LOOKED_AT or _LOOKED_AT[_kind(path)](path)]
+        unsure = [path for path in found if _kind(path) in _LOOKED_AT]
+        if len(unsure) > MOST_TEXTS:  # captions beside images
+            return [path for path in found if path not in set(unsure)]
+        return [path for path in found if path not in unsure or _LOOKED_AT[_kind(path)](path)]
 
     def __iter__(self) -> Iterator[Table]:
         yield from self._tables
@@ -326,13 +331,18 @@ def _csv(path: Path, name: str, encoding: str | None) -> Table:
                 if reader.line_num > 1 or not re.fullmatch(r"sep=.?", delimiter.join(cells).strip()):
                     yield cells
 
-    header = [column.strip() for column in next(cells_of_rows(), [])]
+    rows = cells_of_rows()
+    header = [column.strip() for column in next(rows, [])]
+    first = list(islice(rows, FIRST_ROWS))
     if not any(header):
         raise CatalogueError(f"{path} is empty: not even a line with the names of columns.")
     twice = sorted({column for column in header if column and header.count(column) > 1})
     if twice:
         raise CatalogueError(f"{path} has several columns named {', '.join(map(repr, twice))}.")
-    # Spreadsheets end their lines with separators of empty columns; a column without a name says nothing.
+    # Spreadsheets end their lines with separators of empty columns; pandas gives none to its index.
+    for place in (place for place, column in enumerate(header) if not column):
+        if first and all(len(cells) > place and cells[place].strip() for cells in first):
+            header[place] = f"column {place + 1}"
     places = {column: place for place, column in enumerate(header) if column}
     width = max(places.values()) + 1
 
@@ -353,6 +363,9 @@ def _csv(path: Path, name: str, encoding: str | None) -> Table:
 
 # JSON
 
+# What interfaces call the list of products that they answer with.
+WRAPPED = {"products", "items", "results", "records", "rows", "data", "entries", "nodes", "hits"}
+
 
 def _objects(value: object) -> Iterator[object]:
     """Yield the products in a value of JSON: itself, or those of a graph, a list, or of pages of an interface."""
@@ -362,8 +375,8 @@ def _objects(value: object) -> Iterator[object]:
         yield from chain.from_iterable(map(_objects, value["@graph"]))
     elif isinstance(value.get("itemListElement"), list):
         yield from chain.from_iterable(map(_objects, value["itemListElement"]))
-    elif set(value) <= {"node", "cursor"} or value.get("@type") == "ListItem":
-        yield from _objects(value.get("node", value.get("item")))
+    elif value.get("@type") == "ListItem":
+        yield from _objects(value.get("item"))
     elif isinstance(value.get("hasVariant"), list):
         group = {name: told for name, told in value.items() if name != "hasVariant"}
         known = {name: group[name] for name in ("productGroupID", "@id", "sku", "name") if group.get(name)}
@@ -383,6 +396,13 @@ def _listed(value: object) -> list | None:
         return [value]
     inner = [found for entry in value.values() if (found := _listed(entry)) and isinstance(found[0], dict)]
     return max(inner, key=len, default=None)
+
+
+def _without_edges(value: dict) -> object:
+    """Return the nodes of a connection of GraphQL, and any other object as it is."""
+    if value and set(value) <= {"edges", "nodes", "pageInfo", "totalCount"}:
+        return value["nodes"] if "nodes" in value else [edge.get("node") for edge in value.get("edges") or ()]
+    return value
 
 
 def _json(path: Path, name: str, encoding: str | None) -> Table:
@@ -415,12 +435,12 @@ def _json(path: Path, name: str, encoding: str | None) -> Table:
     def document() -> list[Located]:
         with _faults_of(path, encoding), _open_text(path, encoding) as file:
             try:
-                loaded = json.load(file)
+                loaded = json.load(file, object_hook=_without_edges)
             except json.JSONDecodeError as error:
                 raise CatalogueError(f"{path} is not JSON: {error}. Files of JSON lines are named *.jsonl.") from error
-        if isinstance(loaded, dict) and len(loaded) > 0 and all(isinstance(entry, dict) for entry in loaded.values()):
-            by_id = not any(_listed(entry) for entry in loaded.values() if "edges" in entry or "products" in entry)
-            loaded = [{"id": key, **entry} for key, entry in loaded.items()] if by_id else _listed(loaded)
+        if isinstance(loaded, dict) and loaded and all(isinstance(entry, dict) for entry in loaded.values()):
+            wraps = len(loaded) == 1 and _listed(loaded) and not WRAPPED.isdisjoint(*loaded.values())
+            loaded = _listed(loaded) if wraps else [{"id": key, **entry} for key, entry in loaded.items()]
         else:
             loaded = _listed(loaded)
         records = list(chain.from_iterable(map(_objects, loaded))) if loaded is not None else [None]

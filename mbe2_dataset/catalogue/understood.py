@@ -8,9 +8,10 @@ from itertools import islice
 
 from tqdm import tqdm
 
+from mbe2_dataset.catalogue.columns import CATALOGUE_NAMES
 from mbe2_dataset.catalogue.layouts import Source
 from mbe2_dataset.catalogue.pictures import picture_place
-from mbe2_dataset.catalogue.products import Bound, ProductSource, TripletSource
+from mbe2_dataset.catalogue.products import Bound, Fashion200K, ProductSource, TripletSource
 from mbe2_dataset.catalogue.store import Item, Problem
 from mbe2_dataset.errors import CatalogueError
 
@@ -79,7 +80,7 @@ def count_line(counts: dict[str, int]) -> str:
 
 
 def understand(
-    source: ProductSource, limit: int | None = None, allow_urls: bool = False, count_all: bool = False
+    source: ProductSource | Fashion200K, limit: int | None = None, allow_urls: bool = False, count_all: bool = False
 ) -> Understood:
     """Return what was understood of a source: its tables, three products, and counts of all rows.
 
@@ -94,11 +95,14 @@ def understand(
         CatalogueError: it is not understood, or its images are addresses and may not be fetched.
     """
     found = Understood()
-    triplets = isinstance(source, TripletSource)
-    if not triplets:
+    in_tables = isinstance(source, ProductSource)
+    if in_tables and not isinstance(source, TripletSource):
         found.tables = [_table(bound) for bound in source.bound]
         used = {name for bound in source.bound for name in (bound.table.name, *bound.beside)}
         found.tables_left = [table.name for table in source.tables if table.name not in used]
+    elif not in_tables:
+        facts = {"format": source.name, "read_as": "utf-8", "split": None, "columns": {}, "guesses": [], "left": []}
+        found.tables = [{"table": "labels", "layout": "Fashion200K", **facts}]
     counts: Counter[str] = Counter()
     changes: Counter[str] = Counter()
     problems: Counter[str] = Counter()
@@ -107,7 +111,8 @@ def understand(
     products = [item for item in first if isinstance(item, Item)]
     found.products = [_shown(item.record) for item in products[:SHOWN_PRODUCTS]]
     _check_addresses(source, products, allow_urls)
-    if count_all or (all(table.again for table in source.tables) and not any(map(_holds_images, products))):
+    again = not in_tables or all(table.again for table in source.tables)
+    if count_all or (again and not any(map(_holds_images, products))):
         for item in tqdm(_chained(first, items), desc=f"look through {source.name}", unit=" products"):
             if isinstance(item, Problem):
                 problems[item.reason] += 1
@@ -121,12 +126,8 @@ def understand(
             changes.update(item.changes)
             changes.update(f"{column}: unreadable, left empty" for column, _ in item.faults)
         counts["rows that cannot be read"] = problems.total()
-        told = (
-            {"rows": source.counts["rows"] or counts["products"]}
-            | dict(source.counts)
-            | dict(counts)
-            | dict(sorted(changes.items()))
-        )
+        read = source.counts if in_tables else Counter()
+        told = {"rows": read["rows"] or counts["products"], **read, **counts, **dict(sorted(changes.items()))}
         found.counts = {name: count for name, count in told.items() if count or name in ("rows", "products")}
         found.problems = dict(problems.most_common(3))
     return found
@@ -153,7 +154,8 @@ def _check_addresses(source: ProductSource, products: list[Item], allow_urls: bo
 
 def _table(bound: Bound) -> dict:
     binding, files = bound.reader.binding, bound.reader.files
-    columns = {ours: ", ".join(map(_said, sources)) for ours, sources in binding.columns.items()}
+    ordered = [ours for ours in CATALOGUE_NAMES if ours in binding.columns]
+    columns = {ours: ", ".join(map(_said, binding.columns[ours])) for ours in ordered}
     if "images" not in columns and files is not None and files.by_id:
         columns["images"] = f"files named by the id, such as {files.by_id}"
     if bound.beside:

@@ -556,6 +556,11 @@ def _place(text: str) -> dict[str, object]:
     return {"path": text}
 
 
+def _ruby(text: str) -> object:
+    """Parse what Ruby writes: '=>' where JSON has ':'."""
+    return json.loads(text.replace("=>nil", "=>null").replace('"=>', '":'))
+
+
 def unpacked(value: object) -> object:
     """Parse a text that holds JSON, or the same as Python writes it; return anything else as it is."""
     if isinstance(value, float) and math.isnan(value):
@@ -565,7 +570,7 @@ def unpacked(value: object) -> object:
     text = value.strip()
     if text[:1] + text[-1:] not in ("[]", "{}"):
         return text
-    for read in (json.loads, ast.literal_eval):
+    for read in (json.loads, ast.literal_eval, _ruby):
         try:
             return read(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):

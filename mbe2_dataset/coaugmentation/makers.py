@@ -94,7 +94,7 @@ def makers_for(told: "Build") -> Makers:
         extractor=extractor,
         editor=editor,
         picture_place=PLACES.get(type(editor or extractor), "processes"),
-        picture_threads=told.editor_concurrency,
+        picture_threads=told.concurrency,
         views=told.views,
         scorer=_scorer(told),
         threshold=threshold,
@@ -108,30 +108,29 @@ def _writer(told: "Build") -> TitleWriter | None:
     if told.titles == "template":
         return TemplateWriter()
     model, revision = told.title_model, told.revision("title_model") or ""
+    uses = {"picture": "picture" in told.uses, "extract": "entities" in told.uses}
     if told.titles == "local":
-        return LocalWriter(model, revision, picture=told.title_pictures, extract=told.title_entities)
-    input_price, output_price = told.prices
+        return LocalWriter(model, revision, **uses)
+    budget = told.pairs("title_budget")
     server = Endpoint(
         told.title_endpoint,
         model,
         revision,
         api_key_env=told.api_key_env,
-        input_price=input_price,
-        output_price=output_price,
-        budget=Budget(told.title_max_requests, told.title_max_tokens, told.title_max_cost),
+        input_price=budget.get("read", 0.0),
+        output_price=budget.get("written", 0.0),
+        budget=Budget(*map(budget.get, ("requests", "tokens", "cost"))),
     )
-    return EndpointWriter(
-        server, picture=told.title_pictures, extract=told.title_entities, concurrency=told.title_concurrency
-    )
+    return EndpointWriter(server, concurrency=told.concurrency, **uses)
 
 
 def _extractor(told: "Build") -> SubjectExtractor | None:
     if told.subject == "none":
         return None
     if told.subject == "rembg":
-        return RembgExtractor(told.subject_model or "u2net")
+        return RembgExtractor(*told.subject_model)
     if told.subject == "segmentation":
-        return SegmentationExtractor(told.subject_model, tuple(told.subject_labels))
+        return SegmentationExtractor(told.subject_model[0], tuple(told.subject_model[1:]))
     return ClassicalExtractor()
 
 
@@ -140,14 +139,15 @@ def _editor(told: "Build") -> ImageEditor | None:
         return None
     if told.editor == "diffusers":
         return DiffusersEditor(told.editor_model)
+    budget = told.pairs("editor_budget")
     # An edit takes longer than a title.
     server = Endpoint(
         told.editor_endpoint,
         told.editor_model,
         api_key_env=told.api_key_env,
         timeout=180,
-        price=told.editor_price,
-        budget=Budget(max_cost=told.editor_max_cost),
+        price=budget.get("edit", 0.0),
+        budget=Budget(max_cost=budget.get("cost")),
     )
     return EndpointEditor(server)
 

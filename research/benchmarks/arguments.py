@@ -1,7 +1,7 @@
 """The benchmarks and what they are told; nothing here imports a model."""
 
 from argparse import ArgumentTypeError
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -139,6 +139,94 @@ class Search:
     scratch: Path | None = option(
         None, "where the vectors are written (default: the system's temporary folder)", type=Path
     )
+
+
+@dataclass
+class EmbeddingCost:
+    """Measure what a million products cost by the size of their pictures.
+
+    Every product has a title of ten words and a picture, 200 different ones; one process. "None" are titles alone. The
+    column of the device that the machine lacks stays "not run".
+    """
+
+    model: str | None = option(None, "a Moon2 folder; left out: an untrained one of the demo's size")
+    sides: list[int] = option((0, 96, 224, 500, 1000), "of a picture, in pixels; 0 for none", nargs="+", type=whole(0))
+    products: int = option(1000, "to embed", type=whole(64))
+    workers: int = option(0, "processes that read pictures", type=whole(0))
+    seed: int = option(0, "of weights and products")
+
+
+@dataclass
+class UpdateCost:
+    """Measure what `embed --update` costs: nothing changed, one per cent, another model.
+
+    The products are titles, whose order changes as well. Times have the reading of the table and the writing of all
+    vectors in them, without loading Python's libraries.
+    """
+
+    model: str | None = option(None, "a Moon2 folder; left out: an untrained one of the demo's size")
+    products: int = option(100_000, "of the catalogue", type=whole(200))
+    seed: int = option(0, "of weights and titles")
+
+
+@dataclass
+class Compression:
+    """Measure how many of the exact neighbours smaller vectors find, before and after rescoring.
+
+    The first dimensions, int8 and one bit a dimension, as `python -m evaluation --dims --precisions` scores them.
+    Rescored 4: of the 40 that the small vectors find, the 10 best by the full ones.
+    """
+
+    corpus: Path | None = option(None, "folder of vectors, or .npy file; left out: made up, as for `search`", type=Path)
+    asked: Path | None = option(None, "vectors to ask with; left out: some of the corpus, or made up", type=Path)
+    size: int = option(100_000, "made-up vectors", type=whole(100))
+    dimension: int = option(256, "of a made-up vector", type=whole(8))
+    queries: int = option(1000, "vectors to search for", type=whole(1))
+    dims: list[int] = option((256, 128, 64), "first dimensions to keep", nargs="+", type=whole(8))
+    precisions: list[str] = option(
+        ("float32", "int8", "binary"), "to keep them in", nargs="+", choices=("float32", "int8", "binary")
+    )
+    factors: list[int] = option((1, 2, 4), "candidates for each result", nargs="+", type=whole(1))
+    seed: int = option(0, "of the vectors")
+    scratch: Path | None = option(None, "where the vectors are written (default: the temporary folder)", type=Path)
+
+
+@dataclass
+class Stores:
+    """Measure recall and time of stores, without a filter and with filters that 1, 5 and 20 % of the products fit.
+
+    Exact search looks at the products that fit, in memory. The stores are asked query by query, and filter by
+    themselves. "+index" builds an approximate index of the vectors.
+    """
+
+    sizes: list[int] = option((10_000, 100_000), "of the corpus", nargs="+", type=whole(1000))
+    stores: list[str] = option(
+        ("lancedb", "lancedb+index", "qdrant"),
+        "to measure",
+        nargs="+",
+        choices=("lancedb", "lancedb+index", "qdrant", "pgvector", "pgvector+index"),
+    )
+    postgres: str | None = option(None, "address of a PostgreSQL with pgvector; tables moon2_... stay in it")
+    dimension: int = option(256, "of a vector", type=whole(8))
+    queries: int = option(50, "vectors to search for", type=whole(1))
+    seed: int = option(0, "of the vectors")
+    corpus: None = field(default=None, init=False)  # made-up vectors only
+    scratch: Path | None = option(None, "where the stores are written (default: the temporary folder)", type=Path)
+
+
+@dataclass
+class SmallObjects:
+    """Measure how often a product is found by a photo of which it covers a given share, alone or among clutter.
+
+    The products are drawn by the built-in catalogue, which knows their masks. Those that are searched fill their photos
+    as usual; the photos that ask show them smaller, elsewhere, and from another side.
+    """
+
+    model: str = option(help="folder or Hub id of a model that reads pictures; its code is run")
+    model_revision: str | None = option(None, "branch, tag or commit of a --model on the Hub")
+    products: int = option(400, "to be searched, and to ask for", type=whole(10))
+    shares: list[float] = option((0.4, 0.2, 0.1, 0.05, 0.02), "of the photo", nargs="+", type=float)
+    seed: int = option(0, "of products and photos")
 
 
 @dataclass

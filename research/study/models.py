@@ -15,7 +15,7 @@ from research.study.arguments import StudyError
 from research.study.variants import SMOLLM2, Variant
 from training_moon2.arguments import ModelArguments
 from training_moon2.model import build_model
-from training_moon2.upcycling import start_experts
+from training_moon2.upcycling import start_experts, upcycle_layer
 
 # The vision tower in front of SmolLM2: that of recipe.yaml, as a SigLIP on squares of about as many pixels.
 SIDE, PATCH = 112, 28
@@ -68,7 +68,7 @@ def upcycled(dense: Moon2Model, experts: dict) -> Moon2Model:
         layer.gate_proj.weight.copy_(gate_up.chunk(2)[0])
         layer.up_proj.weight.copy_(gate_up.chunk(2)[1])
         layer.down_proj.weight.copy_(down)
-        block.upcycle(layer)
+        upcycle_layer(block, layer)
     return model
 
 

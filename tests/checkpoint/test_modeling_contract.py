@@ -20,6 +20,7 @@ from transformers.testing_utils import check_json_file_has_correct_format
 from configuration_moon2 import Moon2Config
 from conftest import OLD_TRANSFORMERS, mixed_products, tiny_model, tiny_processor, vlm_config
 from modeling_moon2 import Moon2DualAlignment, Moon2Experts, Moon2Model, Moon2Output, Moon2Router
+from training_moon2.upcycling import model_from_backbone
 
 # A mixture-of-experts layer in its usual form, and with every part that the config can add.
 EVERYTHING = {"router": "composition", "moe_intermediate_size": 40, "shared_expert_intermediate_size": 32}
@@ -140,7 +141,7 @@ def test_no_weight_stays_uninitialised(backbone, tmp_path, options):
     with poisoned_memory():
         untrained = Moon2Model(Moon2Config(vlm_config=vlm_config(backbone), **options))
         assert_initialised(untrained)
-        assert_initialised(Moon2Model.from_backbone(tmp_path / "dense", **options))
+        assert_initialised(model_from_backbone(tmp_path / "dense", **options))
         untrained.save_pretrained(tmp_path)
         assert_initialised(Moon2Model.from_pretrained(tmp_path))
 
@@ -257,7 +258,7 @@ def test_bf16_round_trip(backbone, inputs, tmp_path):
     half = Moon2Model.from_pretrained(tmp_path / "float32", dtype=dtype)
     half.save_pretrained(tmp_path / "bf16")
     AutoModel.from_config(vlm_config(backbone)).save_pretrained(tmp_path / "dense")
-    upcycled = Moon2Model.from_backbone(tmp_path / "dense", dtype=dtype)
+    upcycled = model_from_backbone(tmp_path / "dense", dtype=dtype)
     for loaded in (half, Moon2Model.from_pretrained(tmp_path / "bf16"), upcycled):
         assert loaded.dtype == dtype and loaded.dual_alignment.weight.dtype == torch.float32
         backbone_dtypes = {weight.dtype for name, weight in loaded.vlm.named_parameters() if ".mlp.gate." not in name}

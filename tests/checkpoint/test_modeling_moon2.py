@@ -13,6 +13,7 @@ from backbones_moon2 import BACKBONES
 from configuration_moon2 import IMAGE, Moon2Config
 from conftest import FAMILIES, OLD_TRANSFORMERS, mixed_products, picture, tiny_model, tiny_processor, vlm_config
 from modeling_moon2 import Moon2Model, Moon2SparseMoeBlock
+from training_moon2.upcycling import model_from_backbone
 
 TOLERANCE = dict(atol=1e-5, rtol=0)
 
@@ -164,7 +165,7 @@ def test_upcycled_model_computes_what_the_dense_one_did(family, tmp_path):
     dense = AutoModel.from_config(vlm_config(family)).eval()
     dense.save_pretrained(tmp_path)
     processor = tiny_processor(family)
-    model = Moon2Model.from_backbone(tmp_path, num_experts=3, num_experts_per_tok=2).eval()
+    model = model_from_backbone(tmp_path, num_experts=3, num_experts_per_tok=2).eval()
     assert sum(isinstance(module, Moon2SparseMoeBlock) for module in model.modules()) == 3
     for product in mixed_products():
         inputs = processor([product])

@@ -15,6 +15,7 @@ from configuration_moon2 import IMAGE, NOT_POOLED, TEXT
 from conftest import OLD_TRANSFORMERS, mixed_products, picture, tiny_model, tiny_processor, vlm_config
 from pictures_moon2 import load_picture
 from processing_moon2 import Moon2Processor, ProductError
+from training_moon2.upcycling import processor_from_backbone
 
 
 def needs_no_torchvision(family: str):
@@ -238,9 +239,9 @@ def test_the_size_of_pictures_is_bounded_in_pixels(tmp_path):
     size = {"shortest_edge": 4096, "longest_edge": 12_845_056}
     folder = backbone_folder(tmp_path / "qwen", tiny_processor("qwen3_vl"), size=size)
     config = vlm_config("qwen3_vl")
-    assert Moon2Processor.from_backbone(folder, config).image_processor.size == size | {"longest_edge": 1024 * 1024}
+    assert processor_from_backbone(folder, config).image_processor.size == size | {"longest_edge": 1024 * 1024}
     for most in (20_000_000, 6000, 3000):
-        processor = Moon2Processor.from_backbone(folder, config, max_pixels=most)
+        processor = processor_from_backbone(folder, config, max_pixels=most)
         processor.save_pretrained(tmp_path / "moon2")
         loaded = Moon2Processor.from_pretrained(tmp_path / "moon2")
         for each in (processor, loaded):
@@ -249,14 +250,14 @@ def test_the_size_of_pictures_is_bounded_in_pixels(tmp_path):
             grid = loaded([{"image": photo}])["image_grid_thw"]
             assert 64 * grid.prod() <= most, "patches of 8 x 8 pixels"
     with pytest.raises(ValueError, match="max_pixels is 255; a single visual token takes 256 pixels"):
-        Moon2Processor.from_backbone(folder, config, max_pixels=255)
+        processor_from_backbone(folder, config, max_pixels=255)
 
     small = backbone_folder(tmp_path / "small", tiny_processor("qwen3_vl"))
-    assert Moon2Processor.from_backbone(small, config).image_processor.size["longest_edge"] == 48 * 48
+    assert processor_from_backbone(small, config).image_processor.size["longest_edge"] == 48 * 48
     llava = backbone_folder(tmp_path / "llava", tiny_processor("llava"))
-    assert Moon2Processor.from_backbone(llava, vlm_config("llava")).image_processor.size["height"] == 32
+    assert processor_from_backbone(llava, vlm_config("llava")).image_processor.size["height"] == 32
     with pytest.raises(ValueError, match="max_pixels is 5000, but a llava scales all pictures to one size"):
-        Moon2Processor.from_backbone(llava, vlm_config("llava"), max_pixels=5000)
+        processor_from_backbone(llava, vlm_config("llava"), max_pixels=5000)
 
 
 @pytest.mark.parametrize("name", ["smolvlm", "idefics3"])
@@ -265,7 +266,7 @@ def test_pictures_are_not_cut_into_tiles(tmp_path, name):
     needs_no_torchvision(name)
     settings = {"do_image_splitting": True, "size": {"longest_edge": 128}}
     folder = backbone_folder(tmp_path, tiny_processor(name), **settings)
-    processor = Moon2Processor.from_backbone(folder, vlm_config(name))
+    processor = processor_from_backbone(folder, vlm_config(name))
     inputs = processor([{"image": picture(100, 100)}])
     assert inputs["pixel_values"].shape == (1, 3, 32, 32)
     tiny_model(name)(**inputs)
@@ -290,7 +291,7 @@ def test_pixels_do_not_depend_on_torchvision(tmp_path, family, monkeypatch):
     assert chosen == ["torchvision"] or family in ("smolvlm", "idefics3"), "the test sees the choice"
     chosen.clear()
     for loaded in (
-        Moon2Processor.from_backbone(backbone, vlm_config(family)),
+        processor_from_backbone(backbone, vlm_config(family)),
         Moon2Processor.from_pretrained(tmp_path / "moon2"),
         transformers.AutoProcessor.from_pretrained(tmp_path / "moon2", trust_remote_code=True),
     ):

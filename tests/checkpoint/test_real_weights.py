@@ -8,8 +8,8 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, SiglipImageProcessorPil
 
 from conftest import picture
-from modeling_moon2 import Moon2Model, Moon2SparseMoeBlock
-from processing_moon2 import Moon2Processor
+from modeling_moon2 import Moon2SparseMoeBlock
+from training_moon2.upcycling import model_from_backbone, processor_from_backbone
 
 pytestmark = pytest.mark.slow
 
@@ -75,9 +75,9 @@ def llava(smollm2, tmp_path_factory) -> Path:
 def test_upcycled_smollm2_computes_what_the_dense_models_do(smollm2, llava):
     language_model, tokenizer = smollm2
     dense = AutoModel.from_pretrained(llava).eval()
-    model = Moon2Model.from_backbone(llava, num_experts=3, num_experts_per_tok=2).eval()
+    model = model_from_backbone(llava, num_experts=3, num_experts_per_tok=2).eval()
     assert sum(isinstance(module, Moon2SparseMoeBlock) for module in model.modules()) == 30
-    processor = Moon2Processor.from_backbone(llava, model.config.vlm_config)
+    processor = processor_from_backbone(llava, model.config.vlm_config)
 
     inputs = processor([{"text": sentence} for sentence in SENTENCES])
     output = model(**inputs)

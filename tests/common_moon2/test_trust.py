@@ -225,10 +225,10 @@ def test_a_mistyped_option_does_not_put_its_token_into_a_log(tmp_path, capsys):
 def test_addresses_with_keys_come_into_no_record(after_demo):
     """Pictures behind signed addresses, which are not fetched or not there: what is written of them, and the errors."""
     signed = "http://me:pass@127.0.0.1:9/photo.jpg?Signature=very-secret"
-    picture(80, 80).save("photo.png")
-    rows = [
-        {"id": str(number), "title": f"mug {number}", "image": ("photo.png", signed)[number % 2]} for number in range(8)
-    ]
+    rows = []
+    for number in range(8):
+        picture(80, 80, seed=number).save(f"{number}.png")
+        rows.append({"id": str(number), "title": f"mug {number}", "image": (f"{number}.png", signed)[number % 2]})
     Path("shop.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     for options in ([], ["--allow_urls", "true", "--overwrite"]):
         mbe2_main(["build", "--catalogue", "shop.jsonl", "--output", "mine", "--num_proc", "1", *options])

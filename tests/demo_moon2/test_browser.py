@@ -24,7 +24,10 @@ def address(mbe2, tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     tiny_model().save_pretrained(folder / "moon2")
     tiny_processor().save_pretrained(folder / "moon2")
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr("evaluation.vectors.hybrid.FEWEST", 3)  # queries of a small data set
     served = serve(ServeArguments(model=str(folder / "moon2"), dataset=mbe2, cache=folder / "cache"))
+    monkeypatch.undo()
     yield served.local_url
     served.close()
 
@@ -86,6 +89,24 @@ def test_text_then_picture_too_then_picture_alone(visit, photo):
     assert visit.cards.all_inner_texts() == alone, "a share of 100 % is the picture alone"
     assert visit.fits()
     visit.keep("picture")
+
+
+def test_the_way_to_search_is_a_switch(visit):
+    visit.text.fill("blue mug")
+    visit.text.press("Enter")
+    expect(visit.cards).to_have_count(12)
+    both = visit.cards.all_inner_texts()
+    expect(visit.tab.get_by_role("radio", name="Vectors and words")).to_be_checked()
+    expect(visit.tab.locator("#query")).to_contain_text("its words count")
+    visit.keep("vectors-and-words")
+    visit.tab.get_by_role("radio", name="Words", exact=True).check()  # which searches at once
+    expect(visit.tab.locator("#query")).to_contain_text("its words count 100%")
+    expect(visit.cards.first).to_contain_text("mug", ignore_case=True)
+    visit.keep("words")
+    visit.tab.get_by_role("radio", name="Vectors", exact=True).check()
+    expect(visit.tab.locator("#query")).not_to_contain_text("its words count")
+    assert visit.cards.all_inner_texts() != both and visit.fits()
+    visit.keep("vectors")
 
 
 def test_the_heat_map_by_keyboard(visit):

@@ -13,12 +13,13 @@ from datasets import Dataset, Features, Image, Value
 from common_moon2.cli import UserError
 from conftest import picture, tiny_model, tiny_processor
 from demo_moon2 import parts as html
-from demo_moon2.catalogue import Catalogue, open_catalogue
+from demo_moon2.catalogue import BOTH, VECTORS, WORDS, Catalogue, Found, open_catalogue
 from demo_moon2.parts import heat_panel
 from demo_moon2.query import Reader, blend
 from evaluation.models.checkpoint import Checkpoint
 from evaluation.models.encoders import Moon2Encoder, load_encoder
 from evaluation.tables.benchmark import Products
+from evaluation.vectors.hybrid import Fusion, Weight
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +70,35 @@ def test_products_are_found_by_cosine_in_their_richest_view(catalogue, encoder):
     vectors = encoder.encode([products.product(row, catalogue.view[row]) for row in rows])
     query = torch.nn.functional.normalize(torch.randn(vectors.shape[1], generator=torch.manual_seed(1)), dim=0)
     scores = vectors @ query
-    found = catalogue.search(query.numpy(), 5)
+    found = catalogue.search(query.numpy(), 5).products
     assert [row for row, _ in found] == [rows[index] for index in scores.argsort(descending=True)[:5]]
     assert [score for _, score in found] == pytest.approx(scores.sort(descending=True).values[:5].tolist(), abs=1e-5)
-    assert len(catalogue.search(query.numpy(), 10_000)) == len(catalogue), "no more than there are"
+    assert len(catalogue.search(query.numpy(), 10_000).products) == len(catalogue), "no more than there are"
+
+
+def test_words_vectors_or_both():
+    weight = Weight(bias=0.0, number=0.0, rare=0.0, use="both", queries=50, mean=0.5)
+    titles, vectors = ["red mug", "blue mug", "lamp", None], np.eye(4, dtype=np.float32)
+    plain = small_catalogue(titles, vectors)
+    fused = Catalogue(plain.products, vectors, plain.view, Fusion({"t2mm": weight}, "a test"))
+    assert (plain.ways, fused.ways) == ([VECTORS, WORDS], [BOTH, VECTORS, WORDS])
+    lamp = vectors[2]
+    assert fused.search(lamp, 1, VECTORS, "red mug") == Found([(2, 1.0)], 0.0)
+    words = fused.search(lamp, 2, WORDS, "red mug")
+    assert [row for row, _ in words.products] == [0, 1] and words.weight > 0.99
+    assert [row for row, _ in fused.search(lamp, 3, WORDS, "red").products] == [0, 2, 1], "vectors order the others"
+    both = fused.search(lamp, 4, BOTH, "mug")
+    assert both.weight == 0.5 and {row for row, _ in both.products[:3]} == {0, 1, 2} and both.products[3] == (3, 0.0)
+    for text, view in (("unheard", "t"), (None, "i"), ("red mug", "mm")):  # of mm there are no weights
+        assert fused.search(lamp, 1, BOTH, text, view) == Found([(2, 1.0)], 0.0)
+    with pytest.raises(UserError, match="no way 'Vectors and words' to search, but Vectors, Words"):
+        plain.search(lamp, 1, BOTH, "mug")
+    assert small_catalogue([None, "!!"]).ways == [VECTORS], "there are no words"
+
+
+def test_weights_come_from_the_validation_triplets(encoder, mbe2, tmp_path, monkeypatch):
+    monkeypatch.setattr("evaluation.vectors.hybrid.FEWEST", 3)
+    assert open_catalogue(mbe2, encoder, cache=tmp_path).ways[0] == BOTH
 
 
 def test_a_catalogue_is_embedded_once(encoder, mbe2, tmp_path, monkeypatch):
@@ -145,7 +171,7 @@ def test_a_text_that_is_cut_is_said(encoder):
     short = Reader(Checkpoint(encoder.checkpoint.model, processor, Path(), None))
     query = short.query("red striped mug 350 ml and blue cotton shirt", None)
     assert query.cut > 4
-    assert f"has {query.cut} tokens" in html.query_panel(query, 0.5)
+    assert f"has {query.cut} tokens" in html.query_panel(query, 0.5, 0.0)
 
 
 def test_a_heat_map_leaves_the_model_as_it_was(reader, catalogue):
@@ -166,7 +192,7 @@ def test_only_products_with_title_and_picture_have_one(reader, catalogue, row):
 
 
 def test_cards_show_what_a_product_has(catalogue):
-    shown = html.cards(catalogue, [(3, 0.75), (0, 0.5), (1, -0.25)])
+    shown = html.cards(catalogue, Found([(3, 0.75), (0, 0.5), (1, -0.25)], 0.0))
     full, titled, pictured = shown.split("</li>")[:3]
     assert 'data-row="3"' in full and 'src="data:image/jpeg;base64,' in full and "0.750" in full
     assert "title only" in titled and "no picture" in titled and "data-row" not in titled
@@ -176,12 +202,13 @@ def test_cards_show_what_a_product_has(catalogue):
 
 def test_text_of_others_is_never_html(reader):
     catalogue = small_catalogue(['<script>alert("1")</script>', "ordinary"])
-    for shown in (html.cards(catalogue, [(0, 1.0)]), html.problem("<img src=x>"), html.message("<b>")):
+    for shown in (html.cards(catalogue, Found([(0, 1.0)], 0.5)), html.problem("<img src=x>"), html.message("<b>")):
         assert "<script" not in shown and "<img src=x" not in shown and "<b>" not in shown
 
 
 def test_the_panel_names_the_query_and_every_expert(reader):
-    both = html.query_panel(reader.query("red mug", picture(30, 30), 0.25), 0.25)
-    assert "<strong>text and picture</strong>, 25% picture" in both and both.count("<td") == 3 * 4
-    text = html.query_panel(reader.query("red mug", None), 0.5)
+    both = html.query_panel(reader.query("red mug", picture(30, 30), 0.25), 0.25, 0.4)
+    assert "<strong>text and picture</strong>, 25% picture; its words count 40%</p>" in both
+    assert both.count("<td") == 3 * 4
+    text = html.query_panel(reader.query("red mug", None), 0.5, 0.0)
     assert "<strong>text</strong><" in text and text.count("<td") == 4

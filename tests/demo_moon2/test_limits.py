@@ -60,7 +60,8 @@ def upload(client: httpx.Client, content: bytes, name: str = "photo.png") -> htt
 
 
 def call(page: gr.Blocks, client: httpx.Client, function: str, data: list) -> list:
-    """Runs a function of the page as the browser does; what it gives."""
+    """Runs a function of the page as the browser does, by vectors if the way is left out; what it gives."""
+    data = [*data, "Vectors"] if len(data) == 3 else data
     (index,) = [index for index, fn in page.fns.items() if getattr(fn.fn, "__name__", "") == function][:1]
     session = f"session{index}{len(data)}"
     joined = client.post("/gradio_api/queue/join", json={"fn_index": index, "data": data, "session_hash": session})
@@ -180,6 +181,8 @@ def test_a_search_by_text_picture_and_both(page, client):
 def test_what_cannot_be_searched_is_said_on_the_page(page, client, tmp_path):
     said, *rest = call(page, client, "search", ["  ", None, 50])
     assert 'role="alert">Type what you look for, or add a picture.' in said and rest[:3] == ["", "", ""]
+    said, *rest = call(page, client, "search", ["mug", None, 50, "Magic"])
+    assert "There is no way &#39;Magic&#39; to search, but " in said and rest[:3] == ["", "", ""]
     said, *rest = call(page, client, "search", ["a" * 501, None, 50])
     assert "The text has 501 characters; at most 500 are read." in said
     cut = upload(client, encoded("JPEG", 300, 300)[:2000], "cut.jpg").json()[0]
@@ -210,9 +213,15 @@ def test_a_picture_is_one_that_was_uploaded(page, client, tmp_path):
 
 
 def test_what_the_form_never_sends_is_refused(page, client):
-    for data in ([["mug"], None, 50], [{"a": 1}, None, 50], ["mug", None, "50"], ["mug", None, None]):
+    for data in (
+        [["mug"], None, 50],
+        [{"a": 1}, None, 50],
+        ["mug", None, "50"],
+        ["mug", None, None],
+        ["mug", None, 50, 1],
+    ):
         said, *rest = call(page, client, "search", data)
-        assert "A query is a text, a picture and a number." in said and rest[:3] == ["", "", ""]
+        assert "A query is a text, a picture, a number and a way to search." in said and rest[:3] == ["", "", ""]
     path = upload(client, encoded()).json()[0]
     said, *_ = call(page, client, "search", ["mug", file_data(path), 500])
     assert "give 0 to 1" in said

@@ -158,7 +158,8 @@ def test_answers_stand_where_the_metrics_say(by_group, tmp_path):
     asked = [row for row, modality in enumerate(benchmark.modalities) if modality == "text"]
     queries, corpus = {"text": Embedded(asked, vectors[12:18])}, {"mm": Embedded(list(range(12)), vectors[:12])}
     _, values = evaluate_retrieval(benchmark, queries, corpus, by_group)
-    answers = answer_queries(benchmark, "t2mm", values["t2mm"].ids, queries, corpus, by_group)
+    parts = queries["text"], corpus["mm"]
+    answers = answer_queries(benchmark, values["t2mm"].ids, parts, by_group=by_group)
     assert [1 / answer.first.rank for answer in answers] == values["t2mm"].values["mrr"].tolist()
     assert [answer.hit for answer in answers] == (values["t2mm"].values["recall@10"] > 0).tolist()
     for answer in answers:

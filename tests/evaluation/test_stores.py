@@ -254,6 +254,14 @@ def test_an_address_is_not_taken_for_a_folder(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"v"}
 
 
+@pytest.mark.parametrize("kind", ["lancedb", "qdrant"])
+def test_asking_makes_no_store(kind, tmp_path):
+    pytest.importorskip({"lancedb": "lancedb", "qdrant": "qdrant_client"}[kind])
+    with pytest.raises(UserError, match="has no .* 'products': make it with `python -m evaluation store`"):
+        ask((kind, str(tmp_path / "db")), "products", np.ones((1, 16), np.float32))
+    assert not (tmp_path / "db").exists()
+
+
 def test_a_store_that_is_ahead_is_noticed(tmp_path, capsys):
     pytest.importorskip("lancedb")
     filled(("lancedb", str(tmp_path / "db")), folder(tmp_path / "v", "changed"), "products")

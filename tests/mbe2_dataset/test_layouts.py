@@ -103,7 +103,8 @@ def test_shopify_with_its_newer_names_in_another_order(tmp_path):
 
 def test_shopify_products_json(tmp_path):
     product = {
-        "id": 1, "title": "Mug", "handle": "mug", "body_html": "<p>A mug.</p>", "vendor": "Acme", "product_type": "Mugs",
+        "id": 1, "title": "Mug", "handle": "mug", "body_html": "<p>A mug.</p>", "vendor": "Acme",
+        "product_type": "Mugs",
         "variants": [{"id": 2, "title": "S", "price": "9.90"}, {"id": 3, "title": "M", "price": "10.90"}],
         "images": [{"src": "a.jpg", "position": 1}, {"src": "b.jpg", "position": 2}],
         "options": [{"name": "Size", "values": ["S", "M"]}, {"name": "Title", "values": ["Default Title"]}],
@@ -116,7 +117,10 @@ def test_shopify_products_json(tmp_path):
     }  # fmt: skip
 
 
-WOO = "ID|Type|SKU|Name|Description|Regular price|Sale price|Categories|Images|Parent|Attribute 1 name|Attribute 1 value(s)"
+WOO = (
+    "ID|Type|SKU|Name|Description|Regular price|Sale price|Categories|Images|Parent|"
+    "Attribute 1 name|Attribute 1 value(s)"
+)
 
 
 @pytest.mark.parametrize("german", [False, True])
@@ -125,7 +129,8 @@ def test_woocommerce_variations_take_from_their_parents(german, tmp_path):
     if german:
         header, mark = (
             (
-                "ID|Typ|Artikelnummer|Name|Beschreibung|Regulärer Preis|Angebotspreis|Kategorien|Bilder|Übergeordnetes Produkt|"
+                "ID|Typ|Artikelnummer|Name|Beschreibung|Regulärer Preis|Angebotspreis|Kategorien|Bilder|"
+                "Übergeordnetes Produkt|"
                 "Attribut 1 Name|Attribut 1 Wert(e)"
             ),
             ";",
@@ -158,9 +163,10 @@ def test_google_feeds_of_every_kind(tmp_path):
     fields = dict(zip(header.replace(" ", "_").split("|"), row.split("|"), strict=True))
     fields.pop("additional_image_link")
     tags = "".join(f"<g:{name}>{value.replace('>', '&gt;')}</g:{name}>" for name, value in fields.items())
-    tags += "<g:additional_image_link>b.jpg</g:additional_image_link><g:additional_image_link>c.jpg</g:additional_image_link>"
+    tags += "".join(f"<g:additional_image_link>{name}.jpg</g:additional_image_link>" for name in "bc")
     for name, before, after in (
-        ("rss", '<rss xmlns:g="http://base.google.com/ns/1.0"><channel><title>Shop</title><item>', "</item></channel></rss>"),
+        ("rss", '<rss xmlns:g="http://base.google.com/ns/1.0"><channel><title>Shop</title><item>',
+         "</item></channel></rss>"),
         ("atom", '<feed xmlns="http://www.w3.org/2005/Atom" xmlns:g="http://base.google.com/ns/1.0"><title>Shop</title>'
          "<entry><id>urn:1</id><title>Other</title><link href='x'/>", "</entry></feed>"),
     ):  # fmt: skip
@@ -213,7 +219,8 @@ def test_bigcommerce(tmp_path):
         tmp_path / "new" / "p.csv",
         "Item#ID#Name#SKU#Options#Brand Name#Price#Categories#Description#Image URL (Import)#Image Sort Order",
         "Product#77#Shirt#T##Acme#9.90#Wear/Shirts#<p>Soft.</p>##",
-        "Variant#78##T-S#Type=Dropdown|Name=Size|Value=S######", "Variant#79##T-M#Type=Dropdown|Name=Size|Value=M######",
+        "Variant#78##T-S#Type=Dropdown|Name=Size|Value=S######",
+        "Variant#79##T-M#Type=Dropdown|Name=Size|Value=M######",
         "Image#80########b.jpg#1", "Image#81########a.jpg#0", "Product#90#Cap#C##Acme#5#Wear/Caps###",
         "Image#91########c.jpg#0", mark="#",
     )  # fmt: skip
@@ -289,7 +296,8 @@ def test_amazon_reviews(kind, tmp_path):
 
 def test_pictures_named_by_ids(tmp_path):
     table(
-        tmp_path / "kaggle" / "styles.csv", "id|gender|masterCategory|subCategory|articleType|baseColour|productDisplayName",
+        tmp_path / "kaggle" / "styles.csv",
+        "id|gender|masterCategory|subCategory|articleType|baseColour|productDisplayName",
         "1163|Men|Apparel|Topwear|Shirts|Blue|Blue shirt", "1164|Men|Apparel|Topwear|Shirts|Red|Red shirt",
     )  # fmt: skip
     pictures(tmp_path / "kaggle" / "images", "1163.jpg", "1164.jpg")
@@ -297,7 +305,8 @@ def test_pictures_named_by_ids(tmp_path):
     assert shirt["images"] == ["images/1163.jpg"] and shirt["category"] == ["Apparel", "Topwear", "Shirts"]
     assert shirt["attributes"] == ["gender=Men", "baseColour=Blue"]
     table(
-        tmp_path / "hm" / "articles.csv", "article_id|product_code|prod_name|product_type_name|product_group_name|detail_desc",
+        tmp_path / "hm" / "articles.csv",
+        "article_id|product_code|prod_name|product_type_name|product_group_name|detail_desc",
         "0108775015|0108775|Strap top|Vest top|Garment Upper body|Jersey top.",
     )  # fmt: skip
     pictures(tmp_path / "hm" / "images", "010/0108775015.jpg")
@@ -310,6 +319,9 @@ def test_pictures_named_by_ids(tmp_path):
     assert [record["images"] for record in read(tmp_path / "own").values()] == [
         ["photos/7_1.jpg", "photos/7_2.jpg"], ["photos/8.png"]
     ]  # fmt: skip
+    table(tmp_path / "blank" / "a.csv", "sku|name", "7|Mug", "|Cup")
+    mug, cup = source(tmp_path / "blank", columns={"images": ("photos/{id}.jpg",)})
+    assert mug.record["images"] == [{"path": "photos/7.jpg"}] and cup.record["images"] == []
     with pytest.raises(CatalogueError, match=r"no column 'photos/\{nr\}\.jpg', from which 'images'"):
         read(tmp_path / "own", columns={"images": ("photos/{nr}.jpg",)})
 
@@ -371,7 +383,8 @@ def test_schema_org(tmp_path):
              "offers": [{"@type": "AggregateOffer", "lowPrice": 8}]},
         ],
     }  # fmt: skip
-    mug = {"@type": ["Product"], "sku": "C", "name": {"@language": "en", "@value": "Mug"}, "image": "c.jpg", "color": "red",
+    mug = {"@type": ["Product"], "sku": "C", "name": {"@language": "en", "@value": "Mug"}, "image": "c.jpg",
+           "color": "red",
            "brand": "Acme", "offers": {"price": 3}}  # fmt: skip
     graph = {"@context": "https://schema.org", "@graph": [{"@type": "WebSite", "name": "Shop"}, shirt, mug]}
     (tmp_path / "graph.json").write_text(json.dumps(graph))
@@ -443,8 +456,10 @@ def test_etsy_numbered_images_and_variations(tmp_path):
 
 def test_shopware_children_take_from_their_parent_id(tmp_path):
     table(
-        tmp_path / "a.csv", "id;parent_id;product_number;name;description;price_gross;cover_media_url;manufacturer_name",
-        "a1;;T;Hemd;Weich.;9,90;t.jpg;Acme", "a2;a1;T-S;;;;;", "a3;a1;T-M;Hemd M;;12,90;m.jpg;", mark=";", separator=";",
+        tmp_path / "a.csv",
+        "id;parent_id;product_number;name;description;price_gross;cover_media_url;manufacturer_name",
+        "a1;;T;Hemd;Weich.;9,90;t.jpg;Acme", "a2;a1;T-S;;;;;", "a3;a1;T-M;Hemd M;;12,90;m.jpg;",
+        mark=";", separator=";",
     )  # fmt: skip
     small, medium = (read(tmp_path)[name] for name in ("a2", "a3"))
     assert (small["title"], small["images"], small["brand"], small["group_id"]) == ("Hemd", ["t.jpg"], "Acme", "a1")
@@ -454,13 +469,14 @@ def test_shopware_children_take_from_their_parent_id(tmp_path):
 def test_prestashop_and_opencart_names(tmp_path):
     table(
         tmp_path / "presta" / "p.csv",
-        "Product ID#Active (0/1)#Name *#Categories (x,y,z...)#Price tax excluded#Reference ##Manufacturer#Image URLs (x,y,z...)"
-        .replace(" ##", " n#"), "1#1#Mug#Home,Mugs#9.90#M1#Acme#a.jpg,b.jpg", mark="#", separator=";",
+        "Product ID#Active (0/1)#Name *#Categories (x,y,z...)#Price tax excluded#Manufacturer#"
+        "Image URLs (x,y,z...)", "1#1#Mug#Home,Mugs#9.90#Acme#a.jpg,b.jpg", mark="#", separator=";",
     )  # fmt: skip
     (mug,) = read(tmp_path / "presta").values()
     assert (mug["id"], mug["title"], mug["images"], mug["price"]) == ("1", "Mug", ["a.jpg", "b.jpg"], 9.9)
     table(
-        tmp_path / "opencart" / "p.csv", "product_id|name(en-gb)|name(de-de)|model|manufacturer|image_name|description(de-de)",
+        tmp_path / "opencart" / "p.csv",
+        "product_id|name(en-gb)|name(de-de)|model|manufacturer|image_name|description(de-de)",
         "1|Mug|Tasse|M|Acme|catalog/a.jpg|Rot.",
     )  # fmt: skip
     pictures(tmp_path / "opencart" / "image", "catalog/a.jpg")
@@ -502,9 +518,43 @@ def test_columns_are_told_by_their_cells_and_the_guess_is_said(tmp_path):
         read(table(tmp_path / "c.csv", "F1|F2", "1|2", "1|2"))
 
 
+def test_interfaces_and_feeds_that_have_no_layout(tmp_path):
+    node = {"id": "gid://1", "title": "Mug", "images": {"edges": [{"node": {"url": "https://x.test/1.jpg"}}]}}
+    (tmp_path / "graphql.json").write_text(json.dumps({"data": {"products": {"edges": [{"node": node}]}}}))
+    assert read(tmp_path / "graphql.json")["gid://1"]["images"] == ["https://x.test/1.jpg"]
+    rest = [{"id": 7, "name": "Mug", "categories": [{"id": 1, "name": "Home"}, {"id": 2, "name": "Mugs"}],
+             "images": [{"src": "a.jpg"}], "attributes": [{"name": "Color", "options": ["Red", "Blue"]}],
+             "feature": ["Big"]}]  # fmt: skip
+    (tmp_path / "rest.json").write_text(json.dumps(rest))
+    mug = read(tmp_path / "rest.json")["7"]
+    assert mug["category"] == ["Home", "Mugs"] and mug["attributes"] == ["Color=Red", "Color=Blue"]
+    offer = (
+        '<offer id="7"><name>Кружка</name><picture>a.jpg</picture><picture>b.jpg</picture><price>9.5</price>'
+        '<param name="Цвет">красный</param></offer>'
+    )
+    text = f'<?xml version="1.0" encoding="windows-1251"?><shop><offers>{offer}</offers></shop>'
+    (tmp_path / "yml.xml").write_bytes(text.encode("cp1251"))
+    assert read(tmp_path / "yml.xml")["7"] == {
+        "id": "7", "title": "Кружка", "images": ["a.jpg", "b.jpg"], "price": 9.5, "attributes": ["Цвет=красный"],
+    }  # fmt: skip
+
+
+def test_an_index_without_a_name_and_tables_that_hold_other_things(tmp_path):
+    table(tmp_path / "a.csv", "|name|img_path", *(f"{n}|Mug {n}|{n}.jpg" for n in range(8)))
+    table(tmp_path / "stores.csv", "city|street", "Bern|Long street")
+    assert read(tmp_path)["3"]["title"] == "Mug 3"
+    assert understand(source(tmp_path)).tables_left == ["stores.csv"]
+    specifications = '{"product_specification"=>[{"key"=>"Fabric", "value"=>"Cotton"}, {"key"=>"Fit", "value"=>nil}]}'
+    table(tmp_path / "ruby.csv", "pid#title#image#product_specifications", f"7#Shirt#a.jpg#{specifications}", mark="#")
+    with pytest.raises(CatalogueError, match="hold id"):
+        read(tmp_path / "ruby.csv")
+    assert read(tmp_path / "ruby.csv", columns={"id": ("pid",)})["7"]["attributes"] == ["Fabric=Cotton"]
+
+
 def test_rows_of_one_id_merge_unless_their_titles_differ(tmp_path):
     table(
-        tmp_path / "a.csv", "sku|name|image|colour", "1|Mug|a.jpg|red", "1||b.jpg|", "2|Cup|c.jpg|", "2|Other cup|d.jpg|",
+        tmp_path / "a.csv", "sku|name|image|colour", "1|Mug|a.jpg|red", "1||b.jpg|", "2|Cup|c.jpg|",
+        "2|Other cup|d.jpg|",
         "1|Mug|e.jpg|blue",
     )  # fmt: skip
     items = list(source(tmp_path))
@@ -514,7 +564,8 @@ def test_rows_of_one_id_merge_unless_their_titles_differ(tmp_path):
 
 
 def test_a_structure_is_never_printed_as_text(tmp_path):
-    rows = [{"id": 1, "name": {"en": "Mug", "de": "Tasse"}, "image": "a.jpg", "brand": {"x": {"y": 1}}, "category": {"name": "Mugs"}},
+    rows = [{"id": 1, "name": {"en": "Mug", "de": "Tasse"}, "image": "a.jpg", "brand": {"x": {"y": 1}},
+             "category": {"name": "Mugs"}},
             {"id": 2, "name": {"parts": [1, {"a": 2}]}, "image": "b.jpg"}]  # fmt: skip
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     mug, bad = source(tmp_path, languages=("de",))
@@ -531,7 +582,8 @@ def test_an_id_stays_as_it_is_written(tmp_path):
 @pytest.mark.parametrize(
     ("encoding", "name", "text"),
     [("utf-8", "utf-8-sig", "Größe 杯"), ("utf-8-sig", "utf-8-sig", "Größe"), ("utf-16", "utf-16", "Größe"),
-     ("utf-16-le", "utf-16-le", "Mug"), ("cp1252", "cp1252", "Größe für „Café“ 9 €"), ("cp1252", "cp1252", "niño español"),
+     ("utf-16-le", "utf-16-le", "Mug"), ("cp1252", "cp1252", "Größe für „Café“ 9 €"), 
+     ("cp1252", "cp1252", "niño español"),
      ("gb18030", "gb18030", "红色马克杯 陶瓷 家居"), ("cp1251", "cp1251", "Красная кружка"),
      ("cp1250", "cp1250", "Żółty kubek, łyżka i ręcznik")],
 )  # fmt: skip

@@ -120,12 +120,18 @@ def test_a_yaml_file_holds_options_and_the_command_line_wins(shop, tmp_path):
         (["--consistency_model", "nowhere"], "nowhere"),
         (["--negatives", "mined", "--negative_model", "nowhere"], "nowhere"),
         (["--hardness", "9,3"], "--hardness"),
-        (["--most_alike", "2"], "--most_alike"),
+        (["--hardness", "5,50,2"], "--hardness"),
         (["--revisions", "editor_model=v1"], "--revisions"),
         (["--search_log", "nowhere.csv"], "nowhere.csv"),
-        (["--attribution", "Acme"], "--licence"),
-        (["--licence", "mit", "--licence_name", "mine"], "has a name of its own"),
+        (["--licence", "attribution=Acme"], "--licence"),
+        (["--licence", "mit", "name=mine"], "has a name of its own"),
         (["--split_shares", "1,2"], "--split_shares"),
+        (["--title_budget", "cost=1"], "--titles endpoint"),
+        (["--editor_budget", "cost=much"], "cost=... edit=..."),
+        (["--title_uses", "sound"], "--title_uses"),
+        (["--hub", "branch=x"], "config=... split=..."),
+        (["--made_queries", "false"], "--query_mix none"),
+        (["--title-max-cost=3"], "--title_budget cost=..."),
         (["--limit", "0"], "--limit"),
         (["--titels", "template"], "--titels"),
     ],
@@ -145,7 +151,7 @@ def test_a_search_log_gives_queries_positives_negatives_and_grades(shop, tmp_pat
     rows = ["query,item,label", "red mug,s0,E", "red mug,s1,I", "red mug,s6,E", "lonely,s2,E", "lost,nowhere,E",
             "evening,s4,2", "evening,s9,E"]  # fmt: skip
     log.write_text("\n".join(rows) + "\n")
-    assert build(shop, tmp_path / "mbe2", "--search_log", str(log), "--made_queries", "false") == 0
+    assert build(shop, tmp_path / "mbe2", "--search_log", str(log), "--query_mix", "none") == 0
     said = capsys.readouterr().out
     assert "rows in 7" in said and "item unknown 1" in said
     rows = triplets(tmp_path / "mbe2")
@@ -208,7 +214,7 @@ def moon2(tmp_path_factory) -> str:
 
 
 def test_mined_negatives_and_scores_of_a_model(shop, moon2, tmp_path, capsys):
-    options = ("--negatives", "mined", "--negative_model", moon2, "--hardness", "2,6", "--most_alike", "1.0",
+    options = ("--negatives", "mined", "--negative_model", moon2, "--hardness", "2,6,1.0",
                "--consistency_model", moon2, "--consistency_threshold", "20%")  # fmt: skip
     assert build(shop, tmp_path / "mbe2", *options, "--augmented_images", "2") == 0
     rows = triplets(tmp_path / "mbe2")
@@ -257,15 +263,15 @@ def said(asked: dict) -> str:
 
 
 def paid(url: str, *options: str) -> tuple[str, ...]:
-    served = ("--titles", "endpoint", "--title_endpoint", url, "--title_model", "writer-1", "--title_pictures", "false")
-    return (*served, "--title_concurrency", "3", *options)
+    served = ("--titles", "endpoint", "--title_endpoint", url, "--title_model", "writer-1", "--title_uses", "text")
+    return (*served, "--concurrency", "3", *options)
 
 
 def test_titles_of_a_service_are_paid_once(shop, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
     with chat_server(better) as server:
         url = server.url.replace("://", "://me:passw0rd@") + "?key=very-secret"
-        assert build(shop, tmp_path / "mbe2", *paid(url, "--title_max_requests", "10")) == 2
+        assert build(shop, tmp_path / "mbe2", *paid(url, "--title_budget", "requests=10")) == 2
         assert "budget" in capsys.readouterr().err
         first = [said(asked) for asked in server.requests]
         assert len(first) == 10
@@ -286,18 +292,18 @@ def test_titles_of_a_service_are_paid_once(shop, tmp_path, monkeypatch, capsys):
 
 def test_tokens_have_a_budget(shop, tmp_path, capsys):
     with chat_server(better) as server:
-        assert build(shop, tmp_path / "mbe2", *paid(server.url, "--title_max_tokens", "1")) == 2
+        assert build(shop, tmp_path / "mbe2", *paid(server.url, "--title_budget", "tokens=1")) == 2
         assert "The budget of 1 tokens would not be enough" in capsys.readouterr().err and not server.requests
 
 
 def test_labels_reach_the_segmentation_model():
-    told = Build(catalogue="shop", output="mbe2", subject="segmentation", subject_model="m", subject_labels=["Hat"])
+    told = Build(catalogue="shop", output="mbe2", subject="segmentation", subject_model=["m", "Hat"])
     extractor = makers._extractor(told)
     assert extractor.labels == ("Hat",)
     others = [SegmentationExtractor("m"), SegmentationExtractor("m", ("Bag",))]
     assert all(identity_of(extractor) != identity_of(other) for other in others), "other labels, other journal entries"
-    with pytest.raises(OptionError, match="--subject_labels only means something with --subject segmentation"):
-        Build(catalogue="shop", output="mbe2", subject_labels=["Hat"]).check()
+    with pytest.raises(OptionError, match="labels only with --subject segmentation"):
+        Build(catalogue="shop", output="mbe2", subject_model=["m", "Hat"]).check()
 
 
 def test_the_same_command_asks_again_for_what_a_server_failed_to_make(shop, tmp_path, capsys):
@@ -382,7 +388,7 @@ def test_killed_anywhere_and_run_again_gives_the_same_bytes_and_no_second_bill(s
 
 def test_a_dry_run_tells_and_makes_nothing(shop, tmp_path, capsys):
     with chat_server(better) as server:
-        words = paid(server.url, "--title_prices", "2,10", "--dry_run", "true", "--dry_run_rows", "20")
+        words = paid(server.url, "--title_budget", "read=2", "written=10", "--dry_run", "20")
         assert build(shop, tmp_path / "mbe2", *words) == 0
         assert server.requests == []
     told = capsys.readouterr().out

@@ -15,6 +15,7 @@ from mbe2_dataset.catalogue.columns import parse_columns
 from mbe2_dataset.catalogue.products import Fashion200K, ProductSource
 from mbe2_dataset.catalogue.store import Item, Problem
 from mbe2_dataset.catalogue.tables import HubTables, LocalTables
+from mbe2_dataset.catalogue.understood import understand
 from mbe2_dataset.errors import CatalogueError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -294,6 +295,12 @@ def test_fashion200k(tmp_path):
     (tmp_path / "labels" / "top_test_detect_all.txt").write_bytes(b"women/a/b/1/1.jpeg\t0\t\xff\n")
     with pytest.raises(CatalogueError, match=r"top_test_detect_all\.txt cannot be read"):
         list(Fashion200K(tmp_path))
+
+
+def test_fashion200k_is_found_by_its_label_files(tmp_path):
+    assert not Fashion200K.is_in(tmp_path) and Fashion200K.is_in(fashion200k(tmp_path))
+    told = "\n".join(understand(Fashion200K(tmp_path)).lines())
+    assert "understood as Fashion200K" in told and "product 1: 51" in told and "rows that cannot be read 1" in told
 
 
 def test_a_folder_that_is_not_fashion200k_is_said_with_what_it_has(tmp_path):

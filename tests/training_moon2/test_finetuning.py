@@ -16,6 +16,7 @@ from training_moon2.collator import TripletCollator
 from training_moon2.model import ATTENTION, EXPERTS
 from training_moon2.trainer import Moon2Trainer
 from training_moon2.triplets import TripletDataset, load_triplets
+from training_moon2.upcycling import model_from_backbone
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "finetuning.md").read_text(encoding="utf-8")
 
@@ -300,10 +301,10 @@ def test_dense_checkpoint_and_adapter_restore_the_trained_model(
     options = dict(shared_expert_intermediate_size=shared_expert_intermediate_size, router="composition")
     saved = ["mlp.gate", "dual_alignment"] + ["mlp.shared_expert"] * (shared_expert_intermediate_size is not None)
     torch.manual_seed(1)
-    model = with_adapter(Moon2Model.from_backbone(tmp_path / "dense", **options), modules_to_save=saved)
+    model = with_adapter(model_from_backbone(tmp_path / "dense", **options), modules_to_save=saved)
     model.save_pretrained(tmp_path / "adapter")
     torch.manual_seed(2)
-    base = Moon2Model.from_backbone(tmp_path / "dense", **options)
+    base = model_from_backbone(tmp_path / "dense", **options)
     assert not torch.equal(base.dual_alignment.weight, model.dual_alignment.original_module.weight)
     restored = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     assert_same(outputs_of(restored, inputs), outputs_of(model, inputs))

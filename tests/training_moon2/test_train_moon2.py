@@ -157,7 +157,7 @@ def test_routers_may_learn_faster_and_keep_small_logits(tiny_recipe):
             logits[weight] = (
                 torch.stack(trainer.model.eval()(**features).router_logits).logsumexp(-1).abs().mean().item()
             )
-    assert logits[10.0] < 0.8 * logits[0.0]
+    assert logits[10.0] < 0.9 * logits[0.0]
 
 
 def test_the_log_tells_how_far_experts_are_apart(tiny_recipe):

@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoModelForImageTextToText
 from conftest import OLD_TRANSFORMERS, TEXTS, mixed_products, picture, tiny_processor, vlm_config
 from modeling_moon2 import Moon2Model, Moon2SparseMoeBlock
 from processing_moon2 import Moon2Processor
-from training_moon2.upcycling import expert_distance, part_experts, routers_from_inputs
+from training_moon2.upcycling import expert_distance, model_from_backbone, part_experts, routers_from_inputs
 from upcycle_moon2 import main
 
 TOLERANCE = dict(atol=1e-5, rtol=0)
@@ -61,7 +61,7 @@ def test_sharded_checkpoints_and_a_device_map(tmp_path):
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
     processor = tiny_processor()
     for options in ({}, {"device_map": "cpu"}, {"device_map": {"": "cpu"}}):
-        model = Moon2Model.from_backbone(tmp_path, **options).eval()
+        model = model_from_backbone(tmp_path, **options).eval()
         with torch.no_grad():
             ours = model(**processor([{"text": "red striped mug"}])).last_hidden_state
         torch.testing.assert_close(ours, hidden_states(dense, processor), **TOLERANCE)
@@ -74,7 +74,7 @@ def test_sharded_checkpoints_and_a_device_map(tmp_path):
 
 def test_bf16_stays_bf16_and_computes_what_the_dense_model_does(tmp_path):
     save_dense(tmp_path)
-    model = Moon2Model.from_backbone(tmp_path, dtype=torch.bfloat16).eval()
+    model = model_from_backbone(tmp_path, dtype=torch.bfloat16).eval()
     kinds = {name.split(".")[0]: parameter.dtype for name, parameter in model.named_parameters()}
     assert kinds == {"vlm": torch.bfloat16, "dual_alignment": torch.float32} and model.dtype == torch.bfloat16
     dense = AutoModel.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
@@ -89,7 +89,7 @@ def test_bf16_stays_bf16_and_computes_what_the_dense_model_does(tmp_path):
 def test_narrow_experts_share_out_the_dense_neurons(tmp_path):
     """With all experts chosen evenly, narrow experts that cover the dense layer once are the dense layer."""
     dense = save_dense(tmp_path)
-    model = Moon2Model.from_backbone(
+    model = model_from_backbone(
         tmp_path, num_experts=3, num_experts_per_tok=3, moe_intermediate_size=32, shared_expert_intermediate_size=16
     ).eval()
     for layer in model.vlm.get_decoder().layers:
@@ -103,7 +103,7 @@ def test_narrow_experts_share_out_the_dense_neurons(tmp_path):
 
 def test_a_shared_expert_adds_nothing_at_first_and_learns(tmp_path):
     dense = save_dense(tmp_path)
-    model = Moon2Model.from_backbone(tmp_path, shared_expert_intermediate_size=16, experts_implementation="eager")
+    model = model_from_backbone(tmp_path, shared_expert_intermediate_size=16, experts_implementation="eager")
     assert model.config._experts_implementation == "eager"
     processor = tiny_processor()
     output = model(**processor([{"text": "red striped mug"}]))
@@ -131,7 +131,7 @@ def test_a_shared_expert_adds_nothing_at_first_and_learns(tmp_path):
 def test_what_cannot_be_converted_is_explained(tmp_path, capsys, words, message):
     save_dense(tmp_path / "dense")
     if "{moon2}" in words:
-        Moon2Model.from_backbone(tmp_path / "dense").save_pretrained(tmp_path / "moon2")
+        model_from_backbone(tmp_path / "dense").save_pretrained(tmp_path / "moon2")
     words = [word.format(moon2=tmp_path / "moon2") for word in words]
     assert main(["--model", str(tmp_path / "dense"), "--output_dir", str(tmp_path / "new"), *words]) == 2
     assert message in capsys.readouterr().err.strip().splitlines()[-1]
@@ -152,14 +152,14 @@ def test_dense_weights_that_do_not_fit_are_refused_by_name(tmp_path, change):
         weights[name] = torch.zeros(95, 64)
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=rf"{name.removeprefix('model.')}"):
-        Moon2Model.from_backbone(tmp_path)
+        model_from_backbone(tmp_path)
 
 
 def test_offloaded_layers_are_refused(tmp_path):
     save_dense(tmp_path)
     device_map = {"visual": "cpu", "language_model": "disk"}
     with pytest.raises(ValueError, match="device_map offloaded some layers"):
-        Moon2Model.from_backbone(tmp_path, device_map=device_map, offload_folder=str(tmp_path / "offload"))
+        model_from_backbone(tmp_path, device_map=device_map, offload_folder=str(tmp_path / "offload"))
 
 
 def gate_gradient(model, processor) -> float:
@@ -175,7 +175,7 @@ def test_copies_give_routers_no_gradient_and_other_experts_do(tmp_path):
     processor, gradients, distances = tiny_processor(), {}, {}
     for upcycling, amount in (("copy", 0.0), ("noise", 0.01), ("drop", 0.5)):
         torch.manual_seed(1)
-        model = Moon2Model.from_backbone(tmp_path, experts_implementation="eager")
+        model = model_from_backbone(tmp_path, experts_implementation="eager")
         part_experts(model, upcycling, amount)
         distances[upcycling] = expert_distance(model)
         gradients[upcycling] = gate_gradient(model, processor)
@@ -186,7 +186,7 @@ def test_copies_give_routers_no_gradient_and_other_experts_do(tmp_path):
 
 def test_drop_draws_the_given_share_of_neurons_anew_others_in_each_expert(tmp_path):
     dense = save_dense(tmp_path)
-    model = Moon2Model.from_backbone(tmp_path, num_experts=3)
+    model = model_from_backbone(tmp_path, num_experts=3)
     part_experts(model, "drop", 0.25)
     layer, experts = dense.language_model.layers[1].mlp, model.vlm.get_decoder().layers[1].mlp.experts
     changed = []
@@ -203,7 +203,7 @@ def test_drop_draws_the_given_share_of_neurons_anew_others_in_each_expert(tmp_pa
 def test_routers_start_at_clusters_of_what_their_layers_see(tmp_path):
     save_dense(tmp_path)
     torch.manual_seed(0)
-    model, processor = Moon2Model.from_backbone(tmp_path, num_experts=2, num_experts_per_tok=1), tiny_processor()
+    model, processor = model_from_backbone(tmp_path, num_experts=2, num_experts_per_tok=1), tiny_processor()
     products = [{"text": text} for text in TEXTS] + [{"image": picture(48, 48, seed=seed)} for seed in range(4)]
     routers_from_inputs(model, processor, products)
     seen, features = [], processor(products)
@@ -219,7 +219,7 @@ def test_routers_start_at_clusters_of_what_their_layers_see(tmp_path):
     clusters = KMeans(2, n_init=4, random_state=0).fit_predict(tokens.numpy())
     assert adjusted_rand_score(clusters, output.router_logits[0][own.flatten()].argmax(1)) > 0.8
     with pytest.raises(ValueError, match="kmeans needs more than"):
-        routers_from_inputs(Moon2Model.from_backbone(tmp_path, num_experts=64), processor, [{"text": "mug"}])
+        routers_from_inputs(model_from_backbone(tmp_path, num_experts=64), processor, [{"text": "mug"}])
 
 
 def test_the_command_parts_experts_and_says_what_it_did(tmp_path, mbe2, capsys):
@@ -235,7 +235,7 @@ def test_the_command_parts_experts_and_says_what_it_did(tmp_path, mbe2, capsys):
 def test_a_single_expert_is_the_dense_layer_to_the_bit(tmp_path):
     dense = save_dense(tmp_path)
     one = dict(num_experts=1, num_experts_per_tok=1)
-    model, processor = Moon2Model.from_backbone(tmp_path, **one, experts_implementation="eager"), tiny_processor()
+    model, processor = model_from_backbone(tmp_path, **one, experts_implementation="eager"), tiny_processor()
     inputs = processor([{"text": text} for text in TEXTS])
     ours = model.eval()(**inputs).last_hidden_state
     theirs = dense(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
