@@ -106,8 +106,9 @@ class BuildDataset:
 
     Each build runs as a process of its own, on rows drawn from the whole catalogue, so that all sizes have the same
     share of large images. "Memory" is the peak over the build of the anonymous memory of all its processes together, by
-    the kernel's count (Linux only): pages of mapped files are given back when others need them. The second table times
-    decode, subject and views of `expand` against a plain loop that decodes and makes as many crops with Pillow.
+    the kernel's count (Linux only): pages of mapped files are given back when others need them. The next tables compare
+    the check with a loop that only decodes all pictures of the data set, and decode, subject and views of `expand` with
+    a plain loop that decodes and makes as many crops with Pillow.
     """
 
     catalogue: str | None = option(None, "folder of Parquet files of a catalogue; left out: the synthetic one")
