@@ -90,6 +90,8 @@ def _build(catalogue: Path, output: Path, journal: Path, *options: str) -> None:
         return
     print(f"building {output.name}", flush=True)
     fixed = ["--max_pixels", str(MAX_PIXELS), "--work", str(journal), "--seed", "0"]
+    if "--augmented_images" not in options:
+        fixed += ["--augmented_images", "1"]
     if mbe2_main(["build", "--catalogue", str(catalogue), "--output", str(output), *fixed, *options]) != 0:
         raise StudyError(f"{output.name} could not be built; the sentence above says why.")
 
