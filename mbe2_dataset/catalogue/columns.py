@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from mbe2_dataset.catalogue.layouts import LAYOUTS, Layout, Part, Source, pairs, parts
+from mbe2_dataset.catalogue.layouts import LAYOUTS, Layout, Part, Source, parts, read_yaml
 from mbe2_dataset.catalogue.values import PICTURE_FILE
 from mbe2_dataset.errors import CatalogueError
 
@@ -13,163 +13,12 @@ from mbe2_dataset.errors import CatalogueError
 Columns = dict[str, tuple[str, ...]]
 
 # Usual names, the likeliest first, as `folded` writes them.
-CATALOGUE_NAMES: dict[str, tuple[str, ...]] = {
-    ours: tuple(names.split())
-    for ours, names in {
-        "id": """
-            id product_id productid item_id itemid sku sku_id asin article_id goods_id spu_id parent_asin uniq_id uid
-            商品id 商品编号 商品编码 货号 编号 artikelnummer artikelnr artikel_nr art_nr artnr produktnummer
-            produkt_nr produkt_id artikel_id bestellnummer ordernumber product_number product_code item_number item_no
-            item_code article_number article_no article part_number reference referenz ref referencia id_producto
-            codigo id_produit code_article code_produit codice id_prodotto codice_articolo artikelcode productcode
-            indeks артикул код код_товара 商品番号 商品コード 品番 管理番号 상품번호 상품코드 posting_id listing_id
-            variant_sku model mpn code key handle slug gtin ean upc barcode nr number __key__
-        """,
-        "title": """
-            title product_title item_title doc_title product_name productname item_name name productdisplayname
-            prod_name goods_name caption 商品标题 商品名称 商品名 标题 名称 品名 bezeichnung artikelbezeichnung
-            produktbezeichnung produktname artikelname produkttitel titel display_name headline nombre
-            nombre_del_producto nombre_producto titulo denominacion titre nom nom_du_produit nom_produit libelle
-            designation nome nome_prodotto nome_do_produto titolo denominazione naam productnaam nazwa nazwa_produktu
-            название наименование 名前 タイトル 商品タイトル 상품명 제목 productdisplay short_name txt text
-        """,
-        "description": """
-            description product_description item_description detail_desc desc details product_bullet_point
-            about_product 商品描述 商品详情 描述 详情 简介 beschreibung produktbeschreibung artikelbeschreibung
-            langbeschreibung langtext long_description body_html body descripcion descripcion_larga description_longue
-            descriptif descrizione descricao omschrijving opis описание 商品説明 説明 상품설명 설명 short_description
-            kurzbeschreibung descripcion_corta bullet_points features summary
-        """,
-        "brand": """
-            brand brands brand_name product_brand manufacturer 品牌 品牌名称 marke hersteller markenname
-            manufacturer_name vendor marca fabricante marque fabricant produttore merk fabrikant marka producent
-            supplier бренд производитель ブランド ブランド名 メーカー 브랜드
-        """,
-        "category": """
-            category categories category_path category_name product_category product_category_tree product_type
-            cate_name 类目 商品类目 类目路径 品类 分类 kategorie kategorien kategoriepfad produktkategorie warengruppe
-            rubrik categoria categorias categorie famille rayon kategoria категория категории カテゴリ カテゴリー
-            카테고리 category_hierarchy categorytext category_full_path google_product_category breadcrumb breadcrumbs
-            taxonomy department product_class
-        """,
-        "attributes": """
-            attributes attribute doc_attributes product_attributes product_specifications specifications specs
-            properties pv 属性 商品属性 规格参数 eigenschaften merkmale attribute_pairs produkteigenschaften atributos
-            caracteristicas caracteristiques attributs caratteristiche attributi kenmerken param характеристики
-            スペック additional_attributes feature
-        """,
-        "price": """
-            price sale_price selling_price discounted_price retail_price list_price actual_price 价格 售价 现价 preis
-            verkaufspreis bruttopreis vk_preis vk preis_brutto regular_price price_gross unit_price precio
-            precio_venta pvp prix prix_ttc prix_de_vente prezzo preco prijs cena цена 価格 販売価格 가격 판매가
-            price_net variant_price price_tax_included price_tax_excluded current_price
-        """,
-        "images": """
-            images image doc_image image_url image_urls img_url imgurl img imgs picture pictures photo photos
-            image_path image_file image_name filename file_name imageurlhighres product_image main_image image_link
-            pict_url pic_url 图片 主图 商品图片 图片链接 图片地址 bild bilder bild_url bildurl bilddatei hauptbild
-            produktbild artikelbild bildpfad foto fotos imagen imagenes url_imagen imagen_url imagen_principal
-            image_principale url_image immagine immagini imagem imagens afbeelding afbeeldingen zdjecie zdjecia
-            изображение фото картинка 画像 商品画像 画像url 이미지 상품이미지 image_src image_links images_url
-            base_image cover_media_url cover_image cover featured_image primary_image picture_url picture_urls
-            photo_url media thumbnail thumbnail_url jpg jpeg png webp
-        """,
-        "split": "split subset partition",
-        "group_id": """
-            group_id group spu item_group_id product_group_id label_group variant_group group_sku style_id gruppe
-            variantengruppe
-        """,
-        "parent_id": "parent_id",
-        "noise": "noise",
-        "translations": "translations",
-    }.items()
-}
-PARENT_NAMES = tuple(
-    [
-        "parent_id",
-        "parent_sku",
-        "parent",
-        "parent_product",
-        "parent_product_id",
-        "parent_asin",
-        "mainnumber",
-        "master_sku",
-        "master_id",
-        "vaterartikel",
-        "hauptartikel",
-        "vater_artikelnummer",
-        "ubergeordnetes_produkt",
-        "ubergeordneter_artikel",
-        "sku_padre",
-        "padre",
-        "parent_item",
-    ]
-)
-# Columns that are attributes by their names, in tables whose layout is not known.
-ATTRIBUTE_NAMES = set(
-    [
-        "color",
-        "colour",
-        "color_name",
-        "colour_name",
-        "base_colour",
-        "basecolour",
-        "farbe",
-        "couleur",
-        "colore",
-        "cor",
-        "kleur",
-        "kolor",
-        "цвет",
-        "颜色",
-        "顏色",
-        "色",
-        "カラー",
-        "색상",
-        "size",
-        "grosse",
-        "taille",
-        "talla",
-        "tamano",
-        "taglia",
-        "maat",
-        "rozmiar",
-        "размер",
-        "尺码",
-        "尺寸",
-        "サイズ",
-        "사이즈",
-        "material",
-        "materials",
-        "matiere",
-        "materiau",
-        "materiale",
-        "materiaal",
-        "материал",
-        "材质",
-        "材料",
-        "素材",
-        "소재",
-        "gender",
-        "geschlecht",
-        "genero",
-        "sexe",
-        "性别",
-        "age_group",
-        "pattern",
-        "muster",
-        "style",
-        "stil",
-        "season",
-        "saison",
-        "fabric",
-        "fit",
-        "shape",
-        "form",
-        "finish",
-        "usage",
-    ]
-)
+_NAMES = read_yaml("names.yaml")
+CATALOGUE_NAMES = {ours: tuple(names.split()) for ours, names in _NAMES["catalogue"].items()}
+LOG_NAMES = {ours: tuple(names.split()) for ours, names in _NAMES["log"].items()}
+PARENT_NAMES = tuple(_NAMES["parent"].split())
+ATTRIBUTE_NAMES = set(_NAMES["attributes"].split())
+NAMED_LEVELS = {name: level for level, names in _NAMES["levels"].items() for name in names.split()}
 # A second picture, gallery, ...: beside the column of the main picture.
 FURTHER = re.compile(
     r"(?:additional|further|other|more|extra|gallery|secondary|alternate|hover|back|weitere|zusatz|galerie|galeria|autres?"
@@ -182,11 +31,6 @@ CATEGORY_LEVELS = re.compile(
     r"(?:doc_)?(?:cate|category|cat|level|l|kategorie|categoria|categorie|p_cat|main_category|sub_?category)_?(\d)"
     r"(?:_?(?:name|category|cate))?|(?:category|cate)_?l(?:evel)?_?(\d)"
 )
-NAMED_LEVELS = {
-    "一级类目": 1, "二级类目": 2, "三级类目": 3, "四级类目": 4, "doc_industry_name": 0,
-    "main_category": 1, "master_category": 1, "mastercategory": 1, "hauptkategorie": 1, "sub_category": 2,
-    "subcategory": 2, "unterkategorie": 2, "subcategoria": 2, "sous_categorie": 2,
-}  # fmt: skip
 # 'VARIATION 1 NAME' beside 'VARIATION 1 VALUES': attributes with their names in cells.
 NAMES_OF_PAIRS = re.compile(r"(?P<before>\D*)(?P<n>\d+)(?P<after>\D*?)_?(?:name|names|label|key|titel)")
 ENDS_OF_PAIRS = ("value", "values", "wert", "werte", "option", "options")
@@ -529,7 +373,7 @@ def sources_of(ours: str, theirs: tuple[str, ...], sample: Sequence[Mapping[str,
         elif len(theirs) > 1 or not _holds_pairs(row.get(name) for row in sample):
             yield Source((name,), "named", label=name)
         else:
-            yield pairs(name)
+            yield Source((name,), "pairs")
 
 
 def _holds_pairs(cells: Iterable[object]) -> bool:

@@ -1,13 +1,11 @@
-"""The tables that shops export and that data sets are published in, each as a record.
-
-A new one takes a record here and a few rows as a test. Case, accents, blanks, dots, hyphens and underscores of columns'
-names do not matter; `{n}` stands for a number, and `*` for anything. A name with dots leads into JSON: `offers.price`,
-and `images.hi_res|large` is the first that each of the images has.
-"""
+"""Known layouts of tables: the records of `layouts.yaml`, which says how one is written."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
+
+import yaml
 
 # A column, or several of which the first that has a value counts.
 Part = str | tuple[str, ...]
@@ -33,16 +31,6 @@ class Source:
     label: str | None = None
     pattern: str | None = None
     split: str | None = None
-
-
-def pairs(column: str, pattern: str | None = None) -> Source:
-    """Read attributes from a column that holds them all."""
-    return Source((column,), "pairs", pattern=pattern)
-
-
-def named(names: Part, values: Part, split: str | None = None) -> Source:
-    """Read attributes from columns of names and columns of values, such as `Option{n} Name` and `Option{n} Value`."""
-    return Source(parts(values), "named", parts(names), split=split)
 
 
 def parts(part: Part) -> tuple[str, ...]:
@@ -110,298 +98,25 @@ class LogLayout:
     queries: tuple[str, str] | None = None
 
 
-SHOPIFY = Layout(
-    name="shopify",
-    about="product export of Shopify",
-    proof=(("Handle", "URL handle"), "Title", ("Image Src", "Product image URL"),
-           ("Vendor", "Variant Price", "Option1 Value", "Body (HTML)")),
-    columns={
-        "id": (("Handle", "URL handle"),),
-        "title": ("Title",),
-        "description": (("Body (HTML)", "Body HTML", "Description"),),
-        "brand": ("Vendor",),
-        "category": (("Product Category", "Standard Product Type", "Google Shopping / Google Product Category",
-                      "Custom Product Type", "Type"),),
-        "attributes": (named("Option{n} Name", "Option{n} Value"), "* (product.metafields.shopify.*)",
-                       "Google Shopping / Gender", "Google Shopping / Age Group"),
-        "price": (("Variant Price", "Price"),),
-        "images": (("Image Src", "Product image URL"), ("Variant Image", "Variant image URL")),
-    },
-    merged=True,
-    order=("Image Position",),
-    nothing=("Default Title", "Default"),
-)  # fmt: skip
+def read_yaml(name: str) -> dict:
+    """Read a YAML file beside this module."""
+    return yaml.load((Path(__file__).parent / name).read_text(encoding="utf-8"), yaml.CSafeLoader)
 
-SHOPIFY_JSON = Layout(
-    name="shopify_json",
-    about="products.json of Shopify",
-    proof=("handle", "title", "variants", "images", ("body_html", "product_type", "vendor")),
-    columns={
-        "id": ("handle",),
-        "title": ("title",),
-        "description": ("body_html",),
-        "brand": ("vendor",),
-        "category": (("product_category.full_name", "category.full_name", "product_type"),),
-        "attributes": (pairs("options"),),
-        "price": ("variants.price",),
-        "images": ("images.src",),
-    },
-    nothing=("Default Title",),
-)
 
-WOOCOMMERCE = Layout(
-    name="woocommerce",
-    about="product export of WooCommerce",
-    proof=(("Type", "Typ", "Tipo"), ("Regular price", "Regulärer Preis", "Tarif régulier", "Precio normal"),
-           ("Name", "Nom", "Nombre"), ("Images", "Bilder", "Imágenes")),
-    columns={
-        "id": (("ID", "SKU", "Artikelnummer", "UGS"),),
-        "title": (("Name", "Nom", "Nombre"),),
-        "description": (("Description", "Beschreibung", "Descripción", "Short description", "Kurzbeschreibung",
-                         "Description courte", "Descripción corta"),),
-        "brand": (("Brands", "Brand", "Marken", "Marke", "Marques", "Marcas"),),
-        "category": (("Categories", "Kategorien", "Catégories", "Categorías"),),
-        "attributes": (named(("Attribute {n} name", "Attribut {n} Name", "Nom de l'attribut {n}",
-                              "Nombre del atributo {n}"),
-                             ("Attribute {n} value(s)", "Attribut {n} Wert(e)", "Valeur(s) de l'attribut {n}",
-                              "Valor(es) del atributo {n}"), split=","),),
-        "price": (("Regular price", "Regulärer Preis", "Tarif régulier", "Precio normal", "Price"),),
-        "images": (("Images", "Bilder", "Imágenes"),),
-    },
-    debris=((r"\\n", "\n"), (r"\[/?[a-z][\w-]*(?: [^\]]*)?\]", " ")),
-    parent=("Parent", "Übergeordnetes Produkt", "Superior"),
-    parent_keys=("{SKU}", "{Artikelnummer}", "{UGS}", "id:{ID}", "{ID}"),
-)  # fmt: skip
+def _tuples(told: object) -> object:
+    """Return what YAML holds as the fields of `Layout` do: lists as tuples, mappings with pairs or names as sources."""
+    if isinstance(told, list):
+        return tuple(map(_tuples, told))
+    if isinstance(told, dict) and "pairs" in told:
+        return Source((told["pairs"],), "pairs", pattern=told.get("pattern"))
+    if isinstance(told, dict) and "values" in told:
+        return Source(parts(_tuples(told["values"])), "named", parts(_tuples(told["names"])), split=told.get("split"))
+    return {name: _tuples(value) for name, value in told.items()} if isinstance(told, dict) else told
 
-GOOGLE = Layout(
-    name="google",
-    about="feed of Google Merchant Center",
-    proof=("id", "title", "image_link",
-           ("availability", "price", "item_group_id", "google_product_category", "condition", "gtin", "product_type")),
-    columns={
-        "id": ("id",),
-        "title": ("title",),
-        "description": ("description",),
-        "brand": ("brand",),
-        "category": (("product_type", "google_product_category", "fb_product_category"),),
-        "attributes": ("color", "size", "material", "pattern", "gender", "age_group"),
-        "price": ("price",),
-        "images": ("image_link", "additional_image_link"),
-        "group_id": ("item_group_id",),
-    },
-)  # fmt: skip
 
-MAGENTO = Layout(
-    name="magento2",
-    about="product export of Magento 2",
-    proof=("sku", "product_type", "name", ("additional_attributes", "attribute_set_code"),
-           ("base_image", "additional_images")),
-    columns={
-        "id": ("sku",),
-        "title": ("name",),
-        "description": (("description", "short_description"),),
-        "brand": (("manufacturer", "brand"),),
-        "category": ("categories",),
-        "attributes": (pairs("additional_attributes"), "color", "size", "material"),
-        "price": ("price",),
-        "images": ("base_image", "additional_images"),
-    },
-    merged=True,
-    children=("configurable_variations", r"(?:^|\|)sku=([^,|]+)"),
-    views=("store_view_code",),
-    roots=("Default Category", "Root Catalog"),
-)  # fmt: skip
+def _layout(name: str, told: dict) -> Layout:
+    log = LogLayout(**_tuples(told["log"])) if "log" in told else None
+    return Layout(name=name, **{**_tuples({key: value for key, value in told.items() if key != "log"}), "log": log})
 
-BIGCOMMERCE = Layout(
-    name="bigcommerce",
-    about="product export of BigCommerce",
-    proof=(
-        "Item",
-        "ID",
-        "Name",
-        "Options",
-        ("Image URL (Import)", "Image URL (Export)", "Internal Image URL (Export)"),
-    ),
-    columns={
-        "id": (("ID", "SKU"),),
-        "title": ("Name",),
-        "description": ("Description",),
-        "brand": (("Brand Name", "Brand", "Brand ID"),),
-        "category": ("Categories",),
-        "attributes": (pairs("Custom Fields"),),
-        "price": ("Price",),
-        "images": (("Image URL (Import)", "Internal Image URL (Export)", "Image URL (Export)"),),
-    },
-    merged=True,
-    begins=("Item", ("product",)),
-    continued={
-        "attributes": (pairs("Options", r"Name=([^|]+)\|Value=([^|;]+)"),),
-        "images": (("Image URL (Import)", "Internal Image URL (Export)", "Image URL (Export)"), "Variant Image URL"),
-    },
-    order=("Image Sort Order",),
-)
 
-BIGCOMMERCE_BULK = Layout(
-    name="bigcommerce_bulk",
-    about="bulk edit export of BigCommerce",
-    proof=("Item Type", "Product Name", "Product Image File - {n}"),
-    columns={
-        "id": (("Product ID", "Product Code/SKU"),),
-        "title": ("Product Name",),
-        "description": ("Product Description",),
-        "brand": ("Brand Name",),
-        "category": ("Category",),
-        "attributes": (pairs("Product Custom Fields"),),
-        "price": ("Price",),
-        "images": (("Product Image URL - {n}", "Product Image File - {n}"),),
-    },
-    merged=True,
-    begins=("Item Type", ("product",)),
-    continued={"attributes": (pairs("Product Name", r"(?:\[\w+\])?([^=,\[\]]+)=([^,]+)"),)},
-)
-
-ABO = Layout(
-    name="abo",
-    about="listings of Amazon Berkeley Objects",
-    proof=("item_id", "item_name", "main_image_id", ("other_image_id", "product_type", "domain_name")),
-    columns={
-        "id": ("item_id",),
-        "title": ("item_name",),
-        "description": (("product_description", "bullet_point"),),
-        "brand": ("brand",),
-        "category": (("node.node_name", "product_type"),),
-        "attributes": ("color", "material", "style", "pattern", "fabric_type", "finish_type", "item_shape"),
-        "images": ("main_image_id", "other_image_id"),
-    },
-    roots=("Categories",),
-    pictures=("image_id", "path"),
-)
-# The same with the paths of its pictures joined to it.
-ABO_JOINED = replace(
-    ABO, name="abo_joined", proof=(*ABO.proof, "images"), columns=ABO.columns | {"images": ("images",)}
-)
-
-AMAZON_REVIEWS = Layout(
-    name="amazon_reviews_2023",
-    about="products of Amazon Reviews 2023",
-    proof=("parent_asin", "title", "images", ("main_category", "details", "store")),
-    columns={
-        "id": ("parent_asin",),
-        "title": ("title",),
-        "description": ("description", "features"),
-        "brand": (("store", "details.Brand"),),
-        "category": (("categories", "main_category"),),
-        "attributes": (pairs("details"),),
-        "price": ("price",),
-        "images": ("images.hi_res|large|thumb",),
-    },
-)
-
-KAGGLE_FASHION = Layout(
-    name="kaggle_fashion",
-    about="Fashion Product Images of Kaggle",
-    proof=("id", "productDisplayName", "masterCategory", "articleType"),
-    columns={
-        "id": ("id",),
-        "title": ("productDisplayName",),
-        "category": ("masterCategory", "subCategory", "articleType"),
-        "attributes": ("gender", "baseColour", "season", "year", "usage"),
-    },
-)
-
-HM = Layout(
-    name="hm",
-    about="articles of H&M Personalized Fashion",
-    proof=("article_id", "product_code", "prod_name"),
-    columns={
-        "id": ("article_id",),
-        "title": ("prod_name",),
-        "description": ("detail_desc",),
-        "category": ("index_group_name", "product_group_name", "product_type_name"),
-        "attributes": ("colour_group_name", "graphical_appearance_name", "garment_group_name"),
-        "group_id": ("product_code",),
-    },
-)
-
-SHOPEE = Layout(
-    name="shopee",
-    about="Shopee product matching",
-    proof=("posting_id", "image", "title", "label_group"),
-    columns={"id": ("posting_id",), "title": ("title",), "images": ("image",), "group_id": ("label_group",)},
-)
-
-WANDS = Layout(
-    name="wands",
-    about="Wayfair's WANDS",
-    proof=("product_id", "product_name", "product_class", ("category hierarchy", "product_features")),
-    columns={
-        "id": ("product_id",),
-        "title": ("product_name",),
-        "description": ("product_description",),
-        "category": (("category hierarchy", "product_class"),),
-        "attributes": (pairs("product_features"),),
-    },
-    log=LogLayout(
-        proof=("query_id", "product_id", "label"),
-        columns={"query_id": ("query_id",), "item": ("product_id",), "label": ("label",)},
-        queries=("query_id", "query"),
-    ),
-)
-
-ESCI = Layout(
-    name="esci",
-    about="Amazon's Shopping Queries (ESCI)",
-    proof=("product_id", "product_title", "product_locale", ("product_bullet_point", "product_brand")),
-    columns={
-        "id": ("product_id",),
-        "title": ("product_title",),
-        "description": ("product_description", "product_bullet_point"),
-        "brand": ("product_brand",),
-        "attributes": (("product_color", "product_color_name"),),
-        "images": (("image_url", "image", "images"),),
-    },
-    log=LogLayout(
-        proof=("query", "product_id", "esci_label"),
-        columns={name: (theirs,) for name, theirs in (("query_id", "query_id"), ("query", "query"),
-                                                      ("item", "product_id"), ("label", "esci_label"),
-                                                      ("split", "split"))},
-    ),
-)  # fmt: skip
-
-SCHEMA_ORG = Layout(
-    name="schema_org",
-    about="Product of schema.org",
-    proof=("@type", "name", ("image", "offers", "sku", "brand", "hasVariant", "productGroupID")),
-    columns={
-        "id": (("sku", "productID", "productGroupID", "@id", "gtin", "gtin13", "mpn", "url"),),
-        "title": ("name",),
-        "description": ("description",),
-        "brand": (("brand.name", "manufacturer.name"),),
-        "category": ("category.name",),
-        "attributes": (pairs("additionalProperty"), "color.name", "material.name", "size.name", "pattern.name"),
-        "price": (("offers.price|lowPrice", "offers.priceSpecification.price"),),
-        "images": ("image.contentUrl|url|@id",),
-    },
-    parent=("isVariantOf.productGroupID", "isVariantOf.@id", "isVariantOf.sku", "inProductGroupWithID"),
-    parent_keys=("{productGroupID}", "{@id}", "{sku}"),
-    products=("@type", r"(?i)product|vehicle|book$|\bcar$"),
-)
-
-M5PRODUCT = Layout(
-    name="m5product",
-    about="M5Product",
-    proof=("item_id", ("pv", "property"), ("title", "caption")),
-    columns={
-        "id": (("item_id", "id", "image_id"),),
-        "title": (("title", "caption", "text"),),
-        "category": (("category", "cate_name", "label", "cate_id"),),
-        "attributes": (pairs("pv"), pairs("table"), pairs("property"), pairs("attributes")),
-        "split": ("split",),
-    },
-)
-
-LAYOUTS = {
-    layout.name: layout
-    for layout in (SHOPIFY, SHOPIFY_JSON, WOOCOMMERCE, GOOGLE, MAGENTO, BIGCOMMERCE, BIGCOMMERCE_BULK, ABO, ABO_JOINED,
-                   AMAZON_REVIEWS, KAGGLE_FASHION, HM, SHOPEE, WANDS, ESCI, SCHEMA_ORG, M5PRODUCT)
-}  # fmt: skip
+LAYOUTS = {name: _layout(name, told) for name, told in read_yaml("layouts.yaml").items()}

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 from tqdm import tqdm
 
-from mbe2_dataset.catalogue.columns import find_columns
+from mbe2_dataset.catalogue.columns import LOG_NAMES, find_columns
 from mbe2_dataset.catalogue.pictures import (
     PICTURES_SCHEMA,
     Picture,
@@ -35,17 +35,6 @@ from mbe2_dataset.errors import CatalogueError
 # What is said about an item: from POSITIVE on, its grade is `state - NEITHER`. Of several rows the highest counts.
 NEGATIVE, NEITHER, POSITIVE = 0, 1, 2
 
-LOG_NAMES = {
-    "query_id": ("query_id", "qid", "search_id"),
-    "query": ("query", "query_text", "search_query", "search_term", "keyword", "搜索词", "查询词", "关键词"),
-    "query_image": ("query_image", "query_image_url", "query_img"),
-    "item": ("item", "item_id", "product_id", "sku", "asin", "doc_id", "商品id", "商品编号"),
-    "label": ("esci_label", "label", "event", "action", "relevance", "grade", "gain"),
-    "purchases": ("purchases", "purchase", "purchase_count", "orders", "order_count", "buys", "购买数", "购买次数"),
-    "clicks": ("clicks", "click", "click_count", "点击数", "点击次数"),
-    "exposures": ("exposures", "exposure", "exposure_count", "impressions", "views", "曝光数", "曝光次数"),
-    "split": ("split",),
-}
 LABELS = {
     **dict.fromkeys(("e", "exact", "positive", "purchase", "purchased", "bought", "buy", "order", "true"), POSITIVE),
     **dict.fromkeys(("s", "substitute", "c", "complement", "partial", "click", "clicked", "cart"), NEITHER),
