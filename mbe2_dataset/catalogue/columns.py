@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mbe2_dataset.catalogue.layouts import LAYOUTS, Layout, Part, Source, parts, read_yaml
-from mbe2_dataset.catalogue.values import PICTURE_FILE
+from mbe2_dataset.catalogue.values import PICTURE_FILE, TAG
 from mbe2_dataset.errors import CatalogueError
 
 # Our name -> the columns it is read from; none: it is not read at all.
@@ -18,13 +18,15 @@ CATALOGUE_NAMES = {ours: tuple(names.split()) for ours, names in _NAMES["catalog
 LOG_NAMES = {ours: tuple(names.split()) for ours, names in _NAMES["log"].items()}
 PARENT_NAMES = tuple(_NAMES["parent"].split())
 ATTRIBUTE_NAMES = set(_NAMES["attributes"].split())
+QUALIFIERS = {ours: words.split() for ours, words in _NAMES["qualified"].items()}
+OPTION = re.compile(rf"(?:{'|'.join(_NAMES['options'].split())})\s*[:：]\s*(?P<name>\S.*)", re.IGNORECASE)
 NAMED_LEVELS = {name: level for level, names in _NAMES["levels"].items() for name in names.split()}
 # A second picture, gallery, ...: beside the column of the main picture.
 FURTHER = re.compile(
     r"(?:additional|further|other|more|extra|gallery|secondary|alternate|hover|back|weitere|zusatz|galerie|galeria|autres?"
     r"|otras?|altre|附图|副图|更多).*(?:image|img|photo|picture|pic|bild|foto|imagen|immagin|图).*"
     r"|(?:image|img|photo|picture|bild|foto|imagen)e?[ns]?_?(?:gallery|galerie|additional|extra|back)e?s?(?:_urls?)?"
-    r"|gallery|galerie|galeria|附图"
+    r"|gallery|galerie|galeria|附图|副图|轮播图|细节图"
 )
 # Columns for the levels of one category: their numbers give the order ('doc_industry_name' is the level above).
 CATEGORY_LEVELS = re.compile(
@@ -99,15 +101,18 @@ def find_columns(
     by_usual_name = _by_usual_name([name for name in found if name not in taken], languages)
     for ours, usual in names.items():
         if ours not in columns:
-            theirs = next((by_usual_name[name] for name in usual if name in by_usual_name), None)
+            ends = ("", *(f"_{word}" for word in QUALIFIERS.get(ours, ())))
+            theirs = next(
+                (by_usual_name[name + end] for end in ends for name in usual if name + end in by_usual_name), None
+            )
             if theirs is not None:
                 columns[ours] = (theirs,)
-            if (
-                ours == "category"
-                and (levels := _category_levels(by_usual_name))
-                and (theirs is None or len(levels) > 1)
-            ):
-                columns[ours] = levels
+            if ours == "category" and (levels := _category_levels(by_usual_name)):
+                if theirs is None or 0 in levels or 1 in levels:
+                    levels = levels if theirs is None or len(levels) > 1 else {0: theirs}
+                else:  # 'category' above 'sub_category'
+                    levels = {0: theirs, **levels}
+                columns[ours] = tuple(levels[level] for level in sorted(levels))
     missing = [ours for ours in needed if not columns.get(ours)]
     if missing:
         raise CatalogueError(lacks(table, missing, found))
@@ -143,6 +148,8 @@ def _by_usual_name(found: Sequence[str], languages: Sequence[str]) -> dict[str, 
     known = {usual: min(those)[2] for usual, those in spoken.items()} | known
     for name in found:
         known.setdefault(_bare(name), name)
+    for name in found:
+        known.setdefault(folded(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)), name)  # productType
     return known
 
 
@@ -154,14 +161,15 @@ def rank(code: str, languages: Sequence[str]) -> int:
     return next(fits, len(wanted))
 
 
-def _category_levels(by_usual_name: Mapping[str, str]) -> tuple[str, ...]:
+def _category_levels(by_usual_name: Mapping[str, str]) -> dict[int, str]:
+    """Return level -> column of those that are called levels."""
     levels = {}
     for usual, name in by_usual_name.items():
         match = CATEGORY_LEVELS.fullmatch(usual)
         level = int(match.group(1) or match.group(2)) if match else NAMED_LEVELS.get(usual)
         if level is not None:
             levels.setdefault(level, name)
-    return tuple(levels[level] for level in sorted(levels))
+    return levels
 
 
 # What the columns of a table are
@@ -169,6 +177,14 @@ def _category_levels(by_usual_name: Mapping[str, str]) -> tuple[str, ...]:
 
 class NoProductsError(CatalogueError):
     """A table that has neither titles nor images."""
+
+
+class NoIdError(CatalogueError):
+    """A table that has all that products need but ids; and what was guessed of it."""
+
+    def __init__(self, message: str, guesses: Sequence[str]) -> None:
+        super().__init__(message)
+        self.guesses = guesses
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,11 +309,21 @@ def bind(
         is_sure = "attributes" in given or not told or folded(told[0]) in ("attributes", "attribute")
         if not is_sure and not _holds_pairs(row.get(told[0]) for row in sample):
             del own["attributes"]
+        if "attributes" not in given:
+            usual = {name for name in names if {folded(name), _bare(name)} & set(CATALOGUE_NAMES["attributes"])}
+            taken = {name for theirs in own.values() for name in theirs}
+            more = [name for name in names if name in usual - taken and _holds_pairs(row.get(name) for row in sample)]
+            own["attributes"] = (*own.get("attributes", ()), *more)
+        _leave_sparse_id(own, sample, given, guesses)
         own = _by_cells(own, names, sample, given, guesses, table)
+        _leave_numbers(own, sample, given, guesses)
         columns = {}
     parent = own.pop("parent", ())
     for ours, theirs in own.items():
-        columns[ours] = tuple(sources_of(ours, theirs, sample if ours in given else ()))
+        is_pairs = ours == "attributes" and ours not in given
+        columns[ours] = tuple(
+            (Source((name,), "pairs") for name in theirs) if is_pairs else sources_of(ours, theirs, sample)
+        )
     columns = {ours: sources for ours, sources in columns.items() if ours not in given or given[ours]}
     if layout is None and "attributes" not in given:
         used = {name for sources in columns.values() for source in sources for name in source.columns}
@@ -307,6 +333,8 @@ def bind(
     missing = [ours for ours in ("id", "title", "images") if not columns.get(ours)]
     if {"title", "images"} <= set(missing) and "images" not in given:
         raise NoProductsError(lacks(table, missing, names))
+    if missing == ["id"] and layout is None and "id" not in given and len(sample) >= LEAST_ROWS:
+        raise NoIdError(lacks(table, missing, names), guesses)
     if set(missing) - {"images"}:  # files may be named by ids, but there are none
         raise CatalogueError(lacks(table, missing, names))
 
@@ -395,8 +423,11 @@ def _attribute_columns(header: Header, used: set[str]) -> Iterator[Source]:
             ends = (f"{start}{joint}{end}" for end in ENDS_OF_PAIRS for joint in ("_", ""))
             values = next((by_name[key] for key in (*ends, start) if key in by_name), None)
             if values:
-                yield Source((values,), "named", (name,))
+                several = "," if re.search(r"(?:values|werte|options)$", folded(values)) else None
+                yield Source((values,), "named", (name,), split=several)
                 used |= {values, name}
+        elif match := OPTION.fullmatch(name):
+            yield Source((name,), "named", label=match["name"])
         elif ATTRIBUTE_NAMES & {folded(name), _bare(name)}:
             yield Source((name,), "named", label=name)
 
@@ -491,7 +522,8 @@ def _by_cells(
             guess("title", (ordered[0],), "the longest of its short texts, which mostly differ")
     free = {name: those for name, those in texts.items() if name not in taken}
     if "category" not in own and "category" not in given:
-        trees = [name for name, those in free.items() if len(set(those)) <= max(1, len(those) // 2)
+        trees = [name for name, those in free.items()
+                 if not any(map(TAG.search, those)) and len(set(those)) <= max(1, len(those) // 2)
                  and 2 * sum(bool(PATH.search(text)) for text in those) >= len(those)]  # fmt: skip
         if len(trees) == 1:
             guess("category", (trees[0],), "its cells are paths that occur again and again")
@@ -500,6 +532,29 @@ def _by_cells(
         if len(amounts) == 1:
             guess("price", (amounts[0],), "its cells are amounts")
     return own
+
+
+def _leave_sparse_id(own: Columns, sample: Sequence[Mapping], given: Mapping, guesses: list[str]) -> None:
+    """Take a column for no id that many products have no value in."""
+    if "id" in given or "id" not in own or "title" not in own or len(sample) < LEAST_ROWS:
+        return
+    (name,), (title, *_) = own["id"], own["title"]
+    titled = [row for row in sample if row.get(title)]
+    empty = sum(row.get(name) in (None, "") for row in titled)
+    if 5 * empty > len(titled):
+        del own["id"]
+        guesses.append(f"{name!r} is not the id: {empty} of the first {len(titled)} products have none")
+
+
+def _leave_numbers(own: Columns, sample: Sequence[Mapping], given: Mapping, guesses: list[str]) -> None:
+    """Take a column of numbers for no category: numbers are no names, and would be taken for words."""
+    if "category" in given or len(own.get("category", ())) != 1:
+        return
+    (name,) = own["category"]
+    cells = [text for row in sample if (text := str(row.get(name) if row.get(name) is not None else "").strip())]
+    if cells and all(map(str.isdecimal, cells)):
+        del own["category"]
+        guesses.append(f"{name!r} is not the category: it holds numbers such as {cells[0]} (--columns category={name})")
 
 
 def _ambiguous(table: str, ours: str, names: Sequence[str]) -> str:

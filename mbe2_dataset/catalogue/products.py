@@ -8,6 +8,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -18,6 +19,7 @@ from mbe2_dataset.catalogue.columns import (
     Binding,
     Columns,
     Header,
+    NoIdError,
     NoProductsError,
     bind,
     find_columns,
@@ -29,7 +31,7 @@ from mbe2_dataset.catalogue.layouts import LAYOUTS, Layout
 from mbe2_dataset.catalogue.records import PictureFiles, Reader, inherited, merged, readings, value_at
 from mbe2_dataset.catalogue.search_log import NEGATIVE, POSITIVE, Event, query_key
 from mbe2_dataset.catalogue.store import Item, Problem
-from mbe2_dataset.catalogue.tables import SPLIT_NAMES, Table, Tables, files_fingerprint, selected_rows
+from mbe2_dataset.catalogue.tables import ROW, SPLIT_NAMES, Table, Tables, files_fingerprint, numbered, selected_rows
 from mbe2_dataset.catalogue.values import as_pictures, as_text
 from mbe2_dataset.errors import CatalogueError
 
@@ -131,7 +133,7 @@ class ProductSource:
             layout = self.layouts[table.name]
             sample = self._sample(table)
             try:
-                binding = bind(table.columns, sample, self.columns, layout, table.name, self.languages)
+                table, binding = self._bound(table, sample, layout)
             except NoProductsError as error:
                 others.append(error)
                 continue
@@ -144,6 +146,16 @@ class ProductSource:
         if not found:
             raise others[0]
         return found
+
+    def _bound(self, table: Table, sample: list[dict], layout: Layout | None) -> tuple[Table, Binding]:
+        """Return a table with what its columns are; rows without ids are numbered."""
+        try:
+            return table, bind(table.columns, sample, self.columns, layout, table.name, self.languages)
+        except NoIdError as error:
+            table, given = numbered(table), {**self.columns, "id": (ROW,)}
+            binding = bind(table.columns, sample, given, layout, table.name, self.languages)
+            guess = "id from the number of the row: no column holds one, so it changes where rows are added or sorted"
+            return table, replace(binding, guesses=tuple(dict.fromkeys([guess, *error.guesses, *binding.guesses])))
 
     @staticmethod
     def _sample(table: Table) -> list[dict]:

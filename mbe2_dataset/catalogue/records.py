@@ -24,6 +24,7 @@ from mbe2_dataset.catalogue.values import (
     as_text,
     as_words,
     decide,
+    measured,
     optional,
     unpacked,
 )
@@ -197,6 +198,9 @@ class Reader:
         value = as_paths(spoken(value, self.languages), name)
         path = as_category(value, self.readings.get(name, UNDECIDED), changes)
         layout = self.binding.layout
+        if layout and path and all(map(str.isdecimal, path)) and not name.endswith("id"):
+            changes["category: a number without a name left out"] += 1
+            return []
         return path[1:] if layout and path and path[0] in layout.roots else path
 
     def _attribute(self, cell: tuple[Source, str, object], row: Mapping[str, object], changes: Counter) -> list[dict]:
@@ -214,7 +218,16 @@ class Reader:
             elif isinstance(value, dict) and {"name", "value"} <= set(value):
                 value = [value]
         if source.kind == "named":
-            value = spoken(value, self.languages)
+            value = spoken(measured(value), self.languages)
+        elif isinstance(value, dict):
+            value = {label: self._in_language(inner) for label, inner in value.items()}
+        elif isinstance(value, (list, tuple)):
+            value = [
+                {label: self._in_language(inner) for label, inner in entry.items()}
+                if isinstance(entry, dict)
+                else entry
+                for entry in value
+            ]
         if source.pattern is not None:
             value = re.findall(source.pattern, str(value or ""))
         if source.split is not None and isinstance(value, str):
@@ -222,6 +235,11 @@ class Reader:
         found = as_attributes(value, label, self.readings.get(name, UNDECIDED), changes)
         nothing = self.binding.layout.nothing if self.binding.layout else ()
         return [pair for pair in found if pair["value"] not in nothing]
+
+    def _in_language(self, value: object) -> object:
+        """Return what {"en": ..., "de": ...} says in the wanted language, and any other value as it is."""
+        by_code = isinstance(value, dict) and value and all(CODE.fullmatch(str(key)) for key in value)
+        return spoken(value, self.languages) if by_code else value
 
     def _price(self, cell: tuple[Source, str, object], changes: Counter) -> float | None:
         _, name, value = cell

@@ -14,9 +14,9 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import chain, islice, pairwise
+from itertools import chain, count, islice, pairwise
 from pathlib import Path
 from typing import IO, Protocol, TextIO
 from xml.etree import ElementTree
@@ -27,8 +27,9 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mbe2_dataset.catalogue.layouts import read_yaml
 from mbe2_dataset.catalogue.store import Problem
-from mbe2_dataset.catalogue.values import as_text
+from mbe2_dataset.catalogue.values import PICTURE_FILE, as_text
 from mbe2_dataset.errors import CatalogueError
 
 # A description of this length is read, which the csv module would otherwise refuse.
@@ -41,7 +42,13 @@ PARQUET_BUFFER = 2**20
 MOST_TEXTS = 100
 # Lines may leave out what is empty, so columns are those of so many.
 FIRST_ROWS = 2000
+# Above the names of columns may stand a title, a date ...: so many rows are looked at.
+TOP_ROWS = 20
+# What no column is called: the file of an image, an address, a number with decimals.
+NO_NAME = re.compile(rf"{PICTURE_FILE.pattern}|^https?://|^\d+[.,]\d+$", re.IGNORECASE)
 
+# The column of `numbered`.
+ROW = "#row"
 # What people call the splits that we know.
 SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation", "valid": "validation",
                "val": "validation", "dev": "validation", "test": "test", "testing": "test"}  # fmt: skip
@@ -83,6 +90,17 @@ def selected_rows(table: Table, columns: list[str], only: Mapping[str, str]) -> 
     for where, row in table.read(list(dict.fromkeys([*columns, *only]))):
         if isinstance(row, Problem) or all(as_text(row.get(name)) == value for name, value in only.items()):
             yield where, row
+
+
+def numbered(table: Table) -> Table:
+    """Return a table with a further column ROW: the name of the table and the number of the row."""
+
+    def read(wanted: list[str]) -> Iterator[Located]:
+        rows = table.read([name for name in wanted if name != ROW] or table.columns[:1])
+        for number, (where, row) in enumerate(rows):
+            yield where, row if isinstance(row, Problem) else {**row, ROW: f"{table.name}#{number}"}
+
+    return replace(table, columns=[*table.columns, ROW], read=read)
 
 
 class Tables(Protocol):
@@ -228,9 +246,12 @@ BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
 }  # fmt: skip
-# What the languages of Western Europe write in Windows' encoding, whose bytes are letters in other encodings as well.
-WESTERN = set("ÄÖÜäöüßÀÁÂÃÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕØÙÚÛÝàáâãåæçèéêëìíîïñòóôõøùúûýÿŒœŠšŽžŸ€£§©®™°ºª²³µ·½¼¾×–—…„“”‚‘’‹›«»¿¡\xa0")
+# One byte is another letter in each of these encodings; the language whose letters explain most of a text tells which.
+LETTERS = read_yaml("names.yaml")["letters"]
 OTHER_ENCODINGS = ["gb18030", "cp1250", "cp1251", "cp1253", "cp1254", "shift_jis", "euc_kr", "big5"]
+# A letter that is not of English, or a sign before a letter, which in a text of the right encoding is rare.
+FOREIGN = re.compile(r"[^\W\d_a-zªºµ]|[^\w\s\x00-\x7f„“”‚‘’‹›«»–—…•·€°×](?=[^\W\d_])")
+ALL_KNOWN, MOST_KNOWN = 0.95, 0.6
 # Lines with other letters than ASCII tell encodings apart; so many bytes of them are enough.
 TELLING_BYTES = 2**16
 
@@ -284,16 +305,20 @@ def find_encoding(path: Path) -> str:
 
 
 def _looks_like(content: bytes) -> str:
-    try:
-        text = content.decode("cp1252")
-        foreign = [place for place, letter in enumerate(text) if not letter.isascii()]
-        # Words of other scripts are foreign letters throughout; those of Western Europe have single ones.
-        runs = sum(after == before + 1 for before, after in pairwise(foreign))
-        within = re.search(r"\w[¿¡£§©®¾½¼]\w", text)
-        if {text[place] for place in foreign} <= WESTERN and runs * 3 < len(foreign) and not within:
-            return "cp1252"
-    except UnicodeDecodeError:
-        pass
+    likely: dict[str, float] = {}
+    for encoding, languages in LETTERS.items():
+        try:
+            text = content.decode(encoding).lower()
+        except UnicodeDecodeError:
+            continue
+        places = [match.start() for match in FOREIGN.finditer(text)]
+        share = max(sum(text[place] in letters for place in places) for letters in languages) / len(places or "1")
+        # Words of other scripts are foreign letters throughout; those in Latin letters have single ones.
+        runs = sum(after == before + 1 for before, after in pairwise(places))
+        if not places or share >= ALL_KNOWN or (share >= MOST_KNOWN and runs * 3 < len(places)):
+            likely[encoding] = share if places else 1.0
+    if likely:
+        return max(likely, key=likely.__getitem__)  # the first of equals
     found = charset_normalizer.from_bytes(content, cp_isolation=OTHER_ENCODINGS).best()
     return found.encoding if found else "utf-8-sig"
 
@@ -304,11 +329,11 @@ def find_delimiter(path: Path, encoding: str) -> str:
         lines = list(islice(file, 50))
     if lines and (said := re.fullmatch(r"sep=(.)\s*", lines[0])):
         return said[1]
-    widths = {}
-    for mark in DELIMITERS:
-        rows = [len(cells) for cells in csv.reader(lines, delimiter=mark) if cells] or [1]
-        widths[mark] = rows[0] * sum(width == rows[0] for width in rows) / len(rows)
-    return max(DELIMITERS, key=widths.__getitem__)
+    widths = {mark: [len(cells) for cells in csv.reader(lines, delimiter=mark) if cells] or [1] for mark in DELIMITERS}
+    first = {mark: rows[0] for mark, rows in widths.items()}
+    if max(first.values()) == 1:  # a line of words stands above the names of columns
+        first = {mark: max(rows, key=lambda width: width * rows.count(width)) for mark, rows in widths.items()}
+    return max(DELIMITERS, key=lambda mark: first[mark] * widths[mark].count(first[mark]) / len(widths[mark]))
 
 
 def _is_text_table(path: Path) -> bool:
@@ -331,24 +356,18 @@ def _csv(path: Path, name: str, encoding: str | None) -> Table:
                 if reader.line_num > 1 or not re.fullmatch(r"sep=.?", delimiter.join(cells).strip()):
                     yield cells
 
-    rows = cells_of_rows()
-    header = [column.strip() for column in next(rows, [])]
-    first = list(islice(rows, FIRST_ROWS))
-    if not any(header):
-        raise CatalogueError(f"{path} is empty: not even a line with the names of columns.")
-    twice = sorted({column for column in header if column and header.count(column) > 1})
-    if twice:
-        raise CatalogueError(f"{path} has several columns named {', '.join(map(repr, twice))}.")
+    first = list(islice(cells_of_rows(), FIRST_ROWS))
+    header, above, said = _header(path, first)
     # Spreadsheets end their lines with separators of empty columns; pandas gives none to its index.
     for place in (place for place, column in enumerate(header) if not column):
-        if first and all(len(cells) > place and cells[place].strip() for cells in first):
+        if first[above + 1 :] and all(len(cells) > place and cells[place].strip() for cells in first[above + 1 :]):
             header[place] = f"column {place + 1}"
     places = {column: place for place, column in enumerate(header) if column}
     width = max(places.values()) + 1
 
     def read(wanted: list[str]) -> Iterator[Located]:
         chosen = [(column, places[column]) for column in wanted]
-        for number, cells in enumerate(islice(cells_of_rows(), 1, None)):
+        for number, cells in enumerate(islice(cells_of_rows(), above + 1, None)):
             where = f"row {number} of {name}"
             if len(cells) == len(header) or (len(cells) >= width and not any(map(str.strip, cells[len(header) :]))):
                 yield where, {column: cells[place] for column, place in chosen}
@@ -356,9 +375,41 @@ def _csv(path: Path, name: str, encoding: str | None) -> Table:
                 yield where, Problem(where, None, f"it has {len(cells)} cells, the header has {len(header)}")
 
     unnamed = len(header) - len(places)
-    said = [encoding.removesuffix("-sig"), f"separator {DELIMITER_NAMES.get(delimiter, delimiter)}"]
+    said = [encoding.removesuffix("-sig"), f"separator {DELIMITER_NAMES.get(delimiter, delimiter)}", *said]
     said += [f"{unnamed} columns without a name left out"] if unnamed else []
     return Table(name, list(places), read, said=", ".join(said))
+
+
+def _header(path: Path, rows: Sequence[Sequence[object]]) -> tuple[list[str], int, list[str]]:
+    """Return the names of columns, how many rows stand above them, and what people should know of it.
+
+    A row above has one or two cells, and the table's own more than twice as many. Of columns of one name the later ones
+    get a number.
+
+    Raises:
+        CatalogueError: there is no such row; the first is already a product's.
+    """
+    filled = [sum(cell is not None and str(cell).strip() != "" for cell in row) for row in rows[:TOP_ROWS]]
+    above = 0
+    while above < len(filled) and filled[above] <= 2 and 2 * filled[above] < max(filled):
+        above += 1
+    header = ["" if cell is None else str(cell).strip() for cell in (rows[above] if above < len(rows) else ())]
+    if not any(header):
+        raise CatalogueError(f"{path} is empty: not even a line with the names of columns.")
+    if value := next(filter(NO_NAME.search, header), None):
+        raise CatalogueError(
+            f"{path} has no line with the names of columns: the first has {value!r}. Put such a line above it, for "
+            f"example id,title,image."
+        )
+    known, twice = set(header), []
+    for place, name in enumerate(header):
+        if name and name in header[:place]:
+            number = next(number for number in count(2) if f"{name} {number}" not in known)
+            twice += [] if name in twice else [name]
+            header[place] = f"{name} {number}"
+            known.add(header[place])
+    said = [f"{above} line{'s' * (above > 1)} above the names of columns left out"] if above else []
+    return header, above, said + [f"several columns named {', '.join(map(repr, twice))} numbered"] * bool(twice)
 
 
 # JSON
@@ -373,9 +424,9 @@ def _objects(value: object) -> Iterator[object]:
         yield value
     elif isinstance(value.get("@graph"), list):
         yield from chain.from_iterable(map(_objects, value["@graph"]))
-    elif isinstance(value.get("itemListElement"), list):
+    elif isinstance(value.get("itemListElement"), list) and value.get("@type") != "BreadcrumbList":
         yield from chain.from_iterable(map(_objects, value["itemListElement"]))
-    elif value.get("@type") == "ListItem":
+    elif value.get("@type") == "ListItem" and isinstance(value.get("item"), dict):
         yield from _objects(value.get("item"))
     elif isinstance(value.get("hasVariant"), list):
         group = {name: told for name, told in value.items() if name != "hasVariant"}
@@ -553,9 +604,10 @@ def _xlsx(path: Path, name: str, encoding: str | None) -> Table:
             raise CatalogueError(f"{path} is not a readable Excel file: {error}") from error
         try:
             for sheet in book.worksheets:
-                rows = (row for row in sheet.iter_rows(values_only=True) if any(cell is not None for cell in row))
-                if (header := next(rows, None)) is not None:
-                    yield sheet.title, chain([header], rows)
+                rows = (tuple(map(_shown, row)) for row in sheet.iter_rows())
+                rows = (row for row in rows if any(cell is not None for cell in row))
+                if (first := next(rows, None)) is not None:
+                    yield sheet.title, chain([first], rows)
         finally:
             book.close()
 
@@ -563,16 +615,24 @@ def _xlsx(path: Path, name: str, encoding: str | None) -> Table:
     if first is None:
         raise CatalogueError(f"{path} is empty: not even a line with the names of columns.")
     title, rows = first
-    header = ["" if cell is None else str(cell).strip() for cell in next(rows)]
+    header, above, said = _header(path, list(islice(rows, TOP_ROWS)))
     places = {column: place for place, column in enumerate(header) if column}
 
     def read(wanted: list[str]) -> Iterator[Located]:
         _, rows = next(sheets())
-        for number, cells in enumerate(islice(rows, 1, None)):
+        for number, cells in enumerate(islice(rows, above + 1, None)):
             found = {column: cells[places[column]] if places[column] < len(cells) else None for column in wanted}
             yield f"row {number} of {name}", found
 
-    return Table(name, list(places), read, said=f"sheet {title!r}")
+    return Table(name, list(places), read, said=", ".join([f"sheet {title!r}", *said]))
+
+
+def _shown(cell) -> object:
+    """Return the value of a cell, a whole number with the zeros before it that its format shows."""
+    value = cell.value
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and set(cell.number_format) == {"0"}:
+        return f"{value:.0f}".zfill(len(cell.number_format)) if len(cell.number_format) > 1 else value
+    return value
 
 
 _OPENERS: dict[str, Callable[[Path, str, str | None], Table]] = {
