@@ -30,11 +30,13 @@ FURTHER = re.compile(
 )
 # Columns for the levels of one category: their numbers give the order ('doc_industry_name' is the level above).
 CATEGORY_LEVELS = re.compile(
-    r"(?:doc_)?(?:cate|category|cat|level|l|kategorie|categoria|categorie|p_cat|main_category|sub_?category)_?(\d)"
+    r"(?:doc_)?(?:cate|category|cat|level|l|kategorie|categoria|categorie|p_cat|main_category|sub_?category)"
+    r"(?:_?ebene|_?niveau|_?nivel|_?livello|_?level)?_?(\d)"
     r"(?:_?(?:name|category|cate))?|(?:category|cate)_?l(?:evel)?_?(\d)"
 )
 # 'VARIATION 1 NAME' beside 'VARIATION 1 VALUES': attributes with their names in cells.
 NAMES_OF_PAIRS = re.compile(r"(?P<before>\D*)(?P<n>\d+)(?P<after>\D*?)_?(?:name|names|label|key|titel)")
+NAMES_BEFORE_NUMBERS = re.compile(r"(?P<before>\D+?)_?(?:name|label|key)_?(?P<n>\d+)")
 ENDS_OF_PAIRS = ("value", "values", "wert", "werte", "option", "options")
 LANGUAGES = "en|de|fr|es|it|nl|pl|pt|ru|zh|ja|ko|sv|da|cs|tr|ar|fi|hu|ro|uk|el"
 LANGUAGE = re.compile(rf"(?P<name>.+?)[\s_.\-(\[<:]+(?P<code>(?:{LANGUAGES})(?:[_-][a-z]{{2}})?)[)\]>]?", re.IGNORECASE)
@@ -51,6 +53,11 @@ def folded(name: str) -> str:
 def _bare(name: str) -> str:
     """Return the folded name without words in brackets at its end: 'Image URLs (x,y,z)' is 'image_urls'."""
     return folded(re.sub(r"\s*[(\[][^()\[\]]*[)\]]\s*$", "", name)) or folded(name)
+
+
+def _in_words(name: str) -> str:
+    """Return the folded name with its words apart: 'productType' is 'product_type'."""
+    return folded(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name))
 
 
 def parse_columns(pairs: Iterable[str]) -> Columns:
@@ -146,10 +153,9 @@ def _by_usual_name(found: Sequence[str], languages: Sequence[str]) -> dict[str, 
         if match := LANGUAGE.fullmatch(name.strip()):
             spoken.setdefault(folded(match["name"]), []).append((rank(match["code"], languages), place, name))
     known = {usual: min(those)[2] for usual, those in spoken.items()} | known
-    for name in found:
-        known.setdefault(_bare(name), name)
-    for name in found:
-        known.setdefault(folded(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)), name)  # productType
+    for form in (_bare, _in_words):
+        for name in found:
+            known.setdefault(form(name), name)
     return known
 
 
@@ -310,7 +316,11 @@ def bind(
         if not is_sure and not _holds_pairs(row.get(told[0]) for row in sample):
             del own["attributes"]
         if "attributes" not in given:
-            usual = {name for name in names if {folded(name), _bare(name)} & set(CATALOGUE_NAMES["attributes"])}
+            usual = {
+                name
+                for name in names
+                if {folded(name), _bare(name), _in_words(name)} & set(CATALOGUE_NAMES["attributes"])
+            }
             taken = {name for theirs in own.values() for name in theirs}
             more = [name for name in names if name in usual - taken and _holds_pairs(row.get(name) for row in sample)]
             own["attributes"] = (*own.get("attributes", ()), *more)
@@ -422,6 +432,10 @@ def _attribute_columns(header: Header, used: set[str]) -> Iterator[Source]:
             start = f"{match['before']}{match['n']}{match['after']}"
             ends = (f"{start}{joint}{end}" for end in ENDS_OF_PAIRS for joint in ("_", ""))
             values = next((by_name[key] for key in (*ends, start) if key in by_name), None)
+        elif match := NAMES_BEFORE_NUMBERS.fullmatch(folded(name)):  # 'Option Name 1' beside 'Option Value 1'
+            ends = (f"{match['before']}_{end}_{match['n']}" for end in ENDS_OF_PAIRS)
+            values = next((by_name[key] for key in ends if key in by_name), None)
+        if match:
             if values:
                 several = "," if re.search(r"(?:values|werte|options)$", folded(values)) else None
                 yield Source((values,), "named", (name,), split=several)
@@ -552,7 +566,7 @@ def _leave_numbers(own: Columns, sample: Sequence[Mapping], given: Mapping, gues
         return
     (name,) = own["category"]
     cells = [text for row in sample if (text := str(row.get(name) if row.get(name) is not None else "").strip())]
-    if cells and all(map(str.isdecimal, cells)):
+    if cells and all(re.fullmatch(r"[\d\s,;|]+", cell) for cell in cells):
         del own["category"]
         guesses.append(f"{name!r} is not the category: it holds numbers such as {cells[0]} (--columns category={name})")
 

@@ -22,7 +22,7 @@ class Source:
         names: columns that name an attribute.
         label: the name of an attribute that no column names.
         pattern: a regular expression with groups for name and value, where pairs are written in an unusual way.
-        split: what separates several values of an attribute.
+        split: what separates several values of an attribute, or several categories of one level.
     """
 
     columns: tuple[str, ...]
@@ -109,6 +109,8 @@ def _tuples(told: object) -> object:
         return tuple(map(_tuples, told))
     if isinstance(told, dict) and "pairs" in told:
         return Source((told["pairs"],), "pairs", pattern=told.get("pattern"))
+    if isinstance(told, dict) and "column" in told:
+        return Source((told["column"],), split=told["split"])
     if isinstance(told, dict) and "values" in told:
         return Source(parts(_tuples(told["values"])), "named", parts(_tuples(told["names"])), split=told.get("split"))
     return {name: _tuples(value) for name, value in told.items()} if isinstance(told, dict) else told

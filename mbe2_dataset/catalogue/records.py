@@ -194,8 +194,10 @@ class Reader:
         return as_text(value)
 
     def _category(self, cell: tuple[Source, str, object], changes: Counter) -> list[str]:
-        _, name, value = cell
+        source, name, value = cell
         value = as_paths(spoken(value, self.languages), name)
+        if source.split is not None and isinstance(value, str):
+            value = [[piece] for piece in value.split(source.split)]
         path = as_category(value, self.readings.get(name, UNDECIDED), changes)
         layout = self.binding.layout
         if layout and path and all(map(str.isdecimal, path)) and not name.endswith("id"):

@@ -422,6 +422,8 @@ def _objects(value: object) -> Iterator[object]:
     """Yield the products in a value of JSON: itself, or those of a graph, a list, or of pages of an interface."""
     if not isinstance(value, dict):
         yield value
+    elif isinstance(value.get("_source"), dict):  # of a search engine
+        yield {"id": value.get("_id"), **value["_source"]}
     elif isinstance(value.get("@graph"), list):
         yield from chain.from_iterable(map(_objects, value["@graph"]))
     elif isinstance(value.get("itemListElement"), list) and value.get("@type") != "BreadcrumbList":
@@ -449,8 +451,10 @@ def _listed(value: object) -> list | None:
     return max(inner, key=len, default=None)
 
 
-def _without_edges(value: dict) -> object:
-    """Return the nodes of a connection of GraphQL, and any other object as it is."""
+def _plain(value: dict) -> object:
+    """Return the nodes of a connection of GraphQL, what MongoDB's {"$oid": ...} holds, else the object itself."""
+    if len(value) == 1 and (key := next(iter(value))).startswith("$"):
+        return value[key]
     if value and set(value) <= {"edges", "nodes", "pageInfo", "totalCount"}:
         return value["nodes"] if "nodes" in value else [edge.get("node") for edge in value.get("edges") or ()]
     return value
@@ -468,7 +472,7 @@ def _json(path: Path, name: str, encoding: str | None) -> Table:
         with _faults_of(path, encoding), _open_text(path, encoding) as file:
             for line in filter(str.strip, file):
                 try:
-                    found = list(_objects(json.loads(line)))
+                    found = list(_objects(json.loads(line, object_hook=_plain)))
                 except ValueError as error:
                     found = [f"its line is not JSON: {error}"]
                 for record in found:
@@ -486,11 +490,12 @@ def _json(path: Path, name: str, encoding: str | None) -> Table:
     def document() -> list[Located]:
         with _faults_of(path, encoding), _open_text(path, encoding) as file:
             try:
-                loaded = json.load(file, object_hook=_without_edges)
+                loaded = json.load(file, object_hook=_plain)
             except json.JSONDecodeError as error:
                 raise CatalogueError(f"{path} is not JSON: {error}. Files of JSON lines are named *.jsonl.") from error
         if isinstance(loaded, dict) and loaded and all(isinstance(entry, dict) for entry in loaded.values()):
-            wraps = len(loaded) == 1 and _listed(loaded) and not WRAPPED.isdisjoint(*loaded.values())
+            wraps = [not WRAPPED.isdisjoint(entry) and _listed(entry) for entry in loaded.values()]
+            wraps = any(wraps) and (len(loaded) == 1 or not all(wraps))  # a list of products beside facts of the page
             loaded = _listed(loaded) if wraps else [{"id": key, **entry} for key, entry in loaded.items()]
         else:
             loaded = _listed(loaded)
@@ -581,7 +586,7 @@ def _value(element: ElementTree.Element) -> object:
         return _fields(element)
     text = (element.text or "").strip()
     if "name" in element.attrib:  # <param name="Colour">Red</param>
-        return {"name": element.attrib["name"], "value": text}
+        return {"name": element.attrib["name"], "value": " ".join(filter(None, [text, element.attrib.get("unit")]))}
     return text or element.attrib.get("href") or element.attrib.get("url")
 
 

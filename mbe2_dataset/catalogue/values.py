@@ -34,7 +34,7 @@ ADDRESS = re.compile(r"(?:https?:)?//", re.IGNORECASE)
 PICTURE_FILE = re.compile(r"\.(jpe?g|jfif|png|webp|gif|bmp|tiff?|avif|hei[cf])$", re.IGNORECASE)
 
 # What programs write for nothing.
-NOTHING = {"null", "(null)", "<null>", "nil", "nan", "none", "n/a", "#n/a", "na", "undefined"}
+NOTHING = {"null", "(null)", "<null>", "nil", "nan", "none", "n/a", "#n/a", "na", "undefined", "\\n"}
 NOTHING |= {"#ref!", "#name?", "#value!", "#div/0!", "#num!", "#null!"}  # a spreadsheet's errors
 
 
@@ -376,7 +376,7 @@ def _pair(entry: object, name: str | None, reading: Reading) -> Iterable[tuple[o
 
 
 def measured(value: object) -> object:
-    """Return {"value": 3, "unit": "kg"} as '3 kg', the value of a structure with no unit, and anything else as it is."""
+    """Return {"value": 3, "unit": "kg"} as '3 kg', without a unit the value alone, and anything else as it is."""
     if not isinstance(value, dict) or "value" not in value:
         return value
     unit = next((value[key] for key in ("unit", "unitText") if isinstance(value.get(key), str)), "")

@@ -808,3 +808,42 @@ def test_a_chinese_column_of_further_images(tmp_path):
           "7|不锈钢保温杯|a.jpg|b.jpg;c.jpg|颜色：红色；容量：500ml",
           encoding="gb18030")  # fmt: skip
     assert read(tmp_path)["7"]["images"] == ["a.jpg", "b.jpg", "c.jpg"]
+
+
+def test_wix(tmp_path):
+    table(
+        tmp_path / "a.csv",
+        "handleId|fieldType|name|productImageUrl|collection|sku|price|productOptionName1|productOptionDescription1",
+        "p1|Product|Mug|a.jpg;b.jpg|Mugs;New|W1|9.9|Size|S;M", "p1|Variant||||W1-S|||S",
+        "p2|Product|Cup|c.jpg|Cups|W2|5||",
+    )  # fmt: skip
+    mug, cup = read(tmp_path).values()
+    assert layout_of(tmp_path) == "wix" and mug["images"] == ["a.jpg", "b.jpg"] and cup["category"] == ["Cups"]
+    assert mug["attributes"] == ["Size=S", "Size=M"] and mug["category"] == ["Mugs"]
+
+
+def test_what_databases_and_search_engines_wrap(tmp_path):
+    mug = {"name": "Mug", "price": {"$numberDecimal": "12.50"}, "images": ["a.jpg"], "attrs": {"colour": "red"}}
+    lines = [{"_id": {"$oid": f"5f{n}"}, **mug} for n in range(2)]
+    (tmp_path / "a.json").write_text("\n".join(map(json.dumps, lines)))
+    assert read(tmp_path)["5f1"]["price"] == 12.5 and read(tmp_path)["5f0"]["attributes"] == ["colour=red"]
+    hits = [{"_index": "p", "_id": f"e{n}", "_source": {"title": "Mug", "image": "a.jpg"}} for n in range(2)]
+    (tmp_path / "a.json").write_text(json.dumps({"took": 3, "hits": {"total": 2, "hits": hits}}))
+    assert list(read(tmp_path)) == ["e0", "e1"]
+    products = [{"id": n, "name": "Mug", "images": [{"src": "a.jpg"}]} for n in range(2)]
+    (tmp_path / "a.json").write_text(json.dumps({"data": {"products": products}, "meta": {"page": 1}}))
+    assert list(read(tmp_path)) == ["0", "1"]
+
+
+def test_a_dump_of_a_database_and_levels_in_german(tmp_path):
+    table(tmp_path / "a.tsv", "id|name|brand|image", "1|Mug|\\N|a.jpg", separator="\t")
+    assert read(tmp_path)["1"]["brand"] is None
+    (tmp_path / "a.tsv").unlink()
+    table(
+        tmp_path / "a.csv",
+        "Artikelnummer|Artikelname|Std. VK Brutto|Kategorie Ebene 1|Kategorie Ebene 2|Bild 1|"
+        "Option Name 1|Option Value 1",
+        "7|Tasse|9,90|Haus|Tassen|a.jpg|Größe|M", separator=";", encoding="cp1252",
+    )  # fmt: skip
+    mug = read(tmp_path)["7"]
+    assert mug["category"] == ["Haus", "Tassen"] and mug["price"] == 9.9 and mug["attributes"] == ["Größe=M"]
