@@ -1,16 +1,89 @@
-"""Find which column of other people's tables holds what: by the layout, by its name, or by its cells."""
+"""Find which column of other people's tables holds what: by a known layout, by its name, or by its cells."""
 
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
 
-from mbe2_dataset.catalogue.layouts import LAYOUTS, Layout, Part, Source, parts, read_yaml
+import yaml
+
 from mbe2_dataset.catalogue.values import PICTURE_FILE, TAG
 from mbe2_dataset.errors import CatalogueError
 
 # Our name -> the columns it is read from; none: it is not read at all.
 Columns = dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a value of a product is read from: the first of `columns` that has a value.
+
+    A "named" value is an attribute whose name is in the columns `names`, or is `label`; "pairs" are names and values in
+    one cell; "files" are paths such as `images/{id}.jpg`, which are no columns. `pattern` finds pairs that are written
+    in an unusual way, and `split` separates several values.
+    """
+
+    columns: tuple[str, ...]
+    kind: Literal["value", "pairs", "named", "files"] = "value"
+    names: tuple[str, ...] = ()
+    label: str | None = None
+    pattern: str | None = None
+    split: str | None = None
+
+
+# A column, or several of which the first that has a value counts; or attributes.
+Part = tuple[str, ...] | Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How a known kind of table is laid out: an entry of `layouts.yaml`, which says what the fields mean."""
+
+    name: str = ""
+    about: str = ""
+    proof: tuple[Part, ...] = ()
+    columns: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
+    merged: bool = False
+    begins: tuple[str, tuple[str, ...]] | None = None
+    continued: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
+    order: tuple[str, ...] = ()
+    parent: tuple[str, ...] = ()
+    parent_keys: tuple[str, ...] = ()
+    children: tuple[str, str] | None = None
+    views: tuple[str, ...] = ()
+    products: tuple[str, str] | None = None
+    roots: tuple[str, ...] = ()
+    nothing: tuple[str, ...] = ()
+    debris: tuple[tuple[str, str], ...] = ()
+    pictures: tuple[str, str] | None = None
+    log: Mapping | None = None
+
+
+def read_yaml(name: str) -> dict:
+    """Read a YAML file beside this module."""
+    return yaml.load((Path(__file__).parent / name).read_text(encoding="utf-8"), yaml.CSafeLoader)
+
+
+def _part(told: str | list | dict) -> Part:
+    """Return what YAML holds as a part of a layout."""
+    if not isinstance(told, dict):
+        return (told,) if isinstance(told, str) else tuple(told)
+    fields = {name: told[name] for name in ("pattern", "split") if name in told}
+    names = _part(told["names"]) if "names" in told else ()
+    kind = "pairs" if "pairs" in told else "named" if names else "value"
+    return Source(_part(told.get("pairs") or told["values"]), kind, names, **fields)
+
+
+def _layout(name: str, told: dict) -> Layout:
+    fields: dict = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
+    for mapping in told.keys() & {"columns", "continued"}:
+        fields[mapping] = {ours: tuple(map(_part, those)) for ours, those in told[mapping].items()}
+    return Layout(**fields | {"name": name, "proof": tuple(map(_part, told["proof"]))})
+
+
+LAYOUTS = {name: _layout(name, told) for name, told in read_yaml("layouts.yaml").items()}
 
 # Usual names, the likeliest first, as `folded` writes them.
 _NAMES = read_yaml("names.yaml")
@@ -197,15 +270,8 @@ class NoIdError(CatalogueError):
 class Binding:
     """What the columns of one table are.
 
-    Attributes:
-        columns: our column -> what it is read from.
-        continued: the same for rows that belong to the product before.
-        layout: the known layout; None for a table with usual or guessed columns.
-        parent, order, views, begins, children, products: as in `Layout`, by the columns' own names; () for none.
-        parent_keys: what `parent` may hold of the row that it names.
-        wanted: the columns of the table that are read.
-        guesses: what was taken for what by its cells, for people.
-        left: columns that are not read.
+    Fields that `Layout` has as well are the same in the table's own names; without a known layout it is None. `wanted`
+    are the columns that are read, `left` the others, and `guesses` say what was taken for what by its cells.
     """
 
     columns: dict[str, tuple[Source, ...]]
@@ -248,19 +314,19 @@ class Header:
                 found.setdefault(int(match[1]) if written.groups else place, name)
         return dict(sorted(found.items()))
 
-    def sources(self, part: Part | Source) -> list[Source]:
+    def sources(self, part: Part) -> list[Source]:
         """Return what a part of a layout is in this table; nothing if the table has no such column."""
-        if isinstance(part, Source) and part.kind == "named":
+        if isinstance(part, Source) and part.names:
             names, values = ({n: name for each in reversed(those) for n, name in self.numbered(each).items()}
                              for those in (part.names, part.columns))  # fmt: skip
             return [replace(part, columns=(values[n],), names=(names[n],)) for n in sorted(values) if n in names]
         if isinstance(part, Source):
             column = self.column(part.columns[0])
             return [replace(part, columns=(column,))] if column else []
-        if any("{n}" in name or "*" in name for name in parts(part)):
-            found = next((those for name in parts(part) if (those := self.numbered(name))), {})
+        if any("{n}" in name or "*" in name for name in part):
+            found = next((those for name in part if (those := self.numbered(name))), {})
             return [Source((name,)) for name in found.values()]
-        columns = tuple(dict.fromkeys(column for name in parts(part) if (column := self.column(name))))
+        columns = tuple(dict.fromkeys(column for name in part if (column := self.column(name))))
         return [Source(columns)] if columns else []
 
     def heads(self, names: Iterable[str]) -> list[str]:
@@ -348,18 +414,14 @@ def bind(
     if set(missing) - {"images"}:  # files may be named by ids, but there are none
         raise CatalogueError(lacks(table, missing, names))
 
-    def bound(part: Part) -> tuple[str, ...]:
-        return tuple(name for source in header.sources(part) for name in source.columns) if part else ()
-
-    record = layout or Layout(name="", about="", proof=(), columns={})
+    record = layout or Layout()
     special = {
-        "parent": parent or bound(record.parent),
-        "order": bound(record.order),
-        "views": bound(record.views),
-        "begins": bound(record.begins[0]) if record.begins else (),
-        "children": bound(record.children[0]) if record.children else (),
-        "products": bound(record.products[0]) if record.products else (),
+        name: tuple(dict.fromkeys(column for part in parts if (column := header.column(part))))
+        for name in ("parent", "order", "views", "begins", "children", "products")
+        for told in [getattr(record, name) or ()]
+        for parts in [told[:1] if name in ("begins", "children", "products") else told]
     }
+    special["parent"] = parent or special["parent"]
     if layout is None and "group_id" in columns:
         special["parent"] = ()  # it says itself which rows belong together
     keys = tuple(key for written in record.parent_keys if (key := _known_key(header, written)))
@@ -380,7 +442,7 @@ def _known_key(header: Header, written: str) -> str | None:
     return re.sub(r"{(.+?)}", lambda match: f"{{{names[match[1]]}}}", written) if all(names.values()) else None
 
 
-def _of_layout(header: Header, columns: Mapping[str, tuple[Part | Source, ...]]) -> dict[str, tuple[Source, ...]]:
+def _of_layout(header: Header, columns: Mapping[str, tuple[Part, ...]]) -> dict[str, tuple[Source, ...]]:
     bound = {}
     for ours, of_layout in columns.items():
         sources = [source for part in of_layout for source in header.sources(part)]

@@ -13,12 +13,12 @@ import os
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain, count, islice, pairwise
 from pathlib import Path
-from typing import IO, Protocol, TextIO
+from typing import IO, TextIO
 from xml.etree import ElementTree
 
 import charset_normalizer
@@ -27,7 +27,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mbe2_dataset.catalogue.layouts import read_yaml
+from mbe2_dataset.catalogue.columns import read_yaml
 from mbe2_dataset.catalogue.store import Problem
 from mbe2_dataset.catalogue.values import PICTURE_FILE, as_text
 from mbe2_dataset.errors import CatalogueError
@@ -61,11 +61,8 @@ Located = tuple[str, dict | Problem]
 class Table:
     """One file or split: its columns, and its rows, of which only the given columns are read.
 
-    Attributes:
-        name: for messages.
-        split: the data set's own name of the split, if it has one.
-        said: how its file was read, for people: encoding and separator.
-        again: reading it more than once costs no download.
+    `split` is the data set's own name of it; `said` tells people how the file was read. Reading it `again` costs no
+    download.
     """
 
     name: str
@@ -103,19 +100,7 @@ def numbered(table: Table) -> Table:
     return replace(table, columns=[*table.columns, ROW], read=read)
 
 
-class Tables(Protocol):
-    """Tables that belong together. The paths in their cells begin in `folder`, if they are on disk."""
-
-    name: str
-    folder: Path | None
-
-    def __iter__(self) -> Iterator[Table]: ...
-
-    def fingerprint(self) -> str:
-        """Return what changes with the files."""
-
-
-def open_tables(path: str | Path, encoding: str | None = None) -> Tables:
+def open_tables(path: str | Path, encoding: str | None = None) -> "Tables":
     """Return the tables of a file or folder, by `datasets` if it has a builder for what the folder holds.
 
     Raises:
@@ -471,21 +456,17 @@ def _json(path: Path, name: str, encoding: str | None) -> Table:
         number = 0
         with _faults_of(path, encoding), _open_text(path, encoding) as file:
             for line in filter(str.strip, file):
+                reason = None
                 try:
                     found = list(_objects(json.loads(line, object_hook=_plain)))
                 except ValueError as error:
-                    found = [f"its line is not JSON: {error}"]
+                    found, reason = [None], f"its line is not JSON: {error}"
                 for record in found:
                     where = f"row {number} of {name}"
                     number += 1
-                    if isinstance(record, dict):
-                        yield where, record
-                        continue
-                    kind = type(record).__name__
-                    reason = (
-                        record if kind == "str" and "not JSON" in record else f"its line is a {kind}, not an object"
-                    )
-                    yield where, Problem(where, None, reason)
+                    known = isinstance(record, dict)
+                    said = reason or f"its line is a {type(record).__name__}, not an object"
+                    yield where, record if known else Problem(where, None, said)
 
     def document() -> list[Located]:
         with _faults_of(path, encoding), _open_text(path, encoding) as file:
@@ -504,15 +485,13 @@ def _json(path: Path, name: str, encoding: str | None) -> Table:
             raise CatalogueError(f"{path} must hold a list of objects, or an object of objects by id.")
         return [(f"row {number} of {name}", record) for number, record in enumerate(records)]
 
-    if _is_json_lines(path, encoding):
-        rows: Callable[[], Iterator[Located]] = lines
-    else:
-        loaded = document()
-        rows = lambda: iter(loaded)  # noqa: E731
-    columns: dict[str, None] = {}
-    for _, record in islice(rows(), FIRST_ROWS):
-        columns |= dict.fromkeys(record if isinstance(record, dict) else ())
-    return Table(name, list(columns), lambda wanted: rows(), said=encoding.removesuffix("-sig"))
+    rows = lines if _is_json_lines(path, encoding) else partial(iter, document())
+    return Table(name, _columns_of(rows()), lambda wanted: rows(), said=encoding.removesuffix("-sig"))
+
+
+def _columns_of(rows: Iterator[Located]) -> list[str]:
+    """Return the columns of the first rows; each may leave out what is empty."""
+    return list(dict.fromkeys(name for _, row in islice(rows, FIRST_ROWS) if isinstance(row, dict) for name in row))
 
 
 def _is_json_lines(path: Path, encoding: str) -> bool:
@@ -559,12 +538,10 @@ def _xml(path: Path, name: str, encoding: str | None) -> Table:
                     if parents:
                         parents[-1].clear()
 
-    columns: dict[str, None] = {}
-    for _, record in islice(rows(), FIRST_ROWS):
-        columns |= dict.fromkeys(record)
+    columns = _columns_of(rows())
     if not columns:
         raise CatalogueError(f"{path} holds no product: an element {', '.join(sorted(XML_ROWS))}.")
-    return Table(name, list(columns), lambda wanted: rows(), said="XML")
+    return Table(name, columns, lambda wanted: rows(), said="XML")
 
 
 def _local(tag: str) -> str:
@@ -602,30 +579,23 @@ def _xlsx(path: Path, name: str, encoding: str | None) -> Table:
             f"{path} is an Excel file, which openpyxl reads: pip install 'moon2[excel]', or save it as CSV."
         ) from None
 
-    def sheets() -> Iterator[tuple[str, Iterator[tuple]]]:
+    def rows(title: str | None = None) -> Iterator[tuple[str, tuple]]:
+        """Yield title and cells of the rows of all sheets, or of one, that are not empty."""
         try:
             book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise CatalogueError(f"{path} is not a readable Excel file: {error}") from error
-        try:
-            for sheet in book.worksheets:
-                rows = (tuple(map(_shown, row)) for row in sheet.iter_rows())
-                rows = (row for row in rows if any(cell is not None for cell in row))
-                if (first := next(rows, None)) is not None:
-                    yield sheet.title, chain([first], rows)
-        finally:
-            book.close()
+        with closing(book):
+            for sheet in (sheet for sheet in book.worksheets if title in (None, sheet.title)):
+                cells_of_rows = (tuple(map(_shown, row)) for row in sheet.iter_rows())
+                yield from ((sheet.title, row) for row in cells_of_rows if any(cell is not None for cell in row))
 
-    first = next(sheets(), None)
-    if first is None:
-        raise CatalogueError(f"{path} is empty: not even a line with the names of columns.")
-    title, rows = first
-    header, above, said = _header(path, list(islice(rows, TOP_ROWS)))
+    title = next((title for title, _ in rows()), None)
+    header, above, said = _header(path, [cells for _, cells in islice(rows(title), TOP_ROWS)])
     places = {column: place for place, column in enumerate(header) if column}
 
     def read(wanted: list[str]) -> Iterator[Located]:
-        _, rows = next(sheets())
-        for number, cells in enumerate(islice(rows, above + 1, None)):
+        for number, (_, cells) in enumerate(islice(rows(title), above + 1, None)):
             found = {column: cells[places[column]] if places[column] < len(cells) else None for column in wanted}
             yield f"row {number} of {name}", found
 
@@ -659,9 +629,7 @@ class HubTables:
 
     Args:
         path: `user/name`, or a folder.
-        config: one of its configurations.
-        split: one split only, also in the syntax of slices of `datasets`.
-        revision: a branch, a tag or, to be sure of what is read, a commit.
+        config, split, revision: as of `datasets.load_dataset`; by default all splits of the newest revision.
         builder: of `datasets`, for files on disk.
         files: what the builder reads; by default all below `path`.
 
@@ -702,12 +670,9 @@ class HubTables:
             # Streams of CSV and JSON do not know their columns beforehand; they hold no pictures.
             kinds = dict(dataset.features or dict.fromkeys(next(iter(dataset), {})))
             said = f"read as {self._builder} by datasets" if self._builder else "read by datasets"
-            columns, read = list(kinds), partial(_rows, dataset, name, kinds)
-            if self._builder == "webdataset":
-                columns = list(
-                    dict.fromkeys(key for _, row in islice(read(columns), FIRST_ROWS) for key in _spread(row))
-                )
-                read = partial(_spread_rows, read, list(kinds))
+            spread = self._builder == "webdataset"
+            read = partial(_rows, dataset, name, kinds, spread)
+            columns = _columns_of(read([])) if spread else list(kinds)
             yield Table(name, columns, read, split, said, again=self.folder is not None)
 
     def fingerprint(self) -> str:
@@ -716,26 +681,17 @@ class HubTables:
         return files_fingerprint(Path(self.path), *options[1:]) if self.folder else repr(options)
 
 
-def _rows(dataset: datasets.IterableDataset, name: str, kinds: dict, wanted: list[str]) -> Iterator[Located]:
-    for number, record in enumerate(dataset.select_columns(wanted)):
+def _rows(dataset: datasets.IterableDataset, name: str, kinds: dict, spread: bool, wanted: list[str]):
+    """Yield the rows of a split; with `spread` all columns, and as further ones the fields of WebDataset's JSON."""
+    for number, record in enumerate(dataset.select_columns(list(kinds) if spread else wanted)):
         where = f"row {number} of {name}"
         try:
-            yield where, {column: _with_bytes(value, kinds[column]) for column, value in record.items()}
+            row = {column: _with_bytes(value, kinds[column]) for column, value in record.items()}
         except (OSError, ValueError) as error:
             yield where, Problem(where, None, f"its picture cannot be read: {error}")
-
-
-def _spread(row: dict | Problem) -> dict:
-    """Return a sample of WebDataset with the fields of its JSON as columns."""
-    if isinstance(row, Problem):
-        return {}
-    inner = row.get("json")
-    return {**(inner if isinstance(inner, dict) else {}), **{key: row[key] for key in row if key != "json"}}
-
-
-def _spread_rows(read: Callable[[list[str]], Iterator[Located]], columns: list[str], wanted: list[str]):
-    for where, row in read(columns):
-        yield where, row if isinstance(row, Problem) else _spread(row)
+            continue
+        inner = row.pop("json", None) if spread else None
+        yield where, {**inner, **row} if isinstance(inner, dict) else row
 
 
 def _with_bytes(value: object, kind: object) -> object:
@@ -748,3 +704,7 @@ def _with_bytes(value: object, kind: object) -> object:
     if isinstance(kind, datasets.List):
         return [_with_bytes(entry, kind.feature) for entry in value]
     return value
+
+
+# Tables that belong together. The paths in their cells begin in `folder`, if they are on disk.
+Tables = LocalTables | HubTables

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mbe2_dataset.catalogue.layouts import LAYOUTS
+from mbe2_dataset.catalogue.columns import LAYOUTS
 from mbe2_dataset.catalogue.products import ProductSource
 from mbe2_dataset.catalogue.search_log import NEGATIVE, NEITHER, POSITIVE, log_events
 from mbe2_dataset.catalogue.store import Item, Problem
