@@ -4,12 +4,9 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal
 
-import yaml
-
-from mbe2_dataset.catalogue.values import PICTURE_FILE, TAG
+from mbe2_dataset.catalogue.values import NAMES, PICTURE_FILE, TAG, read_yaml
 from mbe2_dataset.errors import CatalogueError
 
 # Our name -> the columns it is read from; none: it is not read at all.
@@ -61,11 +58,6 @@ class Layout:
     log: Mapping | None = None
 
 
-def read_yaml(name: str) -> dict:
-    """Read a YAML file beside this module."""
-    return yaml.load((Path(__file__).parent / name).read_text(encoding="utf-8"), yaml.CSafeLoader)
-
-
 def _part(told: str | list | dict) -> Part:
     """Return what YAML holds as a part of a layout."""
     if not isinstance(told, dict):
@@ -86,30 +78,16 @@ def _layout(name: str, told: dict) -> Layout:
 LAYOUTS = {name: _layout(name, told) for name, told in read_yaml("layouts.yaml").items()}
 
 # Usual names, the likeliest first, as `folded` writes them.
-_NAMES = read_yaml("names.yaml")
-CATALOGUE_NAMES = {ours: tuple(names.split()) for ours, names in _NAMES["catalogue"].items()}
-LOG_NAMES = {ours: tuple(names.split()) for ours, names in _NAMES["log"].items()}
-PARENT_NAMES = tuple(_NAMES["parent"].split())
-ATTRIBUTE_NAMES = set(_NAMES["attributes"].split())
-QUALIFIERS = {ours: words.split() for ours, words in _NAMES["qualified"].items()}
-OPTION = re.compile(rf"(?:{'|'.join(_NAMES['options'].split())})\s*[:：]\s*(?P<name>\S.*)", re.IGNORECASE)
-NAMED_LEVELS = {name: level for level, names in _NAMES["levels"].items() for name in names.split()}
-# A second picture, gallery, ...: beside the column of the main picture.
-FURTHER = re.compile(
-    r"(?:additional|further|other|more|extra|gallery|secondary|alternate|hover|back|weitere|zusatz|galerie|galeria|autres?"
-    r"|otras?|altre|附图|副图|更多).*(?:image|img|photo|picture|pic|bild|foto|imagen|immagin|图).*"
-    r"|(?:image|img|photo|picture|bild|foto|imagen)e?[ns]?_?(?:gallery|galerie|additional|extra|back)e?s?(?:_urls?)?"
-    r"|gallery|galerie|galeria|附图|副图|轮播图|细节图"
+CATALOGUE_NAMES = {ours: tuple(names.split()) for ours, names in NAMES["catalogue"].items()}
+LOG_NAMES = {ours: tuple(names.split()) for ours, names in NAMES["log"].items()}
+PARENT_NAMES = tuple(NAMES["parent"].split())
+ATTRIBUTE_NAMES = set(NAMES["attributes"].split())
+QUALIFIERS = {ours: words.split() for ours, words in NAMES["qualified"].items()}
+OPTION = re.compile(rf"(?:{'|'.join(NAMES['options'].split())})\s*[:：]\s*(?P<name>\S.*)", re.IGNORECASE)
+NAMED_LEVELS = {name: level for level, names in NAMES["levels"].items() for name in names.split()}
+FURTHER, CATEGORY_LEVELS, NAMES_OF_PAIRS, NAMES_BEFORE_NUMBERS = (
+    re.compile("|".join(those)) for those in NAMES["patterns"].values()
 )
-# Columns for the levels of one category: their numbers give the order ('doc_industry_name' is the level above).
-CATEGORY_LEVELS = re.compile(
-    r"(?:doc_)?(?:cate|category|cat|level|l|kategorie|categoria|categorie|p_cat|main_category|sub_?category)"
-    r"(?:_?ebene|_?niveau|_?nivel|_?livello|_?level)?_?(\d)"
-    r"(?:_?(?:name|category|cate))?|(?:category|cate)_?l(?:evel)?_?(\d)"
-)
-# 'VARIATION 1 NAME' beside 'VARIATION 1 VALUES': attributes with their names in cells.
-NAMES_OF_PAIRS = re.compile(r"(?P<before>\D*)(?P<n>\d+)(?P<after>\D*?)_?(?:name|names|label|key|titel)")
-NAMES_BEFORE_NUMBERS = re.compile(r"(?P<before>\D+?)_?(?:name|label|key)_?(?P<n>\d+)")
 ENDS_OF_PAIRS = ("value", "values", "wert", "werte", "option", "options")
 LANGUAGES = "en|de|fr|es|it|nl|pl|pt|ru|zh|ja|ko|sv|da|cs|tr|ar|fi|hu|ro|uk|el"
 LANGUAGE = re.compile(rf"(?P<name>.+?)[\s_.\-(\[<:]+(?P<code>(?:{LANGUAGES})(?:[_-][a-z]{{2}})?)[)\]>]?", re.IGNORECASE)

@@ -29,17 +29,14 @@ from mbe2_dataset.catalogue.pictures import (
 )
 from mbe2_dataset.catalogue.store import Problem
 from mbe2_dataset.catalogue.tables import SPLIT_NAMES, Table, selected_rows
-from mbe2_dataset.catalogue.values import as_pictures, as_text
+from mbe2_dataset.catalogue.values import NAMES, as_pictures, as_text
 from mbe2_dataset.errors import CatalogueError
 
 # What is said about an item: from POSITIVE on, its grade is `state - NEITHER`. Of several rows the highest counts.
 NEGATIVE, NEITHER, POSITIVE = 0, 1, 2
 
-LABELS = {
-    **dict.fromkeys(("e", "exact", "positive", "purchase", "purchased", "bought", "buy", "order", "true"), POSITIVE),
-    **dict.fromkeys(("s", "substitute", "c", "complement", "partial", "click", "clicked", "cart"), NEITHER),
-    **dict.fromkeys(("i", "irrelevant", "negative", "exposure", "impression", "view", "shown", "false"), NEGATIVE),
-}
+STATES = {"negative": NEGATIVE, "neither": NEITHER, "positive": POSITIVE}
+LABELS = {word: STATES[kind] for kind, words in NAMES["labels"].items() for word in words.split()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,9 +27,8 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mbe2_dataset.catalogue.columns import read_yaml
 from mbe2_dataset.catalogue.store import Problem
-from mbe2_dataset.catalogue.values import PICTURE_FILE, as_text
+from mbe2_dataset.catalogue.values import NAMES, PICTURE_FILE, as_text
 from mbe2_dataset.errors import CatalogueError
 
 # A description of this length is read, which the csv module would otherwise refuse.
@@ -232,7 +231,7 @@ BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
 }  # fmt: skip
 # One byte is another letter in each of these encodings; the language whose letters explain most of a text tells which.
-LETTERS = read_yaml("names.yaml")["letters"]
+LETTERS = NAMES["letters"]
 OTHER_ENCODINGS = ["gb18030", "cp1250", "cp1251", "cp1253", "cp1254", "shift_jis", "euc_kr", "big5"]
 # A letter that is not of English, or a sign before a letter, which in a text of the right encoding is rare.
 FOREIGN = re.compile(r"[^\W\d_a-zªºµ]|[^\w\s\x00-\x7f„“”‚‘’‹›«»–—…•·€°×](?=[^\W\d_])")
@@ -399,8 +398,7 @@ def _header(path: Path, rows: Sequence[Sequence[object]]) -> tuple[list[str], in
 
 # JSON
 
-# What interfaces call the list of products that they answer with.
-WRAPPED = {"products", "items", "results", "records", "rows", "data", "entries", "nodes", "hits"}
+WRAPPED = set(NAMES["wrapped"].split())
 
 
 def _objects(value: object) -> Iterator[object]:
@@ -508,8 +506,7 @@ def _is_json_lines(path: Path, encoding: str) -> bool:
 
 # XML
 
-# The elements that are products in feeds: RSS, Atom, and those of price search engines.
-XML_ROWS = {"item", "entry", "product", "offer", "shopitem", "article", "artikel", "row", "record"}
+XML_ROWS = set(NAMES["rows"].split())
 
 
 def _is_feed(path: Path) -> bool:

@@ -15,7 +15,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Literal
+
+import yaml
 
 # Between the levels of a category. The first are hardly ever part of a name; a name may well contain one of the others.
 CLEAR_LEVELS = ("->", ">", "»", "›", "→")
@@ -33,9 +36,15 @@ NAMES_OF_VALUE = ("value", "values", "v", "attribute_value", "options")
 ADDRESS = re.compile(r"(?:https?:)?//", re.IGNORECASE)
 PICTURE_FILE = re.compile(r"\.(jpe?g|jfif|png|webp|gif|bmp|tiff?|avif|hei[cf])$", re.IGNORECASE)
 
+
+def read_yaml(name: str) -> dict:
+    """Read a YAML file beside this module."""
+    return yaml.load((Path(__file__).parent / name).read_text(encoding="utf-8"), yaml.CSafeLoader)
+
+
+NAMES = read_yaml("names.yaml")
 # What programs write for nothing.
-NOTHING = {"null", "(null)", "<null>", "nil", "nan", "none", "n/a", "#n/a", "na", "undefined", "\\n"}
-NOTHING |= {"#ref!", "#name?", "#value!", "#div/0!", "#num!", "#null!"}  # a spreadsheet's errors
+NOTHING = set(NAMES["nothing"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +98,8 @@ def as_text(value: object) -> str | None:
 # --- words: titles, descriptions, brands, names ---
 
 ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
-BLOCKS = {
-    "p", "br", "li", "ul", "ol", "dl", "dt", "dd", "div", "tr", "table", "thead", "tbody", "section", "article",
-    "header", "footer", "hr", "blockquote", "pre", "h1", "h2", "h3", "h4", "h5", "h6", "figure", "figcaption",
-}  # fmt: skip
-HIDDEN = {"script", "style"}
-TAGS = {
-    *BLOCKS, *HIDDEN, "a", "abbr", "b", "big", "body", "center", "cite", "code", "col", "colgroup", "del", "em", "font",
-    "html", "head", "i", "iframe", "img", "ins", "kbd", "label", "main", "mark", "nav", "q", "s", "small", "span",
-    "strike", "strong", "sub", "sup", "td", "tfoot", "th", "tt", "u", "var", "video", "wbr", "svg", "path", "button",
-    "picture", "source", "o:p",
-}  # fmt: skip
+BLOCKS, HIDDEN, _OTHERS = (set(tags.split()) for tags in NAMES["html"].values())
+TAGS = BLOCKS | HIDDEN | _OTHERS
 # '<' begins a tag only before a name that HTML has: '5 < 6' and 'size <M>' are text.
 TAG = re.compile(rf"</?(?:{'|'.join(sorted(TAGS, key=len, reverse=True))})(?=[\s/>])[^<]*>|<!--", re.IGNORECASE)
 # A tag at which a text was cut off.
