@@ -33,7 +33,7 @@ def refusals(store: str, location: str, name: str, *others: type[Exception]) -> 
     except UserError:
         raise
     except (OSError, ValueError, RuntimeError, *others) as error:
-        raise UserError(f"{store} at {address(location)} refuses {name!r}: {error}") from error
+        raise UserError(f"{name!r} cannot be used in {store} at {address(location)}: {error}") from error
 
 
 def refuse_place(location: str) -> None:
@@ -55,9 +55,8 @@ def _taken(location: str, kind: str, name: str, drop: str) -> UserError:
 
 def refuse_misfit(location: str, name: str, there: dict, wanted: dict) -> None:
     """Refuse to bring a table up to date from vectors with other columns, by name and type."""
-    differing = [column for column in there | wanted if (column, there.get(column)) not in wanted.items()]
-    differing = [column for column in there | wanted if column not in there or column not in wanted] or differing
-    if there != wanted:
+    differing = [one for one in there | wanted if one not in there or there[one] != wanted.get(one, ...)]
+    if differing:
         raise UserError(
             f"{name!r} at {address(location)} has other columns than the vectors ({', '.join(differing)}): embed with "
             "the same --keep and model, or load another --name."
@@ -90,10 +89,8 @@ class LanceStore(Store):
                 raise _absent(location, "table", name)
             self.table = database.open_table(name) if there else database.create_table(name, schema=_schema(source))
             if there and source is not None:
-                kinds = [
-                    {field.name: field.type for field in schema} for schema in (self.table.schema, _schema(source))
-                ]
-                refuse_misfit(location, name, *kinds)
+                schemas = self.table.schema, _schema(source)
+                refuse_misfit(location, name, *(dict(zip(one.names, one.types, strict=True)) for one in schemas))
         self._place = location, name
 
     def versions(self) -> dict[str, str]:
@@ -234,9 +231,7 @@ class QdrantStore(Store):
                 )
                 for field in source.details.schema if is_server else ():
                     kind = "float" if pa.types.is_floating(field.type) else "keyword"
-                    self.client.create_payload_index(
-                        name, json.dumps(field.name, ensure_ascii=False), field_schema=kind
-                    )
+                    self.client.create_payload_index(name, _key(field.name), field_schema=kind)
         self._mean_length = source.mean_length if source else 0.0
 
     def versions(self) -> dict[str, str]:
@@ -273,7 +268,7 @@ class QdrantStore(Store):
         told = {"limit": k, "with_payload": ["id"]}
         vector = asked.vector.tolist()
         if not asked.weight:
-            points = self.client.query_points(self._name, query=vector, query_filter=condition, **told).points
+            told |= {"query": vector, "query_filter": condition}
         else:
             words = models.SparseVector(indices=asked.terms.places, values=asked.terms.values)
             every = {"filter": condition, "limit": most}
@@ -290,11 +285,13 @@ class QdrantStore(Store):
             formula = models.FormulaQuery(
                 formula=models.SumExpression(sum=shares), defaults={"$score[0]": -1.0, "$score[1]": 0.0}
             )
-            points = self.client.query_points(self._name, prefetch=parts, query=formula, **told).points
+            told |= {"prefetch": parts, "query": formula}
+        with refusals("Qdrant", *self._place, self._errors):
+            points = self.client.query_points(self._name, **told).points
         return [(point.payload["id"], point.score) for point in points]
 
     def _condition(self, one: Filter):
-        models, key = self._models, json.dumps(one.column, ensure_ascii=False)  # it reads dots and spaces as a path
+        models, key = self._models, _key(one.column)
         if isinstance(one.value, str):
             return models.FieldCondition(key=key, match=models.MatchValue(value=one.value))
         names = {"<": ["lt"], "<=": ["lte"], ">": ["gt"], ">=": ["gte"], "=": ["gte", "lte"]}[one.comparison]
@@ -302,6 +299,11 @@ class QdrantStore(Store):
 
     def close(self) -> None:
         self.client.close()
+
+
+def _key(column: str) -> str:
+    """Return a column's name as Qdrant takes it; without the quotes, dots and spaces would make it a path."""
+    return f'"{column}"'
 
 
 def point_of(identifier: str) -> str:
@@ -420,7 +422,7 @@ class PostgresStore(Store):
                 "- %(weight)s * (terms <#> %(terms)s::sparsevec) AS score FROM {table} "
                 "WHERE id IN (SELECT id FROM near UNION SELECT id FROM said) ORDER BY score DESC, id LIMIT %(k)s"
             )
-        with self.connection.transaction():
+        with refusals("PostgreSQL", *self._place, self._errors), self.connection.transaction():
             # As many as the index must find; and with a filter it goes on until there are enough that fit.
             self.connection.execute(f"SET LOCAL hnsw.ef_search = {CANDIDATES}")
             self.connection.execute("SET LOCAL hnsw.iterative_scan = strict_order")

@@ -136,7 +136,8 @@ def read_filters(texts: Sequence[str], schema: pa.Schema, name: str) -> list[Fil
                 raise UserError(f"--filter {text!r}: {column} holds numbers, and {match[3]!r} is none.")
         elif comparison != "=":
             raise UserError(
-                f"--filter {text!r}: {column} holds words, of which only = can be asked; --keep {column}:number reads them as numbers."
+                f"--filter {text!r}: {column} holds words, of which only = can be asked; --keep {column}:number "
+                "reads them as numbers."
             )
         found.append(Filter(column, comparison, value, pa.types.is_list(schema.field(column).type)))
     return found
