@@ -176,6 +176,9 @@ def exit_codes(*mendable: type[Exception], interrupted: str = "interrupted"):
                 if not _is_unread():  # another pipe or connection
                     raise
                 return UNREAD
+            except PermissionError as error:
+                print(f"error: {error.filename or error}: {error.strerror or 'not permitted'}.", file=sys.stderr)
+                return REFUSED
             except (UserError, *mendable) as error:
                 print(f"error: {without_secrets(' '.join(str(error).split()))}", file=sys.stderr)
                 return REFUSED

@@ -167,8 +167,8 @@ def _check_models(queries: dict, corpus: dict) -> None:
     models = [told.get("model_fingerprint") for told in (queries, corpus)]
     if None not in models and models[0] != models[1]:
         raise UserError(
-            f"The queries were embedded with {queries['model']}, the corpus with {corpus['model']}: these are two models, "
-            "or two states of one. Embed both with the same."
+            f"The queries were embedded with {queries['model']}, the corpus with {corpus['model']}: these are two "
+            "models, or two states of one. Embed both with the same."
         )
 
 

@@ -234,3 +234,11 @@ def test_the_command_that_is_meant():
         command_of(["embde"], "p", known, "run")
     with pytest.raises(UsageError, match="give a command: run, embed"):
         command_of([], "p", known)
+
+
+def test_a_folder_that_may_not_be_written_is_a_sentence(capsys):
+    def refused():
+        raise PermissionError(13, "Permission denied", "vectors/fusion.json")
+
+    assert exit_codes()(refused)() == 2
+    assert capsys.readouterr().err == "error: vectors/fusion.json: Permission denied.\n"
