@@ -227,8 +227,8 @@ def test_activation_checkpointing_keeps_less_and_changes_no_gradient(backbone, i
 @pytest.mark.parametrize("how", ["weights", "autocast"])
 def test_bf16_stays_close_to_float32(backbone, inputs, tmp_path, how):
     """bf16 keeps 8 bits, so each number is off by up to 2^-9 of itself; through three layers that moves a unit vector
-    by about 0.01. A token between two experts may also fall to the other one, which moves a short item more: by 0.06
-    with torch 2.13, 0.19 with torch 2.11. Two items are mostly 0.7 or more apart."""
+    by about 0.01. A token between two experts may also fall to the other one, which moves a short item more: up to 0.06
+    over a few seeds. Two items are mostly 0.7 or more apart."""
     tiny_model(backbone).save_pretrained(tmp_path)
     model = with_adapter(tiny_model(backbone))
     expected = outputs_of(model, inputs)
@@ -239,8 +239,7 @@ def test_bf16_stays_close_to_float32(backbone, inputs, tmp_path, how):
     with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
         output = outputs_of(model, inputs)
         loss = loss_of(model, inputs)
-    moved = (output.embeddings - expected.embeddings).norm(dim=-1)
-    assert 0 < moved.median() < 0.1 and moved.max() < 0.3
+    assert 0 < (output.embeddings - expected.embeddings).norm(dim=-1).max() < 0.1
     assert (output.expert_usage - expected.expert_usage).abs().max() < 0.05
     loss.backward()
     gradients = gradients_of(model)
