@@ -130,12 +130,11 @@ class Reader:
         return Item(where, record, changes, tuple(faults))
 
     def identity(self, row: Mapping[str, object]) -> str | None:
-        """Return the id of a row.
-
-        Raises:
-            ValueError: it is not a text.
-        """
-        return self._read("id", row, self.binding.columns["id"], Counter(), [])
+        """Return the id of a row; None if it has none, or one that cannot be read, which its record will say."""
+        try:
+            return self._read("id", row, self.binding.columns["id"], Counter(), [])
+        except ValueError:
+            return None
 
     def _read(
         self, ours: str, row: Mapping[str, object], sources: Sequence[Source], changes: Counter, faults: list
@@ -309,11 +308,8 @@ class PictureFiles:
     """The files of pictures in a folder, found by what tables say of them.
 
     A folder is gone through once, when a path does not lead to a file or no column holds pictures. The names of its
-    files are then held in memory.
-
-    Attributes:
-        folders: in which paths begin besides the folder itself.
-        by_id: pictures are named by ids; an example.
+    files are then held in memory. Paths begin in the folder or in one of `folders`; `by_id` is an example of a picture
+    that is named by an id.
     """
 
     def __init__(self, folder: Path) -> None:
