@@ -335,19 +335,17 @@ def bind(
         }
         columns, continued = _of_layout(header, layout.columns), _of_layout(header, layout.continued)
     else:
-        told = own.get("attributes", ())
-        is_sure = "attributes" in given or not told or folded(told[0]) in ("attributes", "attribute")
-        if not is_sure and not _holds_pairs(row.get(told[0]) for row in sample):
-            del own["attributes"]
         if "attributes" not in given:
-            usual = {
-                name
-                for name in names
-                if {folded(name), _bare(name), _in_words(name)} & set(CATALOGUE_NAMES["attributes"])
-            }
+            usual, known = own.get("attributes", ()), set(CATALOGUE_NAMES["attributes"])
             taken = {name for theirs in own.values() for name in theirs}
-            more = [name for name in names if name in usual - taken and _holds_pairs(row.get(name) for row in sample)]
-            own["attributes"] = (*own.get("attributes", ()), *more)
+            forms = {name: {folded(name), _bare(name), _in_words(name)} for name in names if name not in taken}
+            own["attributes"] = tuple(
+                name
+                for name in (*usual, *(name for name in forms if forms[name] & known))
+                if folded(name) in ("attributes", "attribute") or _holds_pairs(row.get(name) for row in sample)
+            )
+            if not own["attributes"]:
+                del own["attributes"]
         _leave_sparse_id(own, sample, given, guesses)
         own = _by_cells(own, names, sample, given, guesses, table)
         _leave_numbers(own, sample, given, guesses)

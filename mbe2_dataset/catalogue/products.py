@@ -178,14 +178,13 @@ class ProductSource:
             return
         ids = [text for row in sample[:SAMPLE_PICTURES] if (text := reader.identity(row))]
         if "images" in self.columns or files is None or not files.learn_ids(list(dict.fromkeys(ids))):
-            where = (
-                f" No files in {files.folder} are named by its ids either, such as {ids[0]}.jpg."
-                if files and ids
-                else ""
-            )
+            where = ""
+            if files and ids:
+                where = f" No files in {files.folder} are named by its ids either, such as {ids[0]}.jpg."
+            lacking = lacks(table.name, ["images"], table.columns)
             raise CatalogueError(
-                f"{lacks(table.name, ['images'], table.columns)}{where} Pictures in files may be said by a pattern, like "
-                f"--columns images=images/{{id}}.jpg, and their folder by --pictures."
+                f"{lacking}{where} Pictures in files may be said by a pattern, like "
+                "--columns images=images/{id}.jpg, and their folder by --pictures."
             )
 
     def judgements(self) -> tuple[list[Table], Columns, dict[str, str] | None] | None:

@@ -162,8 +162,8 @@ def as_words(
 ) -> str | None:
     """Return what people are meant to read: no HTML, no control characters; None where it says nothing.
 
-    With `one_line` line ends and tabs become blanks; otherwise they stay, as in a description. Without `none`, 'None' is
-    a value, like that of a pattern.
+    With `one_line` line ends and tabs become blanks; otherwise they stay, as in a description. Without `none`, 'None'
+    is a value, like that of a pattern.
     """
     given = as_text(value)
     if given is None:
