@@ -9,7 +9,7 @@ import json
 import os
 from contextlib import nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -51,7 +51,6 @@ SENTENCE_TRANSFORMERS_FILES = {
 }
 
 
-@dataclass
 class Routing:
     """What one forward tells its routers, and what they answer. Threads share the modules, so it lives on none of them.
 
@@ -61,8 +60,9 @@ class Routing:
             ended, since activation checkpointing then runs the layers a second time.
     """
 
-    composition: torch.LongTensor | None = None
-    gates: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] | None = field(default_factory=list)
+    def __init__(self, composition: torch.LongTensor | None = None):  # no dataclass, of which FSDP makes copies
+        self.composition = composition
+        self.gates: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] | None = []
 
 
 # The routing of the layer that this thread is running.

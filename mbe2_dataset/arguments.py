@@ -239,7 +239,10 @@ class PictureArguments:
 
     _argument_group_name = "changed views"
 
-    augmented_images: int = option(1, "Changed views of each product (n_c in the paper).")
+    augmented_images: int | None = option(
+        None, "Changed views of each product (n_c in the paper); left out: 1 for synthetic, or with a --subject or "
+        "--editor, else 0, since recipes for real products do not show them. They can be added later.",
+    )  # fmt: skip
     subject: Literal["classical", "rembg", "segmentation", "none"] = option(
         "classical", "Who finds the subject of a photo: classical segmentation, rembg, a transformers segmentation "
         "model, or nobody (then the editor does).",
@@ -259,7 +262,7 @@ class PictureArguments:
     def check(self) -> None:
         """Raise an OptionError for what cannot be."""
         _at_least(self, augmented_images=0)
-        if self.subject == "none" and self.editor == "none" and self.augmented_images:
+        if self.subject == "none" and self.editor == "none" and self.views:
             raise OptionError("--subject none needs an --editor, which then finds the subject itself.")
         if (self.editor == "endpoint") != (self.editor_endpoint is not None):
             raise OptionError("--editor endpoint and --editor_endpoint go together.")
@@ -271,6 +274,13 @@ class PictureArguments:
             raise OptionError("--subject_model takes labels only with --subject segmentation.")
         if self.editor_budget and self.editor != "endpoint":
             raise OptionError("--editor_budget only means something with --editor endpoint.")
+
+    @property
+    def views(self) -> int:
+        """Return how many changed views of each product there will be."""
+        if self.augmented_images is not None:
+            return self.augmented_images
+        return int(self.synthetic or (self.subject, self.editor) != ("classical", "none"))
 
 
 @dataclass

@@ -27,7 +27,7 @@ from mbe2_dataset.triplets.make import Negatives, Plan, plan_benchmark, plan_log
 from mbe2_dataset.triplets.negatives import CategoryNegatives, Hardness, MinedNegatives
 
 # Of what is written; another number makes everything anew.
-FORMAT = 2
+FORMAT = 3
 FINGERPRINT = "fingerprint"
 
 

@@ -242,7 +242,7 @@ def dry_run(told: Build) -> dict:
                 f"read, {expected.output_tokens:,} written, cost {expected.cost:,.2f} (no retries; nothing was sent)"
             )
         if told.editor == "endpoint":
-            edits = total * told.augmented_images
+            edits = total * told.views
             facts["pictures"] = {"edits": edits, "cost": edits * told.pairs("editor_budget").get("edit", 0.0)}
             print(f"pictures: about {edits:,} edits, cost {facts['pictures']['cost']:,.2f} (nothing was sent)")
         build_dataset(

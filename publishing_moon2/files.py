@@ -157,7 +157,7 @@ def read_results(results: Path, folder: Path) -> dict:
     """Return the content of results.json.
 
     Raises:
-        UserError: there is none, or it was measured with another model.
+        UserError: there is none, or it was measured with another model, or with words beside it.
     """
     file = results / RESULTS
     try:
@@ -170,6 +170,8 @@ def read_results(results: Path, folder: Path) -> dict:
             f"{file} was measured with other files than those of {folder} (fingerprint {measured[:16]}, not "
             f"{fingerprint(folder)[:16]}): evaluate the folder again, or push without --results."
         )
+    if "hybrid" in content:
+        raise UserError(f"{file} is of the model and words together: push the results of the model alone.")
     return content
 
 

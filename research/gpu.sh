@@ -2,14 +2,13 @@
 # What one large GPU has to show, in about eight minutes: that it computes what the CPU does, how fast a model of
 # Qwen3-VL-2B's shape is trained and embeds, and variants of the study with twenty times the steps.
 #
-#   python -m research.study pack --output study.tar.xz     on the machine that has run the study
-#   research/gpu.sh FOLDER study.tar.xz                     on the one with the GPU; the same command goes on
-#   research/gpu.sh --smoke FOLDER                          all of it tiny, on a CPU
+#   python -m research.study pack --no_augmented_images --output study.tar.xz     where the study was run
+#   research/gpu.sh FOLDER study.tar.xz          on the machine with the GPU; the same command goes on
+#   research/gpu.sh --smoke FOLDER               all of it tiny, on a CPU
 #
 # FOLDER gets the tables and results-cuda.parquet. PYTHON, TIMES, PROCESSES, MINUTES (of the study) and VARIANTS may be set.
 # It needs torch 2.11, transformers 5.17, accelerate, datasets and scikit-learn, and no network.
 set -u
-cd "$(dirname "$0")/.."
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 PYTHON="${PYTHON:-python3}"
 VARIANTS="${VARIANTS:-full dense moe_8_upper noisy noisy_no_filter filter_power no_coaugmentation omega_uniform}"
@@ -25,7 +24,8 @@ if [ $# -lt 1 ] || { [ $DEVICE = cuda ] && [ ! -f "${2:-}" ]; }; then
 fi
 mkdir -p "$1"
 OUT="$(cd "$1" && pwd)"
-PACKED="${2:-$OUT/study.tar.xz}"
+PACKED="$(realpath -m "${2:-$OUT/study.tar.xz}")"
+cd "$(dirname "$0")/.." || exit 2
 
 # Runs a command whose output is shown and kept; what fails is said, and the rest goes on.
 part() {
@@ -42,13 +42,14 @@ part() {
 if [ -n "$SMOKE" ] && [ ! -f "$PACKED" ]; then
     part build 600 mbe2_dataset build --catalogue synthetic --output "$OUT/built/fashion-1-1-1" --work "$OUT/built/journal" \
         --num_products 40 --num_validation 5 --num_test 10
-    part pack 600 research.study pack --work "$OUT/built" --output "$PACKED"
+    part pack 600 research.study pack --no_augmented_images --work "$OUT/built" --output "$PACKED"
 fi
 part agreement $LIMIT research.benchmarks gpu --device $DEVICE --parts agreement $SMOKE
 part throughput $LIMIT research.benchmarks gpu --device $DEVICE --parts throughput $SMOKE
 RESULTS="--results $OUT/results-$DEVICE.parquet"
 # shellcheck disable=SC2086 - they are lists of words
 part study 1800 research.study run --device $DEVICE $LENGTH --packed "$PACKED" --work "$OUT/work" $RESULTS --seeds 0 \
+    --no_augmented_images \
     --processes "${PROCESSES:-4}" --only $VARIANTS
 echo
 echo "In $OUT: agreement.txt, throughput.txt, study.txt, results-$DEVICE.parquet"

@@ -41,10 +41,12 @@ from conftest import picture
 from test_upcycle_moon2 import save_dense
 
 # Pages that take minutes, or need what only `make test-slow` installs.
-SLOW = {"docs/export.md", "docs/serving.md"}
+SLOW = {"docs/cost.md", "docs/export.md", "docs/serving.md"}
 NEEDED = {
     "docs/export.md": ["onnxruntime"],
     "docs/serving.md": ["litserve", "onnxruntime"],
+    "docs/cost.md": ["lancedb"],
+    "docs/search.md": ["lancedb"],
     "docs/vectors.md": ["mteb"],
 }
 # Start of a command -> why it is not run. Their options, files and targets are checked all the same.
@@ -57,8 +59,11 @@ NOT_RUN = {
     ),
     "vllm serve": "serves until stopped; `test_vllm.py` starts it",
     "python -m pytest": "is this",
+    "python -m evaluation weigh": "needs dozens of judged queries; `test_hybrid.py` runs it",
+    "python -m evaluation store --vectors vectors --store pgvector": "needs a server; `test_stores.py` starts one",
     "python -m research.study pack": "needs the data of the study; `test_study.py` packs other data",
     "research/gpu.sh": "needs a GPU; `test_benchmarks.py` runs it tiny on a CPU",
+    "python -m research.benchmarks stores --stores pgvector": "needs a server; `test_stores.py` starts one",
     "python -m research.benchmarks training": "takes minutes; `test_benchmarks.py` runs it small",
 }
 # Folders of the repository that pages name files of.
@@ -80,6 +85,11 @@ SMALLER = {
     "accelerate launch": TRAINED_SMALL,
     "python -m research.benchmarks agreement": "--products 8",
     "python -m research.benchmarks serving": "--titles 1 2 --repeats 1",
+    "python -m research.benchmarks embedding_cost": "--products 64 --sides 0 40",
+    "python -m research.benchmarks update_cost": "--products 200",
+    "python -m research.benchmarks compression": "--size 200 --queries 5",
+    "python -m research.benchmarks stores": "--sizes 1000 --queries 2 --stores lancedb",
+    "python -m research.benchmarks small_objects": "--products 10 --shares 0.2",
     "python -m research.benchmarks http_service": "--clients 2 --requests 4 --repeats 1",
 }
 # What cannot be had here -> what takes its place.

@@ -201,10 +201,20 @@ class TripletDataset(_Triplets, torch.utils.data.Dataset):
         shown, named: what a product shows, as `_Triplets` takes it.
         false_positive_share: so many triplets, the same in every epoch, get the positive of some other triplet: planted
             mistakes, for looking at what the dynamic sample filter makes of them.
+
+    Raises:
+        TripletError: augmented pictures shall be shown, but no row has any.
     """
 
     def __init__(self, rows: datasets.Dataset, *shown, false_positive_share: float = 0.0, **named):
         super().__init__(*shown, **named)
+        views = (f"{role}_augmented_images" for role in ROLES[1:])
+        lengths = (pc.list_value_length(rows.data.column(name)) for name in views if name in rows.column_names)
+        if self.augmented_image_probability and not any(pc.max(length).as_py() for length in lengths):
+            raise TripletError(
+                f"augmented_image_probability is {self.augmented_image_probability}, but the data set has no augmented "
+                "images: build it with --augmented_images 1, or set the probability to 0."
+            )
         self.rows = rows.with_format("arrow")
         self.false_positive_share = false_positive_share
 

@@ -28,9 +28,10 @@ def embed(
     description: str = "embed",
     workers: int = 0,
     leave: bool = True,
+    output: str = "embeddings",
 ) -> torch.Tensor:
-    """Embed products with a Moon2 model in eval mode; see `embed_batches` for the rest."""
-    prepare, forward = partial(moon2_inputs, processor), partial(moon2_output, model, "embeddings")
+    """Embed products with a Moon2 model in eval mode, or return another of its outputs; see `embed_batches`."""
+    prepare, forward = partial(moon2_inputs, processor), partial(moon2_output, model, output)
     return embed_batches(prepare, forward, products, lengths, describe, batch_size, description, workers, leave)
 
 
@@ -54,13 +55,11 @@ def read_routing(checkpoint: Checkpoint, products: Products, rows: list[int], ba
     Raises:
         UserError: a product cannot be prepared.
     """
-    model = checkpoint.model
-    prepare, forward = partial(moon2_inputs, checkpoint.processor), partial(moon2_output, model, "expert_usage")
-    usage = {}
+    model, usage = checkpoint.model, {}
     for view in VIEWS:
         shown, what = ProductView(products, view, rows), f"experts ({view})"
-        found = embed_batches(prepare, forward, shown, shown.text_lengths, shown.describe, batch_size, what)
-        usage[view] = found.numpy()
+        told = shown, shown.text_lengths, shown.describe, batch_size, what
+        usage[view] = embed(model, checkpoint.processor, *told, output="expert_usage").numpy()
     preference = model.dual_alignment.weight.detach().float().softmax(dim=1).cpu().numpy()
     return Routing(usage, preference, list(model.config.objectives))
 

@@ -68,6 +68,8 @@ class LanceStore(Store):
         refuse_place(location)
         if location.startswith(SERVER):
             raise UserError(f"--location {address(location)} is a web server; LanceDB is kept in a folder.")
+        if source is None and "://" not in location and not Path(location).is_dir():  # which would be made
+            raise _absent(location, "table", name)
         with refusals("LanceDB", location, name):
             database = lancedb.connect(location)
             there = name in database.list_tables().tables
@@ -151,7 +153,7 @@ def _weigher():
             found: dict[str, float] = {}
             weight, shares = self._asked.weight, dict(zip(*self._asked.terms, strict=True))
             for table in (vector_results, fts_results):
-                vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+                vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(-1, len(self._asked.vector))
                 cosines = (vectors @ self._asked.vector).tolist()
                 rows = zip(table["id"].to_pylist(), table["text"].to_pylist(), cosines, strict=True)
                 for identifier, text, cosine in rows:
@@ -191,6 +193,8 @@ class QdrantStore(Store):
                 f"--location {address(location)} would be a folder of that name: the address of a server begins with "
                 "http:// or https://, as in http://localhost:6333."
             )
+        if source is None and not is_server and not Path(location).is_dir():  # which would be made
+            raise _absent(location, "collection", name)
         self._models, self._errors, self._place, self._name = models, ApiException, (location, name), name
         with refusals("Qdrant", location, name, ApiException):
             key = os.environ.get("QDRANT_API_KEY")

@@ -1,4 +1,4 @@
-"""Checks one row group of a published data set by itself."""
+"""Checks one row group of a published data set by itself, and says what its pictures look like."""
 
 import hashlib
 import json
@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from PIL import Image
 
-from mbe2_dataset.catalogue.pictures import Picture, decode, perceptual_hash
+from mbe2_dataset.catalogue.pictures import Picture, decode
 
 LEVELS = ("error", "warning", "info")
 
@@ -87,11 +89,16 @@ KEPT = {
     "qrels": ("query-id", "corpus-id"),
 }  # fmt: skip
 
-# One picture: the first 64 bits of its sha256, its perceptual hash (0 for augmented ones, which are not compared by
-# it), its group (0 unknown) and where it is. 37 bytes, so that those of millions of rows can be held.
+# One picture of a row: the first 64 bits of its sha256, its group (0 unknown) and where it is (`number` in a list). 29
+# bytes, so that those of millions of rows can be held.
 PICTURE = np.dtype(
-    [("sha", "u8"), ("phash", "u8"), ("group", "u8"), ("file", "i4"), ("row", "i8"), ("column", "i1")]
+    [("sha", "u8"), ("group", "u8"), ("file", "i4"), ("row", "i4"), ("column", "i1"), ("number", "i4")]
 )  # fmt: skip
+# What a picture looks like, once for all that have its bytes: its longest side, and of photos a perceptual hash and 4 x
+# 4 mean colours. 68 bytes.
+LOOK = np.dtype([("sha", "u8"), ("side", "i4"), ("hash", "u8"), ("small", "u1", (48,))])
+THUMBNAIL = 16
+_FREQUENCIES = np.cos(np.pi / THUMBNAIL * np.arange(8)[:, None] * (np.arange(THUMBNAIL) + 0.5))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +150,7 @@ def key_of(text: str) -> int:
 
 
 def scan(part: Part) -> Scan:
-    """Read a row group whole, decode every picture in it, and check every row."""
+    """Read a row group whole, check every row, and hash every picture; none is decoded (see `look`)."""
     found = Scan(part)
     try:
         table = pq.ParquetFile(part.path).read_row_group(part.row_group)
@@ -154,57 +161,115 @@ def scan(part: Part) -> Scan:
     found.rows = table.num_rows
     found.columns = {name: table.column(name).combine_chunks() for name in KEPT[part.config]}
     pictures = []
+    for column, (name, group) in enumerate(PICTURES[part.config].items()):
+        groups = table.column(group).to_pylist() if group else [None] * table.num_rows
+        groups = [0 if group is None else key_of(group) for group in groups]
+        for row, number, content in _contents(table.column(name)):
+            place = (part.first + row, column, number)
+            if content:
+                sha = int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
+                pictures.append((sha, groups[row], part.file, *place))
+            else:
+                found.add("error", "pictures", "pictures have no bytes", place_of(part, *place))
+        # Of its pictures, a record below has how many there are in a list, and True for a single one.
+        values = table.column(name)
+        is_list = pa.types.is_list(values.type)
+        light = (
+            pc.list_value_length(values)
+            if is_list
+            else pc.if_else(values.is_valid(), True, pa.scalar(None, pa.bool_()))
+        )
+        table = table.set_column(table.schema.get_field_index(name), name, light)
+    found.pictures = np.sort(np.array(pictures, PICTURE), order=["row", "column", "number"])
     for number, record in enumerate(table.to_pylist()):
-        row = part.first + number
-        name = f"row {row} of {part.path.name}"
+        row = f"row {part.first + number} of {part.path.name}"
         for level, check, message, detail in _problems(part.config, record):
-            found.add(level, check, message, f"{name}: {detail}")
-        pictures += _scan_pictures(part, record, row, name, found)
+            found.add(level, check, message, f"{row}: {detail}")
         _count(part, record, found.counts)
-    found.pictures = np.array(pictures, PICTURE)
     return found
 
 
-def named_pictures(config: str, record: dict) -> Iterator[tuple[int, str, dict]]:
-    """Yield the column's number, a name like `positive_augmented_images[1]` and the picture, of all in a record."""
-    for column, name in enumerate(PICTURES[config]):
-        value = record[name]
-        if isinstance(value, list):
-            yield from ((column, f"{name}[{number}]", picture) for number, picture in enumerate(value))
-        elif value is not None:
-            yield column, name, value
+def place_of(part: Part, row: int, column: int, number: int) -> str:
+    """Return where a picture is, like `row 3 of train-00000-of-00001.parquet, positive_augmented_images[1]`."""
+    name = list(PICTURES[part.config])[column]
+    return f"row {row} of {part.path.name}, {name}{'' if is_photo(part.config, column) else f'[{number}]'}"
 
 
-def _scan_pictures(part: Part, record: dict, row: int, where: str, found: Scan) -> list[tuple]:
-    groups = list(PICTURES[part.config].values())
-    facts = []
-    for column, name, record_of_picture in named_pictures(part.config, record):
-        if record_of_picture is None or not record_of_picture["bytes"]:
-            found.add("error", "pictures", "pictures have no bytes", f"{where}, {name}")
-            continue
-        picture = Picture(record_of_picture["bytes"], record_of_picture["path"])
-        try:
-            image = decode(picture)
-        except ValueError as error:
-            found.add("error", "pictures", "pictures cannot be decoded", f"{where}, {name}: {error}")
-            continue
-        found.counts["longest side of pictures in pixels"][max(image.size)] += 1
-        group = record[groups[column]] if groups[column] else None
-        facts.append(
-            (
-                int(picture.sha256[:16], 16),
-                0 if "[" in name else perceptual_hash(image),
-                0 if group is None else key_of(group),
-                part.file,
-                row,
-                column,
-            )
-        )
-    return facts
+def is_photo(config: str, columns: np.ndarray) -> np.ndarray:
+    """Tell which of the numbers (N,) of columns of pictures are not of lists of augmented ones."""
+    made = [number for number, name in enumerate(PICTURES[config]) if name.endswith("augmented_images")]
+    return ~np.isin(columns, made)
+
+
+def _contents(column: pa.ChunkedArray) -> Iterator[tuple[int, int, pa.Buffer | None]]:
+    """Yield row, number within the row and encoded bytes of all pictures of a column; a null is no picture."""
+    first = 0
+    for values in column.chunks:
+        rows, numbers, pictures = np.arange(len(values)), np.zeros(len(values), dtype=int), values
+        if pa.types.is_list(values.type):
+            rows = pc.list_parent_indices(values).to_numpy()
+            numbers = np.arange(len(rows)) - np.searchsorted(rows, rows)
+            pictures = pc.list_flatten(values)
+        else:
+            rows = np.flatnonzero(values.is_valid())
+            numbers, pictures = numbers[rows], values.drop_null()
+        contents = pc.struct_field(pictures, "bytes")
+        for row, number, content in zip(rows.tolist(), numbers.tolist(), contents, strict=True):
+            yield first + row, number, content.as_buffer() if content.is_valid else None
+        first += len(values)
+
+
+def look(task: tuple[Part, np.ndarray]) -> tuple[np.ndarray, dict[int, str]]:
+    """Decode pictures (an array of PICTURE, all of one part).
+
+    Returns:
+        An array of LOOK, and of those that cannot be decoded sha -> why.
+    """
+    part, wanted = task
+    wanted = {(column, row - part.first, number): sha for sha, _, _, row, column, number in wanted.tolist()}
+    columns = [name for column, name in enumerate(PICTURES[part.config]) if any(key[0] == column for key in wanted)]
+    table = pq.ParquetFile(part.path).read_row_group(part.row_group, columns=columns)
+    found, thumbnails, faults = [], [], {}
+    for column, name in enumerate(PICTURES[part.config]):
+        for row, number, content in _contents(table.column(name)) if name in columns else ():
+            sha = wanted.get((column, row, number))
+            if sha is None:
+                continue
+            try:
+                image = decode(Picture(content.to_pybytes(), name))
+            except ValueError as error:
+                faults[sha] = str(error)
+                continue
+            found.append((sha, max(image.size), 0, np.zeros(48)))
+            if is_photo(part.config, column):
+                thumbnails.append((len(found) - 1, thumbnail(image)))
+    found = np.array(found, LOOK)
+    if thumbnails:
+        places, pixels = zip(*thumbnails, strict=True)
+        found["hash"][list(places)], found["small"][list(places)] = _hashed(np.stack(pixels))
+    return found, faults
+
+
+def thumbnail(image: Image.Image) -> np.ndarray:
+    """Return the mean colours (16, 16, 3) of an image, uint8."""
+    return np.asarray(image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+
+
+def _hashed(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return perceptual hashes (N,) and 4 x 4 mean colours (N, 48) of (N, 16, 16, 3) thumbnails.
+
+    A bit of the hash says whether one of the 64 lowest frequencies is above their median.
+    """
+    grey = thumbnails @ np.array([0.299, 0.587, 0.114])
+    # Rounded, because in an image of one colour only errors of rounding would differ.
+    strengths = (_FREQUENCIES @ grey @ _FREQUENCIES.T).round(3).reshape(-1, 64)
+    bits = strengths > np.median(strengths, axis=1, keepdims=True)
+    small = thumbnails.reshape(-1, 4, 4, 4, 4, 3).mean(axis=(2, 4)).round().astype(np.uint8)
+    return np.packbits(bits, axis=1).view(">u8")[:, 0], small.reshape(-1, 48)
 
 
 def _problems(config: str, record: dict) -> Iterator[tuple[str, str, str, str]]:
-    """Yield level, check, message and what exactly, for all that is wrong in a record itself."""
+    """Yield level, check, message and what exactly, for all that is wrong in a record itself, pictures apart."""
     missing = [name for name in REQUIRED[config] if record[name] is None]
     for name in missing:
         yield "error", "nulls", "values are missing that must be there", name
@@ -238,7 +303,7 @@ def _provenance_problems(record: dict) -> Iterator[tuple[str, str, str, str]]:
     expected = {name: int(record[name] is not None) for name in ("query_text", "query_image")}
     for role in ROLES:
         expected[f"{role}_enriched_title"] = int(record[f"{role}_enriched_title"] is not None)
-        expected[f"{role}_augmented_images"] = len(record[f"{role}_augmented_images"])
+        expected[f"{role}_augmented_images"] = record[f"{role}_augmented_images"]
     for name, number in expected.items():
         if kept[name] != number:
             yield (
@@ -277,7 +342,7 @@ def _count(part: Part, record: dict, counts: dict[str, Counter]):
         rich, title = record[f"{role}_enriched_title"], record[f"{role}_title"]
         state = "none" if rich is None else "same as the title" if rich == title else "different from the title"
         counts["enriched titles"][state] += 1
-        counts["augmented pictures of a product"][len(record[f"{role}_augmented_images"] or [])] += 1
+        counts["augmented pictures of a product"][record[f"{role}_augmented_images"] or 0] += 1
     for made in record["provenance"] or []:
         kind = made["field"].split("[")[0].removeprefix("positive_").removeprefix("negative_")
         state = "kept" if made["kept"] else "dropped"

@@ -3,38 +3,39 @@
 import heapq
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image
 from tqdm import tqdm
 
 from mbe2_dataset.catalogue.pictures import Picture, decode
-from mbe2_dataset.checks.rows import EXAMPLES, PICTURES, Finding, Part, Scan
+from mbe2_dataset.checks.rows import EXAMPLES, PICTURES, THUMBNAIL, Finding, Part, Scan, is_photo, thumbnail
 from mbe2_dataset.errors import ModelError
 
 # Catalogue photos look alike, so a near hash only proposes a pair and thumbnails decide: between 2,000 test and 6,000
 # train photos of different fashion products, the least difference of thumbnails among pairs with near hashes was 2.9.
-HASH_DISTANCE = 6
-THUMBNAIL = 16
+HASH_DISTANCE = 12
 THUMBNAIL_DIFFERENCE = 2.5
-# Bounds of the search for near duplicates; where one cuts it short, the report says so.
-COMPARISONS = 4_000_000_000
+# Means of four by four colours differ at most as much as those colours do, but for rounding.
+ROUNDING = 1.0
+# So many pairs are compared at a time; so many are then looked at closely, and if there are more, the report says so.
+BLOCK = 2_000_000
 CANDIDATES = 50_000
 # Cosine similarity from which two products count as neighbours (our choice).
 SIMILARITY = 0.98
 BATCH = 64
 
 
-def check_sets(scans: list[Scan], parts: list[Part]) -> Iterator[Finding]:
+def check_sets(scans: list[Scan], parts: list[Part], looks: np.ndarray) -> Iterator[Finding]:
     """Yield all findings about the data set as a whole.
 
     Args:
         scans: one for each part, in the order of the files.
         parts: to find a picture again.
+        looks: of all pictures, an array of rows.LOOK sorted by `sha`.
     """
     columns = {}
     for scan in scans:
@@ -51,7 +52,7 @@ def check_sets(scans: list[Scan], parts: list[Part]) -> Iterator[Finding]:
     finder = _Finder(parts)
     yield from _shared_pictures(pictures, finder)
     yield from _duplicates(columns, pictures, finder)
-    yield from _near(pictures, finder)
+    yield from _near(pictures, looks, finder)
 
 
 def _found(level: str, check: str, message: str, where: str, values: pa.Array) -> Iterator[Finding]:
@@ -115,9 +116,7 @@ class _Finder:
         self._files = {}
         for part in parts:
             self._files.setdefault(part.file, []).append(part)
-        # Neighbours among candidates are often in the same row group, which takes long to read.
-        self._column = lru_cache(maxsize=32)(self._read)
-        self.thumbnail = lru_cache(maxsize=4096)(self._thumbnail)
+        self._column = lru_cache(maxsize=2)(self._read)
 
     def name(self, entry: np.void) -> str:
         """Return column, row and file of a picture."""
@@ -132,18 +131,16 @@ class _Finder:
     def _read(self, part: Part, column: str) -> pa.ChunkedArray:
         return pq.ParquetFile(part.path).read_row_group(part.row_group, columns=[column]).column(column)
 
-    def _thumbnail(self, file: int, row: int, column: int) -> np.ndarray:
-        part, place = self._part(file, row)
-        record = self._column(part, list(PICTURES[part.config])[column])[place].as_py()
-        image = decode(Picture(**record)).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
-        return np.asarray(image).astype(np.int16)
-
-    def difference(self, first: np.void, second: np.void) -> float:
-        """Return the mean absolute difference of two pictures' thumbnails, of 255."""
-        one, other = (
-            self.thumbnail(int(entry["file"]), int(entry["row"]), int(entry["column"])) for entry in (first, second)
-        )
-        return float(np.abs(one - other).mean())
+    def thumbnails(self, entries: np.ndarray) -> np.ndarray:
+        """Return the thumbnails (N, 16, 16, 3) of pictures, which are read in the order of the files: reading a row
+        group takes long.
+        """
+        found = np.empty((len(entries), THUMBNAIL, THUMBNAIL, 3), dtype=np.uint8)
+        for place in np.argsort(entries, order=["file", "column", "row"]):
+            part, row = self._part(int(entries[place]["file"]), int(entries[place]["row"]))
+            column = list(PICTURES[part.config])[entries[place]["column"]]
+            found[place] = thumbnail(decode(Picture(**self._column(part, column)[row].as_py())))
+        return found
 
 
 def _by_split(pictures: dict, chosen: Callable[[str, np.ndarray], np.ndarray]) -> dict[str, np.ndarray]:
@@ -166,10 +163,10 @@ def _shared_pictures(pictures: dict, finder: _Finder) -> Iterator[Finding]:
     splits, photos = _by_split(pictures, lambda config, found: found), _by_split(pictures, _photos)
     for first, second in combinations(splits, 2):
         _, here, there = np.intersect1d(splits[first]["sha"], splits[second]["sha"], return_indices=True)
-        is_photo = np.isin(splits[first]["sha"][here], np.concatenate([photos[first]["sha"], photos[second]["sha"]]))
+        shown = np.isin(splits[first]["sha"][here], np.concatenate([photos[first]["sha"], photos[second]["sha"]]))
         for level, what, chosen in (
-            ("error", "pictures are in both splits, byte for byte", is_photo),
-            ("warning", "augmented pictures are in both splits, byte for byte", ~is_photo),
+            ("error", "pictures are in both splits, byte for byte", shown),
+            ("warning", "augmented pictures are in both splits, byte for byte", ~shown),
         ):
             pairs = list(zip(here[chosen], there[chosen], strict=True))
             names = [
@@ -181,8 +178,7 @@ def _shared_pictures(pictures: dict, finder: _Finder) -> Iterator[Finding]:
 
 def _photos(config: str, found: np.ndarray) -> np.ndarray:
     """Return those that were not made by augmentation."""
-    made = [number for number, name in enumerate(PICTURES[config]) if name.endswith("augmented_images")]
-    return found[~np.isin(found["column"], made)]
+    return found[is_photo(config, found["column"])]
 
 
 def _duplicates(columns: dict, pictures: dict, finder: _Finder) -> Iterator[Finding]:
@@ -209,33 +205,26 @@ def _duplicates(columns: dict, pictures: dict, finder: _Finder) -> Iterator[Find
                 )  # fmt: skip
 
 
-def _near(pictures: dict, finder: _Finder) -> Iterator[Finding]:
+def _near(pictures: dict, looks: np.ndarray, finder: _Finder) -> Iterator[Finding]:
     """Find leakage by pictures that look the same: perceptual hashes propose, thumbnails decide."""
-    splits = _by_split(pictures, lambda config, found: found[found["phash"] != 0])
+    splits = _by_split(pictures, _photos)
     for first, second in combinations(splits, 2):
         small, large = sorted((splits[first], splits[second]), key=len)
         where = f"{first} and {second}"
-        most = COMPARISONS // max(1, len(large))
-        if len(small) > most:
-            # A stride instead of the first ones: files are often sorted.
-            kept = small[:: -(-len(small) // most)]
-            yield Finding(
-                "info", "leakage", "pictures of the smaller split were not compared for near duplicates: there are too "
-                "many", where, len(small) - len(kept),
-            )  # fmt: skip
-            small = kept
-        pairs = _candidates(small, large)
+        pairs = _candidates(*(looks[np.searchsorted(looks["sha"], photos["sha"])] for photos in (small, large)))
         if len(pairs) > CANDIDATES:
             yield Finding(
                 "info", "leakage", "pairs with like hashes were not compared closely: there are too many", where,
                 len(pairs) - CANDIDATES,
             )  # fmt: skip
-        near = []
-        for _, i, j in pairs[:CANDIDATES]:
-            difference = finder.difference(small[i], large[j])
-            if difference <= THUMBNAIL_DIFFERENCE:
-                near.append((difference, i, j))
-        near.sort()
+        shown = []
+        for photos, places in zip(
+            (small, large), np.array(pairs[:CANDIDATES], dtype=int).reshape(-1, 2).T, strict=True
+        ):
+            different, which = np.unique(places, return_inverse=True)
+            shown.append(finder.thumbnails(photos[different])[which].astype(np.int16))
+        differences = np.abs(shown[0] - shown[1]).mean(axis=(1, 2, 3)).tolist()
+        near = sorted((d, *pair) for d, pair in zip(differences, pairs, strict=False) if d <= THUMBNAIL_DIFFERENCE)
         names = [
             f"{finder.name(small[i])} and {finder.name(large[j])} (difference {difference:.1f} of 255)"
             for difference, i, j in near[:EXAMPLES]
@@ -244,17 +233,30 @@ def _near(pictures: dict, finder: _Finder) -> Iterator[Finding]:
             yield Finding("warning", "leakage", "pairs of pictures look the same", where, len(near), tuple(names))
 
 
-def _candidates(small: np.ndarray, large: np.ndarray) -> list[tuple[int, int, int]]:
-    """Return distance and places of pairs with like hashes and other bytes, nearest first."""
-    pairs = []
-    block = max(1, 2_000_000 // max(1, len(large)))
-    for start in range(0, len(small), block):
-        distances = np.bitwise_count(small["phash"][start : start + block, None] ^ large["phash"])
-        for i, j in zip(*np.nonzero(distances <= HASH_DISTANCE), strict=True):
-            if small["sha"][start + i] != large["sha"][j]:
-                pairs.append((int(distances[i, j]), start + int(i), int(j)))
-    pairs.sort()
-    return pairs
+def _candidates(one: np.ndarray, other: np.ndarray) -> list[tuple[int, int]]:
+    """Return the places of pairs with like hashes, like colours and other bytes (arrays of LOOK), nearest first.
+
+    Each hash is compared only with those of which a quarter differs from its own in one bit at most, as one must if up
+    to seven of 64 bits differ. They are found by sorting.
+    """
+    found = {}
+    most = THUMBNAIL_DIFFERENCE + ROUNDING
+    for shift, flip in product(range(0, 64, 16), [0, *(1 << bit for bit in range(16))]):
+        quarters = (other["hash"] >> np.uint64(shift)) & np.uint64(0xFFFF)
+        order = np.argsort(quarters)
+        wanted = ((one["hash"] >> np.uint64(shift)) & np.uint64(0xFFFF)) ^ np.uint64(flip)
+        starts, ends = (np.searchsorted(quarters[order], wanted, side) for side in ("left", "right"))
+        counts = ends - starts
+        for block in np.array_split(np.arange(len(one)), 1 + counts.sum() // BLOCK):
+            i = np.repeat(block, counts[block])
+            within = np.arange(len(i)) - np.repeat(np.cumsum(counts[block]) - counts[block], counts[block])
+            j = order[np.repeat(starts[block], counts[block]) + within]
+            near = np.bitwise_count(one["hash"][i] ^ other["hash"][j]) <= HASH_DISTANCE
+            i, j = i[near], j[near]
+            differences = np.abs(one["small"][i].astype(np.int16) - other["small"][j]).mean(axis=1)
+            near = (differences <= most) & (one["sha"][i] != other["sha"][j])
+            found.update(zip(zip(i[near].tolist(), j[near].tolist(), strict=True), differences[near], strict=True))
+    return sorted(found, key=lambda pair: (found[pair], pair))
 
 
 def check_neighbours(parts: list[Part], name: str) -> list[Finding]:

@@ -95,7 +95,7 @@ def makers_for(told: "Build") -> Makers:
         editor=editor,
         picture_place=PLACES.get(type(editor or extractor), "processes"),
         picture_threads=told.concurrency,
-        views=told.augmented_images,
+        views=told.views,
         scorer=_scorer(told),
         threshold=threshold,
         embedder=embedder,

@@ -11,7 +11,7 @@ from mbe2_dataset.catalogue.store import Row
 from mbe2_dataset.coaugmentation.consistency import ConsistencyScorer, Embedder, apply_threshold, histogram
 from mbe2_dataset.coaugmentation.makers import Makers
 from mbe2_dataset.coaugmentation.pictures.editors import ImageEditor
-from mbe2_dataset.coaugmentation.pictures.expand import expand
+from mbe2_dataset.coaugmentation.pictures.expand import DRAWING, expand
 from mbe2_dataset.coaugmentation.pictures.subject import SubjectExtractor
 from mbe2_dataset.coaugmentation.titles.enrich import TitleWriter, enrich
 from mbe2_dataset.coaugmentation.titles.entities import Gazetteer, extract_entities, learn_gazetteer
@@ -130,7 +130,8 @@ class ExpandPictures(Operation):
 
     def identity(self) -> dict:
         makers = [identity_of(self.extractor), identity_of(self.editor)]
-        return {"makers": makers, "count": self.count, "seed": self.seed}
+        identity = {"makers": makers, "count": self.count, "seed": self.seed}
+        return identity if self.editor else identity | {"drawing": DRAWING}
 
     def inputs(self, row: Row) -> list:
         return [row.id, row.title if self.editor else None, row.images[0].sha256]

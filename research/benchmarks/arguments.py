@@ -106,8 +106,9 @@ class BuildDataset:
 
     Each build runs as a process of its own, on rows drawn from the whole catalogue, so that all sizes have the same
     share of large images. "Memory" is the peak over the build of the anonymous memory of all its processes together, by
-    the kernel's count (Linux only): pages of mapped files are given back when others need them. The second table times
-    decode, subject and views of `expand` against a plain loop that decodes and makes as many crops with Pillow.
+    the kernel's count (Linux only): pages of mapped files are given back when others need them. The next tables compare
+    the check with a loop that only decodes all pictures of the data set, and decode, subject and views of `expand` with
+    a plain loop that decodes and makes as many crops with Pillow.
     """
 
     catalogue: str | None = option(None, "folder of Parquet files of a catalogue; left out: the synthetic one")
@@ -144,8 +145,8 @@ class Search:
 class EmbeddingCost:
     """Measure what a million products cost by the size of their pictures.
 
-    Every product has a title of ten words and a picture, 200 different ones; one process. "None" are titles alone. The
-    column of the device that the machine lacks stays "not run".
+    Every product has a title of ten words and a picture, 200 different ones; one process. "None" are titles alone. Of a
+    CPU its processor time is counted. The column of the device that the machine lacks stays "not run".
     """
 
     model: str | None = option(None, "a Moon2 folder; left out: an untrained one of the demo's size")
@@ -159,8 +160,8 @@ class EmbeddingCost:
 class UpdateCost:
     """Measure what `embed --update` costs: nothing changed, one per cent, another model.
 
-    The products are titles, whose order changes as well. Times have the reading of the table and the writing of all
-    vectors in them, without loading Python's libraries.
+    The products are titles, whose order changes as well. Times have the loading of the model, the reading of the table
+    and the writing of all vectors in them. Of a CPU its processor time is counted.
     """
 
     model: str | None = option(None, "a Moon2 folder; left out: an untrained one of the demo's size")

@@ -23,6 +23,7 @@ from mbe2_dataset.catalogue.ingest import IngestOptions, ingest
 from mbe2_dataset.catalogue.products import ProductSource
 from mbe2_dataset.catalogue.store import Row
 from mbe2_dataset.catalogue.tables import LocalTables
+from mbe2_dataset.checks.check import check_dataset
 from mbe2_dataset.coaugmentation.pictures.classical import ClassicalExtractor
 from mbe2_dataset.coaugmentation.pictures.expand import expand
 from research.benchmarks import arguments
@@ -153,14 +154,15 @@ def measure(way: str, folder: str, model: str, count: int, workers: int, seed: i
 
 
 def build_dataset(options: arguments.BuildDataset) -> dict:
-    """Print what builds cost, then what decoding and augmenting does."""
+    """Print what builds cost, then what their checks and what decoding and augmenting do beside a plain loop."""
     header = ["rows", "processes", "rows/s", "memory, MB", *(f"{stage}, s" for stage in STAGES), "rerun, times faster"]
     title = f"{options.catalogue or 'synthetic'}, {options.augmented_images} changed views of each product"
     with tempfile.TemporaryDirectory() as folder:
         sizes = [(rows, processes) for rows in options.rows for processes in options.processes]
         builds = print_table(header, (build_twice(options, *size, Path(folder)) for size in sizes), title)
         print()
-        return {"builds": builds, "pictures": compare_pictures(options, Path(folder))}
+        checks = {str(rows): compare_check(Path(folder) / f"{rows}-{options.processes[0]}") for rows in options.rows}
+        return {"builds": builds, "check": checks, "pictures": compare_pictures(options, Path(folder))}
 
 
 def source_options(catalogue: str | None, rows: int, folder: Path) -> list[str]:
@@ -241,12 +243,37 @@ def compare_pictures(told: arguments.BuildDataset, folder: Path) -> dict:
         ],
         "plain Pillow loop": lambda: [plain(row, told.augmented_images) for row in rows],
     }
-    seconds = time_paired(alternatives, told.repeats)
-    lines = [[name, f"{len(rows) / min(taken):.0f}"] for name, taken in seconds.items()]
-    facts = print_table(["one process", "pictures/s"], lines)
-    slower = ratios(seconds["subject and views"], seconds["plain Pillow loop"])
-    print(f"\nsubject and views take {spread(slower)} times as long as the plain loop")
-    return facts
+    return compared("views of a product", alternatives, told.repeats, len(rows))
+
+
+def compared(what: str, alternatives: dict, repeats: int, count: int) -> dict:
+    """Print how many of `count` things each alternative does in a second, and how many times as long the first takes as
+    the last.
+    """
+    seconds = time_paired(alternatives, repeats)
+    ours, other = seconds[next(iter(seconds))], seconds[next(reversed(seconds))]
+    lines = [[name, f"{count / min(taken):,.0f}", spread(ratios(taken, other))] for name, taken in seconds.items()]
+    facts = print_table(["one process", "rows/s", f"times as long as the {next(reversed(seconds))}"], lines, what)
+    print()
+    return facts | {"times_as_long": ratios(ours, other)}
+
+
+def compare_check(folder: Path) -> dict:
+    """Print how long the check of a built data set takes, against a loop that only decodes all of its pictures."""
+    rows = sum(pq.read_metadata(path).num_rows for path in folder.glob("*/*.parquet"))
+    alternatives = {"check": lambda: check_dataset(folder), "plain decoding": lambda: decode_all(folder)}
+    return compared(f"check of {rows:,} rows", alternatives, 1, rows)
+
+
+def decode_all(folder: Path) -> None:
+    for path in folder.glob("*/*.parquet"):
+        file = pq.ParquetFile(path)
+        for group in range(file.num_row_groups):
+            for record in file.read_row_group(group).to_pylist():
+                for value in record.values():
+                    for picture in value if isinstance(value, list) else [value]:
+                        if isinstance(picture, dict) and picture.get("bytes"):
+                            Image.open(io.BytesIO(picture["bytes"])).convert("RGB")
 
 
 def plain(row: Row, count: int) -> list[bytes]:

@@ -33,9 +33,12 @@ class Place(Results):
     times: int = option(1, "train so many times the steps", type=whole(1))
     device: Literal["cpu", "cuda"] = option("cpu", "cuda: in bf16, and images are decoded once into memory")
 
+    no_augmented_images: bool = option(False, "no product shows an augmented image", action="store_true")
+
     def check(self) -> None:
         """Check that a run of another kind does not become a result of the study."""
         told = {"--max_steps": self.max_steps is not None, "--times": self.times > 1, "--device": self.device != "cpu"}
+        told |= {"--no_augmented_images": self.no_augmented_images}
         other = [name for name, given in told.items() if given]
         if other and self.results.resolve() == RESULTS:
             raise StudyError(f"{other[0]} makes no results of the study: name another file with --results, too.")
@@ -73,6 +76,9 @@ class PackArguments:
 
     output: Path = option(help="file to write, as study.tar.xz", type=Path)
     work: Path = option(WORK, "folder of data sets", type=Path)
+    no_augmented_images: bool = option(
+        False, "leave out augmented images, a third of the file; `run` then needs the same option", action="store_true"
+    )
     max_megabytes: int = option(50, "a larger file is an error", type=whole(1))
 
 

@@ -18,6 +18,7 @@ from research.study.arguments import PackArguments, StudyError
 
 # A picture comes again in many rows: found again by the compression if it looks so many bytes back.
 LOOK_BACK = 2**29
+AUGMENTED = ("positive_augmented_images", "negative_augmented_images")
 # What a picture is stored at: what the model sees of it.
 MAX_PIXELS = 96 * 128
 # The shorter pictures are thumbnails, which only the train products have: resolution would tell test products apart.
@@ -89,6 +90,8 @@ def _build(catalogue: Path, output: Path, journal: Path, *options: str) -> None:
         return
     print(f"building {output.name}", flush=True)
     fixed = ["--max_pixels", str(MAX_PIXELS), "--work", str(journal), "--seed", "0"]
+    if "--augmented_images" not in options:
+        fixed += ["--augmented_images", "1"]
     if mbe2_main(["build", "--catalogue", str(catalogue), "--output", str(output), *fixed, *options]) != 0:
         raise StudyError(f"{output.name} could not be built; the sentence above says why.")
 
@@ -112,6 +115,12 @@ def pack(options: PackArguments) -> dict:
                 if file.suffix == ".parquet":
                     plain = io.BytesIO()
                     table = pq.read_table(file)
+                    for name in AUGMENTED if options.no_augmented_images else ():
+                        if name in table.column_names:
+                            place = table.column_names.index(name)
+                            table = table.set_column(
+                                place, table.field(name), pa.nulls(len(table), table.field(name).type)
+                            )
                     pq.write_table(table, plain, compression="none", use_dictionary=False, row_group_size=1000)
                 told = tarfile.TarInfo(file.relative_to(options.work).as_posix())
                 told.size = plain.getbuffer().nbytes
@@ -122,6 +131,14 @@ def pack(options: PackArguments) -> dict:
             raise StudyError(f"The file would have {size / 2**20:.1f} MB, more than --max_megabytes.")
     print(f"{options.output}: {', '.join(folder.name for folder in folders)}; {size / 2**20:.1f} MB")
     return {"output": options.output, "data_sets": [folder.name for folder in folders], "bytes": size}
+
+
+def has_augmented_images(folder: Path) -> bool:
+    """Tell whether any train triplet of a data set has augmented images."""
+    files = sorted((folder / "triplets").glob("train-*.parquet"))
+    return any(
+        column.null_count < len(column) for file in files for column in pq.read_table(file, columns=[*AUGMENTED])
+    )
 
 
 def unpack(file: Path, work: Path) -> list[str]:

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from common_moon2.files import write_json, write_text
 from processing_moon2 import Moon2Processor, ProductBatch
 from research.study.arguments import ListArguments, OneArguments, Place, RunArguments, StudyError
-from research.study.data import dataset, prepare, transfer_dataset, unpack
+from research.study.data import dataset, has_augmented_images, prepare, transfer_dataset, unpack
 from research.study.losses import LOSSES
 from research.study.models import make_smollm2, starting_model
 from research.study.results import add_result, read_keys
@@ -70,12 +70,15 @@ def run(options: RunArguments) -> dict:
         lacking = sorted(dataset(options.work, mix).name for mix in mixes if not dataset(options.work, mix).is_dir())
         if lacking:
             raise StudyError(f"{options.packed} lacks the data sets {', '.join(lacking)}: choose variants with --only.")
+        if not options.no_augmented_images and not has_augmented_images(dataset(options.work, (1, 1, 1))):
+            raise StudyError(f"{options.packed} has no augmented images: add --no_augmented_images.")
     else:
         transfer = options.transfer or options.catalogue.parent / "luma"
         with_transfer = options.transfer is not None or transfer.is_dir()
         prepare(options.work, mixes, options.catalogue, transfer if with_transfer else None)
     words = ["--work", str(options.work), "--results", str(options.results)]
     words += ["--times", str(options.times), "--device", options.device]
+    words += ["--no_augmented_images"] if options.no_augmented_images else []
     words += [] if options.max_steps is None else ["--max_steps", str(options.max_steps)]
     words += [] if with_transfer else ["--no_transfer"]
 

@@ -49,6 +49,7 @@ class Variant:
         if place.times > 1:
             counts = ("max_steps", "warmup_steps", "save_steps", "logging_steps")
             recipe |= {name: place.times * recipe[name] for name in counts}
+        recipe |= {"augmented_image_probability": 0.0} if place.no_augmented_images else {}
         return recipe | ({"bf16": True} if place.device == "cuda" else {})
 
     def key(self, place: Place | None = None) -> str:

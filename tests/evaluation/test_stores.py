@@ -19,7 +19,7 @@ from evaluation.stores import load as stores
 from evaluation.stores import records
 from evaluation.stores.engines import ENGINES
 from evaluation.stores.load import load
-from evaluation.stores.records import Asked
+from evaluation.stores.records import Asked, sparse
 from evaluation.tables.details import read_filters
 from evaluation.vectors.hybrid import Fusion, Weight
 from evaluation.vectors.nearest import ExactSearch
@@ -187,6 +187,19 @@ def test_words_vectors_and_filters_in_one_query(store, tmp_path, capsys):
     )
 
 
+def test_words_that_no_product_which_fits_has(store, tmp_path):
+    vectors = folder(tmp_path / "v")
+    filled(store, vectors, "silent")
+    opened, beside = open_vectors(vectors), read_beside(vectors)
+    asked = Asked(opened.array[4], sparse({"nothing": 0.5}), ["nothing"], 0.5)
+    filters = read_filters(["price<3"], beside.schema, "v")
+    with ENGINES[store[0]](store[1], "silent") as opened_store:
+        found = opened_store.search(asked, filters, 5)
+    rows = np.flatnonzero(filters[0].mask(beside))
+    best = rows[np.argsort(-(opened.array[rows] @ opened.array[4]), kind="stable")[:5]]
+    assert [identifier for identifier, _ in found] == opened.ids[best].tolist()
+
+
 def test_an_approximate_index(store, tmp_path):
     vectors = folder(tmp_path / "v")
     filled(store, vectors, "indexed", index=True)
@@ -252,6 +265,14 @@ def test_an_address_is_not_taken_for_a_folder(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="http://localhost:6333 is a web server; LanceDB is kept in a folder"):
         filled(("lancedb", "http://localhost:6333"), vectors, "products")
     assert {path.name for path in tmp_path.iterdir()} == {"v"}
+
+
+@pytest.mark.parametrize("kind", ["lancedb", "qdrant"])
+def test_asking_makes_no_store(kind, tmp_path):
+    pytest.importorskip({"lancedb": "lancedb", "qdrant": "qdrant_client"}[kind])
+    with pytest.raises(UserError, match="has no .* 'products': make it with `python -m evaluation store`"):
+        ask((kind, str(tmp_path / "db")), "products", np.ones((1, 16), np.float32))
+    assert not (tmp_path / "db").exists()
 
 
 def test_a_store_that_is_ahead_is_noticed(tmp_path, capsys):

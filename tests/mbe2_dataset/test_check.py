@@ -20,8 +20,11 @@ from PIL import Image
 from common_moon2.cli import UserError
 from conftest import change, cut_picture
 from mbe2_dataset.card import Origin, Terms, card
+from mbe2_dataset.catalogue.pictures import decode
+from mbe2_dataset.checks import rows, sets
 from mbe2_dataset.checks.check import CheckReport, check_dataset, spread
 from mbe2_dataset.checks.page import write_report
+from mbe2_dataset.checks.rows import LOOK
 from mbe2_dataset.errors import ModelError
 
 ORIGIN = Origin("shop", False, "python -m mbe2_dataset build", 0)
@@ -190,6 +193,51 @@ def test_a_picture_that_was_encoded_again_is_found_by_its_looks(mbe2, tmp_path):
     near = [finding for finding in report.of_level("warning") if finding.check == "leakage"]
     assert [finding.where for finding in near] == ["test and train"]
     assert "image in row 4 of corpus/test-00000-of-00001.parquet" in near[0].examples[0]
+
+
+def test_near_pictures_are_those_that_comparing_all_finds(monkeypatch):
+    monkeypatch.setattr(sets, "BLOCK", 500)
+    random = np.random.default_rng(0)
+    one, other = np.zeros(300, LOOK), np.zeros(400, LOOK)
+    for looks in (one, other):
+        # Few kinds of pictures, each with some bits and colours changed.
+        kinds = random.integers(0, 20, len(looks))
+        flips = random.random((len(looks), 64)) < 0.06
+        bits = (np.random.default_rng(1).random((20, 64)) < 0.5)[kinds] ^ flips
+        looks["hash"] = np.packbits(bits, axis=1).view(">u8")[:, 0]
+        looks["small"] = 10 * kinds[:, None] + random.integers(0, 7, (len(looks), 1))
+        looks["sha"] = random.integers(0, 1000, len(looks))
+    bits = np.bitwise_count(one["hash"][:, None] ^ other["hash"])
+    colours = np.abs(one["small"][:, None].astype(int) - other["small"]).mean(axis=-1)
+    quarters = [np.bitwise_count((one["hash"][:, None] ^ other["hash"]).view("u2")[:, place::4]) for place in range(4)]
+    alike = (
+        (bits <= sets.HASH_DISTANCE)
+        & (np.min(quarters, axis=0) <= 1)
+        & (colours <= 3.5)
+        & (one["sha"][:, None] != other["sha"])
+    )
+    found = sets._candidates(one, other)
+    assert sorted(found) == list(zip(*(places.tolist() for places in np.nonzero(alike)), strict=True))
+    assert (bits[alike] > 7).any() and 100 < len(found) < (bits <= sets.HASH_DISTANCE).sum()
+    distances = [colours[pair] for pair in found]
+    assert distances == sorted(distances)
+
+
+def test_each_different_picture_is_decoded_once(mbe2, report, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(rows, "decode", lambda picture: decoded.append(picture.sha256) or decode(picture))
+    assert check_dataset(mbe2) == report
+    assert len(decoded) == len(set(decoded)) == report.pictures["different"] < report.pictures["decoded"]
+
+
+def test_a_broken_picture_is_named_wherever_it_occurs(mbe2, tmp_path):
+    def cut(rows: list[dict]):
+        for place in (3, 5):
+            rows[place]["negative_image"] = {"bytes": rows[3]["negative_image"]["bytes"][:300], "path": "cut.jpg"}
+
+    report = check_dataset(edited(mbe2, tmp_path / "mbe2", "triplets", cut))
+    (finding,) = report.of_level("error")
+    assert finding.count == 2 and "row 3 of" in finding.examples[0] and "row 5 of" in finding.examples[1]
 
 
 def test_duplicates_of_the_corpus_are_warned_of(mbe2, tmp_path):

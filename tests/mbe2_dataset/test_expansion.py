@@ -5,14 +5,14 @@ import pickle
 import re
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
-from skimage.feature import match_template
 
 from mbe2_dataset.catalogue.pictures import Picture, decode, encode
 from mbe2_dataset.catalogue.store import Row
-from mbe2_dataset.coaugmentation.pictures.classical import ClassicalExtractor
+from mbe2_dataset.coaugmentation.pictures.classical import ClassicalExtractor, nearest_core_colours
 from mbe2_dataset.coaugmentation.pictures.expand import KINDS, apply_view, expand, kinds_for, make_view, source_image
 from mbe2_dataset.coaugmentation.pictures.views import apply_viewpoint
 from mbe2_dataset.synthetic.catalogue import _is_cluttered, synthetic_photo
@@ -151,6 +151,29 @@ def test_it_knows_when_it_fails(image, words):
     assert make_view(image, None, "viewpoint", 0, "v.jpg")[0].bytes
 
 
+def test_the_nearest_colours_of_the_core_are_found():
+    random = np.random.default_rng(0)
+    pixels, core = random.integers(0, 256, (20, 30, 3), dtype=np.uint8), random.random((20, 30)) < 0.05
+    wanted = np.flatnonzero(~core)
+    here, there = (np.stack(np.unravel_index(places, core.shape), axis=1) for places in (wanted, np.flatnonzero(core)))
+    distances = np.linalg.norm(here[:, None] - there[None], axis=-1)
+    found = nearest_core_colours(pixels, core, wanted)
+    taken = (found[:, None] == pixels[core][None]).all(axis=-1)
+    # OpenCV's distances are exact to 2 %: of two that are about as near it may take either.
+    assert (np.where(taken, distances, 99).min(axis=1) <= distances.min(axis=1) * 1.03).all()
+
+
+def test_views_do_not_depend_on_the_number_of_threads():
+    source, threads = row(shirt(size=(320, 400))[0]), cv2.getNumThreads()
+    assert threads == 1
+    alone = expand(source, EXTRACTOR, None, 8, seed=0)
+    try:
+        cv2.setNumThreads(4)
+        assert expand(source, EXTRACTOR, None, 8, seed=0) == alone
+    finally:
+        cv2.setNumThreads(threads)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_parameters_make_the_same_view_again(kind):
     image, _ = shirt()
@@ -168,12 +191,13 @@ def test_parameters_make_the_same_view_again(kind):
 def test_no_view_is_mirrored(kind):
     image, _ = shirt()
     mask = EXTRACTOR(image).mask
-    lettering = np.asarray(image.convert("L").crop((60, 75, 100, 125)), float)
+    lettering = np.asarray(image.convert("L").crop((60, 75, 100, 125)))
 
     def best_match(view: Image.Image) -> float:
         """The highest correlation of the lettering with any place of the view, over sizes."""
         sizes = ([round(side * scale) for side in view.size] for scale in (0.8, 0.9, 1.0, 1.1, 1.25))
-        return max(match_template(np.asarray(view.convert("L").resize(size), float), lettering).max() for size in sizes)
+        views = (np.asarray(view.convert("L").resize(size)) for size in sizes)
+        return max(cv2.matchTemplate(view, lettering, cv2.TM_CCOEFF_NORMED).max() for view in views)
 
     view = decode(make_view(image, mask, kind, 1, "v.jpg")[0])
     assert best_match(view) > best_match(ImageOps.mirror(view)) + 0.05

@@ -342,6 +342,22 @@ def test_products_that_are_alike_leave_nothing_unfinished(tmp_path, capsys):
         assert said in capsys.readouterr().out
 
 
+def test_views_can_be_added_later_and_nothing_else_is_made_again(shop, tmp_path):
+    later, whole = tmp_path / "later" / "mbe2", tmp_path / "whole" / "mbe2"
+    command = ["build", "--catalogue", str(shop), "--columns", "images=photo", "--num_proc", "1", "--output"]
+    with chat_server(better) as server:
+        bill = paid(server.url)
+        assert main([*command, str(later), *bill]) == 0
+        assert all(row["positive_augmented_images"] == [] for row in triplets(later)), "the default of a real catalogue"
+        asked = len(server.requests)
+        stored = {path: path.stat().st_mtime_ns for path in (tmp_path / "later/mbe2.work/catalogue").rglob("*.arrow")}
+        assert main([*command, str(later), *bill, "--augmented_images", "1", "--overwrite"]) == 0
+        assert len(server.requests) == asked > 0 and {path: path.stat().st_mtime_ns for path in stored} == stored
+        assert all(len(row["positive_augmented_images"]) == 1 for row in triplets(later))
+        assert main([*command, str(whole), *bill, "--augmented_images", "1"]) == 0
+    assert contents(later) == contents(whole)
+
+
 def test_killed_anywhere_and_run_again_gives_the_same_bytes_and_no_second_bill(shop, tmp_path):
     with chat_server(better) as server:
         words = ["--augmented_images", "1", *paid(server.url)]

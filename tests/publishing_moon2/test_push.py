@@ -336,6 +336,10 @@ def test_folders_that_are_no_checkpoint_are_refused(folders, tmp_path):
         included(folders.first, ["../other/config.json"])
     with pytest.raises(UserError, match="holds no results"):
         read_results(folders.first, folders.first)
+    worded = results_of(folders.first, tmp_path / "worded") / "results.json"
+    worded.write_text(json.dumps(json.loads(worded.read_text()) | {"hybrid": {}}))
+    with pytest.raises(UserError, match="is of the model and words together: push the results of the model alone"):
+        read_results(worded.parent, folders.first)
     assert "training_args.bin" not in model_files(folders.first)
 
 

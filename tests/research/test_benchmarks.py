@@ -208,6 +208,57 @@ def test_metrics_compare_with_pytrec_eval_and_scipy(capsys, monkeypatch):
         main(["metrics", *words])
 
 
+def table_of(capsys) -> list[list[str]]:
+    """The cells of the rows that were printed."""
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_smaller_vectors_find_more_with_rescoring(capsys):
+    words = ["--size", "400", "--dimension", "32", "--queries", "20", "--dims", "32", "8", "--factors", "1", "4", "40"]
+    assert main(["compression", *words]) == 0
+    rows = {(row[0], row[1]): row[2:] for row in table_of(capsys)}
+    assert rows["32", "float32"] == ["128", "1.000", "1.000", "1.000"]
+    assert [row[0] for row in rows.values()] == ["128", "32", "4", "32", "8", "1"], "bytes"
+    for _, *recalls in rows.values():
+        assert recalls == sorted(recalls) and recalls[-1] == "1.000", "of all candidates the full vectors find the best"
+
+
+@pytest.mark.slow
+def test_stores_are_compared_with_exact_search(capsys):
+    pytest.importorskip("lancedb")
+    pytest.importorskip("qdrant_client")
+    words = ["--sizes", "1000", "--dimension", "16", "--queries", "3", "--stores", "lancedb", "qdrant"]
+    assert main(["stores", *words]) == 0
+    rows = table_of(capsys)
+    assert [(row[1], row[2]) for row in rows] == [
+        (store, fits) for store in ("exact", "lancedb", "qdrant") for fits in ("1 %", "5 %", "20 %", "all")
+    ]
+    assert {row[3] for row in rows} == {"1.000"}, "without an index they are exact"
+    assert main(["stores", "--sizes", "1000", "--queries", "1", "--stores", "pgvector"]) == 2
+
+
+@pytest.mark.slow
+def test_what_a_catalogue_costs_is_counted(capsys):
+    assert main(["update_cost", "--products", "400"]) == 0
+    assert [row[1] for row in table_of(capsys)] == ["400", "0", "4", "400"], "embedded"
+    assert main(["embedding_cost", "--products", "64", "--sides", "0", "40"]) == 0
+    rows = table_of(capsys)
+    assert [row[0] for row in rows] == ["none", "40 x 40"] and {row[3] for row in rows} == {"0.77"}
+    assert "not run" in (rows[0][2], rows[0][5]), "one of the two devices was not measured"
+
+
+@pytest.mark.slow
+def test_small_objects_are_harder_to_find(capsys, tmp_path):
+    for part in model.build("tiny", 0):
+        part.save_pretrained(tmp_path)
+    assert main(["small_objects", "--model", str(tmp_path), "--products", "12", "--shares", "0.3", "0.05"]) == 0
+    rows = table_of(capsys)
+    assert [row[0].split(" ")[0] for row in rows] == ["30%", "5%"]
+    for row, share in zip(rows, (30, 5), strict=True):
+        assert abs(float(row[0].partition("(")[2].rstrip("%)")) - share) < 2, "the share that was drawn"
+
+
 def test_a_step_of_the_whole_method_runs_at_any_shape():
     """The losses of `gpu` are finite, and every weight but those of unused experts gets a gradient."""
     text, vision, side, length, count = gpu.SHAPES["tiny"]

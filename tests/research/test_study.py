@@ -23,8 +23,8 @@ from evaluation.tables.benchmark import load_benchmark, load_corpus
 from processing_moon2 import Moon2Processor
 from research.study.__main__ import main
 from research.study.arguments import HERE, PackArguments, Place, PlotArguments, StudyError, TableArguments
+from research.study.data import has_augmented_images, prepare
 from research.study.data import pack as pack_data
-from research.study.data import prepare
 from research.study.data import unpack as unpack_data
 from research.study.losses import LOSSES
 from research.study.models import TwoTowers, upcycled
@@ -478,7 +478,7 @@ def test_the_see_saw_is_compared_with_its_dense_twin(tmp_path):
     assert "see-saw" in report(TableArguments(results=file))
 
 
-def test_data_sets_travel_in_one_file_and_come_out_whole(tmp_path, mbe2):
+def test_data_sets_travel_in_one_file_and_come_out_whole(tmp_path, mbe2, capsys):
     work = tmp_path / "work"
     shutil.copytree(mbe2, work / "fashion-1-1-1")
     with pytest.raises(StudyError, match="more than --max_megabytes"):
@@ -491,6 +491,13 @@ def test_data_sets_travel_in_one_file_and_come_out_whole(tmp_path, mbe2):
     for file in work.rglob("*.parquet"):
         assert pq.read_table(tmp_path / "other" / file.relative_to(work)).equals(pq.read_table(file))
     assert not (tmp_path / "other" / "unpacked.part").exists()
+    pack_data(PackArguments(output=tmp_path / "less.tar.xz", work=work, no_augmented_images=True))
+    unpack_data(tmp_path / "less.tar.xz", tmp_path / "less")
+    assert [has_augmented_images(folder / "fashion-1-1-1") for folder in (work, tmp_path / "less")] == [True, False]
+    assert len(load_triplets(str(tmp_path / "less" / "fashion-1-1-1"), "train")) > 0, "the columns are there"
+    words = ["--packed", str(tmp_path / "less.tar.xz"), "--work", str(tmp_path / "less"), "--max_steps", "1"]
+    assert main(["run", *words, "--results", str(tmp_path / "r.parquet"), "--only", "full"]) == 2
+    assert "has no augmented images: add --no_augmented_images" in capsys.readouterr().err
     with pytest.raises(StudyError, match="is no file of `pack`"):
         unpack_data(mbe2_file := next(work.rglob("*.parquet")), tmp_path / "third")
     assert mbe2_file.is_file()

@@ -98,6 +98,21 @@ def test_augmentation_depends_on_seed_epoch_and_row_only(rows):
     assert TripletDataset(rows, coaugmentation="add")[0] == plain[0], "what is never shown is not added"
 
 
+def test_augmented_images_that_nobody_made_are_not_silently_missing(rows):
+    bare = rows.with_format("arrow").map(
+        lambda table: table.set_column(
+            table.column_names.index("positive_augmented_images"),
+            "positive_augmented_images",
+            pa.array([[]] * len(table), table.schema.field("positive_augmented_images").type),
+        ).drop_columns(["negative_augmented_images"]),
+        batched=True,
+        remove_columns=["negative_augmented_images"],
+    )
+    assert TripletDataset(bare)[0]["positive"]["image"] is not None
+    with pytest.raises(TripletError, match="build it with --augmented_images 1"):
+        TripletDataset(bare, 0.25, 0.5)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_and_streams_show_the_same_triplets(sharded, workers, one_file_at_a_time):
     dataset = TripletDataset(load_triplets(sharded, "train"), *AUGMENTED)

@@ -36,6 +36,8 @@ _OPERATIONS = {
     "detail": (draw_detail, apply_detail),
 }
 KINDS = tuple(_OPERATIONS)
+# Of how views are drawn without an editing model; another number makes those of a journal anew.
+DRAWING = 2
 # A new background cannot be put behind a subject that was not found.
 KINDS_WITHOUT_MASK = tuple(kind for kind in KINDS if kind != "background")
 # Larger images, and larger answers of editing models, are scaled down to this longest side (pixels).
@@ -100,16 +102,15 @@ def expand(
     """
     if extractor is None and editor is None:
         raise ValueError("Give a subject extractor, an image editor, or both.")
-    kinds = kinds_for(row.id, count, seed)
     views = partial(_views, row, editor or extractor, seed)
     try:
         image = source_image(row)
     except (ValueError, IndexError) as error:
         reason = f"the picture cannot be read: {error}" if row.images else "the product has no picture"
-        return Expansion(views(kinds, reason), 0.0, 0.0, reason)
+        return Expansion(views(kinds_for(row.id, count, seed), reason), 0.0, 0.0, reason)
     subject = extractor(image) if extractor else no_subject("")
+    kinds = kinds_for(row.id, count, seed, KINDS if subject.mask or editor else KINDS_WITHOUT_MASK)
     if editor is None:
-        kinds = kinds_for(row.id, count, seed, KINDS if subject.mask else KINDS_WITHOUT_MASK)
         made = views(kinds, partial(make_view, image, subject.mask), [extractor.prompt_version] * count)
     else:
         try:

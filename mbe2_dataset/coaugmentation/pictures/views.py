@@ -6,13 +6,13 @@ A view is never mirrored, because lettering and logos would become others.
 """
 
 import math
+from colorsys import hsv_to_rgb
 
+import cv2
 import numpy as np
 from PIL import Image
-from scipy import ndimage
-from skimage.color import hsv2rgb, rgb2lab, rgb2ycbcr
 
-from mbe2_dataset.coaugmentation.pictures.classical import core_of, nearest_core_colours
+from mbe2_dataset.coaugmentation.pictures.classical import core_of, lab_of, nearest_core_colours, shrunk, slope_of
 
 # The frame around the subject may show what lies beyond the image only if the image's rim is this even (RGB).
 EVEN_RIM = 10.0
@@ -70,33 +70,31 @@ def apply_viewpoint(image: Image.Image, mask: Image.Image | None, parameters: di
         x = (x + sign_x * corners[2 * number] * (right - left)) * width - centre_x
         y = (y + sign_y * corners[2 * number + 1] * (lower - upper)) * height - centre_y
         quad.append((centre_x + cos * x - sin * y, centre_y + sin * x + cos * y))
-    pad = math.ceil(max(0, *(max(-x, x - width, -y, y - height) for x, y in quad))) + 2
-    padded = Image.fromarray(np.pad(np.asarray(image), ((pad, pad), (pad, pad), (0, 0)), mode="edge"))
+    # A corner of the image is half a pixel away from the centre of its corner pixel, which is where OpenCV counts from.
     ends = ((0, 0), (0, height), (width, height), (width, 0))
-    coefficients = _homography(ends, [(x + pad, y + pad) for x, y in quad])
-    return padded.transform(image.size, Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BICUBIC)
-
-
-def _homography(points: tuple, images: list) -> list[float]:
-    """Return the eight numbers with which PIL maps a point of the result to the source: `points` go to `images`."""
-    rows, values = [], []
-    for (x, y), (u, v) in zip(points, images, strict=True):
-        rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
-        values += [u, v]
-    return np.linalg.solve(np.array(rows, dtype=np.float64), np.array(values, dtype=np.float64)).tolist()
+    there, here = (np.array(points, dtype=np.float32) - 0.5 for points in (ends, quad))
+    shown = cv2.warpPerspective(
+        np.asarray(image),
+        cv2.getPerspectiveTransform(there, here),
+        image.size,
+        flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return Image.fromarray(shown)
 
 
 def _even_rim(image: Image.Image, mask: Image.Image) -> bool:
-    pixels, free = np.asarray(image, dtype=np.float32), np.asarray(mask) < 10
-    rim = np.ones(free.shape, dtype=bool)
-    rim[2:-2, 2:-2] = False
-    rim &= free
-    return bool(rim.any()) and float(pixels[rim].std(axis=0).max()) < EVEN_RIM
+    pixels, free = np.asarray(image), np.asarray(mask) < 10
+    rows = ((0, 2), (-2, None))
+    sides = [(slice(*ends), slice(None)) for ends in rows] + [(slice(None), slice(*ends)) for ends in rows]
+    rim = np.concatenate([pixels[side][free[side]] for side in sides])
+    return bool(len(rim)) and float(rim.std(axis=0).max()) < EVEN_RIM
 
 
 def _box(mask: Image.Image) -> tuple[float, float, float, float]:
-    left, upper, right, lower = mask.point(lambda value: 255 * (value > 127)).getbbox()
-    return left / mask.width, upper / mask.height, right / mask.width, lower / mask.height
+    inside = (np.asarray(mask) > 127).view(np.uint8)
+    left, upper, width, height = cv2.boundingRect(inside)
+    return left / mask.width, upper / mask.height, (left + width) / mask.width, (upper + height) / mask.height
 
 
 def _around(window: tuple[float, ...], box: tuple[float, ...]) -> tuple[float, ...]:
@@ -175,18 +173,21 @@ def _worth(pixels: np.ndarray, inside: np.ndarray, side: int) -> np.ndarray:
     be the detail of most garments.
     """
     height, width = inside.shape
-    lab = rgb2lab(pixels)
-    slope = np.sqrt(sum(ndimage.gaussian_gradient_magnitude(lab[..., channel], 1.0) ** 2 for channel in range(3)))
-    core = ndimage.binary_erosion(inside, iterations=max(1, round(max(height, width) / 60)))
-    energy = np.minimum(slope, 20.0) * core
-    share = ndimage.uniform_filter(inside.astype(np.float64), side)
-    _, blue, red = np.moveaxis(rgb2ycbcr(pixels), -1, 0)
-    skin = ((red > 135) & (red < 175) & (blue > 80) & (blue < 125) & inside).astype(np.float64)
-    skin = ndimage.uniform_filter(skin, side) / np.maximum(share, 1e-6)
-    rows, columns = np.nonzero(inside)
-    y, x = np.mgrid[0:height, 0:width]
-    away = ((y - rows.mean()) / np.ptp(rows).clip(1)) ** 2 + ((x - columns.mean()) / np.ptp(columns).clip(1)) ** 2
-    return ndimage.uniform_filter(energy, side) * share**2 * np.exp(-4 * away) * (1 - 0.8 * skin)
+    slope = slope_of(cv2.GaussianBlur(lab_of(pixels), (0, 0), 0.8))
+    core = shrunk(inside, max(1, round(max(height, width) / 60)))
+    skin = cv2.inRange(cv2.cvtColor(pixels, cv2.COLOR_RGB2YCrCb), (0, 136, 74), (255, 181, 124)) > 0
+    energy, share, skin = (
+        cv2.blur(values.astype(np.float32), (side, side), borderType=cv2.BORDER_REFLECT)
+        for values in (np.minimum(slope, 40.0) * core, inside, skin & inside)
+    )
+    away = []
+    for axis, length in ((1, height), (0, width)):
+        found = np.flatnonzero(inside.any(axis=axis))
+        # The middle of the subject's pixels along this direction.
+        middle = np.average(np.arange(length), weights=inside.sum(axis=axis))
+        away.append(np.exp(-4 * ((np.arange(length) - middle) / max(1, np.ptp(found))) ** 2))
+    skin = skin / np.maximum(share, 1e-6)
+    return energy * share**2 * np.multiply.outer(*away) * (1 - 0.8 * skin)
 
 
 # The lowest part of a subject that is taken to stand on the ground, as a share of its height.
@@ -205,17 +206,23 @@ def contact_shadow(mask: Image.Image) -> np.ndarray:
     rows = np.flatnonzero(inside.any(axis=1))
     bottom = rows[-1]
     foot = inside[max(rows[0], bottom - max(2, round(FOOT * len(rows)))) : bottom + 1].any(axis=0).astype(np.float32)
-    profile = ndimage.gaussian_filter1d(foot, 0.02 * width)
+    profile = cv2.GaussianBlur(foot[None], (0, 0), 0.02 * width, borderType=cv2.BORDER_REFLECT)
     y = np.arange(height, dtype=np.float32)[:, None]
-    return np.exp(-0.5 * ((y - bottom) / (0.018 * height + 0.5)) ** 2) * profile[None, :]
+    return np.exp(-0.5 * ((y - bottom) / (0.018 * height + 0.5)) ** 2) * profile
 
 
 def drop_shadow(mask: Image.Image) -> np.ndarray:
     """Return darkness 0 to 1 (H, W): the subject's outline on a wall close behind it, a little to the lower right."""
-    alpha = np.asarray(mask, dtype=np.float32) / 255
-    step = max(1, round(0.02 * max(alpha.shape)))
-    shifted = ndimage.shift(alpha, (step, step), order=0, mode="nearest")
-    return ndimage.gaussian_filter(shifted, 0.025 * max(alpha.shape), mode="nearest")
+    alpha = np.asarray(mask)
+    longest = max(alpha.shape)
+    step = max(1, round(0.02 * longest))
+    shifted = cv2.copyMakeBorder(alpha, step, 0, step, 0, cv2.BORDER_REPLICATE)[: alpha.shape[0], : alpha.shape[1]]
+    # What is this soft is blurred as well in a smaller image, and much faster.
+    smaller = max(1, round(longest / 192))
+    size = [max(1, round(side / smaller)) for side in mask.size]
+    small = cv2.resize(shifted.astype(np.float32) / 255, size, interpolation=cv2.INTER_AREA)
+    soft = cv2.GaussianBlur(small, (0, 0), 0.025 * longest / smaller, borderType=cv2.BORDER_REPLICATE)
+    return cv2.resize(soft, mask.size, interpolation=cv2.INTER_LINEAR)
 
 
 STYLES = ("white", "studio", "gradient", "texture")
@@ -227,10 +234,11 @@ FAR_COLOUR, CANDIDATES = 30.0, 6
 
 def draw_background(image: Image.Image, mask: Image.Image, rng: np.random.Generator) -> dict[str, object]:
     """Draw the parameters of a background that differs from the image's own one and from the subject."""
-    pixels, alpha = np.asarray(image, dtype=np.float32), np.asarray(mask)
-    is_white = (alpha < 10).any() and pixels[alpha < 10].mean() > WHITE
+    pixels, alpha = np.asarray(image), np.asarray(mask)
+    free = (alpha < 10).view(np.uint8)
+    is_white = free.any() and np.mean(cv2.mean(pixels, free)[:3]) > WHITE
     style = str(rng.choice(STYLES[1:] if is_white else STYLES))
-    colour = [255, 255, 255] if style == "white" else _contrasting(pixels[alpha > 200], rng)
+    colour = [255, 255, 255] if style == "white" else _contrasting(_some(pixels, alpha > 200), rng)
     return {
         "style": style,
         "colour": colour,
@@ -244,51 +252,66 @@ def draw_background(image: Image.Image, mask: Image.Image, rng: np.random.Genera
 
 def apply_background(image: Image.Image, mask: Image.Image, parameters: dict) -> Image.Image:
     """Put the subject in front of the background that `parameters` describe, with a soft shadow."""
-    pixels = np.asarray(image, dtype=np.float32)
-    alpha = np.asarray(mask, dtype=np.float32) / 255
-    inside = alpha > 0.5
+    pixels, alpha = np.asarray(image), np.asarray(mask)
     # Pixels on the outline carry some of the old background, which would show as a halo: the product's own colour
     # near by replaces theirs.
-    core = core_of(inside) & (alpha > 0.97)
+    core = core_of(alpha > 127) & (alpha > 247)
+    outline = np.flatnonzero((alpha > 0) & (alpha <= 247))
     if core.any():
-        pixels = np.where(alpha[..., None] < 0.97, nearest_core_colours(pixels, core), pixels)
+        pixels = pixels.copy()
+        pixels.reshape(-1, 3)[outline] = nearest_core_colours(pixels, core, outline)
     shadow = drop_shadow(mask) if parameters["shadow"] == "drop" else contact_shadow(mask)
-    behind = _painted(image.size, parameters) * (1 - parameters["shadow_strength"] * shadow[..., None])
-    mixed = pixels * alpha[..., None] + behind * (1 - alpha[..., None])
-    return Image.fromarray(np.clip(mixed + 0.5, 0, 255).astype(np.uint8))
+    behind = _painted(image.size, parameters, 1 - parameters["shadow_strength"] * shadow)
+    share = alpha.astype(np.float32) / 255
+    return Image.fromarray(cv2.blendLinear(pixels, behind, share, 1 - share))
+
+
+def _some(pixels: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return (N, 3) of the chosen pixels, evenly spread and enough to tell their median."""
+    places = np.flatnonzero(chosen)
+    return pixels.reshape(-1, 3)[places[:: 1 + len(places) // 1000]]
 
 
 def _contrasting(subject: np.ndarray, rng: np.random.Generator) -> list[int]:
     """Draw a pale colour, far from the median of the subject's pixels (N, 3)."""
-    hsv = np.stack(
-        [rng.random(CANDIDATES), rng.uniform(0.02, 0.18, CANDIDATES), rng.uniform(0.70, 0.95, CANDIDATES)], axis=-1
-    )
-    colours = hsv2rgb(hsv)
-    own = np.median(subject, axis=0) / 255 if len(subject) else np.zeros(3)
-    distances = np.linalg.norm(rgb2lab(colours) - rgb2lab(own), axis=-1)
+    hsv = (rng.random(CANDIDATES), rng.uniform(0.02, 0.18, CANDIDATES), rng.uniform(0.70, 0.95, CANDIDATES))
+    own = np.median(subject, axis=0) if len(subject) else np.zeros(3)
+    colours = np.array([*(np.multiply(hsv_to_rgb(*one), 255) for one in zip(*hsv, strict=True)), own])
+    colours = colours.round().astype(np.uint8)
+    lab = lab_of(colours[None])[0]
+    distances = np.linalg.norm(lab[:-1] - lab[-1], axis=-1)
     chosen = np.argmax(distances > FAR_COLOUR) if (distances > FAR_COLOUR).any() else distances.argmax()
-    return [int(v) for v in (colours[chosen] * 255).round()]
+    return colours[chosen].tolist()
 
 
-def _painted(size: tuple[int, int], parameters: dict) -> np.ndarray:
-    """Paint the background, float (H, W, 3)."""
-    width, height = size
-    flat = np.broadcast_to(np.array(parameters["colour"], dtype=np.float32), (height, width, 3))
+def _painted(size: tuple[int, int], parameters: dict, light: np.ndarray) -> np.ndarray:
+    """Paint the background, uint8 (H, W, 3), under `light` (H, W), 0 to 1."""
+    colour = np.array(parameters["colour"], dtype=np.float32)
+    steps, pattern = np.zeros(3, dtype=np.float32), np.float32(0)
     if parameters["style"] == "gradient":
-        angle = np.radians(parameters["angle"])
-        y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j].astype(np.float32)
-        ramp = x * np.cos(angle) + y * np.sin(angle)
-        ramp = (ramp - ramp.min()) / np.ptp(ramp)
-        second = np.array(parameters["second_colour"], dtype=np.float32)
-        return flat * (1 - ramp[..., None]) + second * ramp[..., None]
-    if parameters["style"] == "texture":
+        steps = np.array(parameters["second_colour"], dtype=np.float32) - colour
+        pattern = _ramp(size, parameters["angle"])
+        pattern = (pattern - pattern.min()) / np.ptp(pattern)
+    elif parameters["style"] == "texture":
         rng = np.random.default_rng(parameters["texture_seed"])
-        noise = np.zeros((height, width), dtype=np.float64)
-        for blur, amplitude in ((0.15, 5.0), (0.008, 1.5)):
-            layer = ndimage.gaussian_filter(rng.standard_normal((height, width)), blur * max(size), mode="wrap")
-            noise += amplitude * layer / layer.std()
-        return (flat + noise[..., None]).astype(np.float32)
-    return flat
+        steps = np.ones(3, dtype=np.float32)
+        pattern = sum(amplitude * _noise(size, scale, rng) for scale, amplitude in ((0.15, 5.0), (0.008, 1.5)))
+    planes = [(start + step * pattern) * light for start, step in zip(colour, steps, strict=True)]
+    return np.clip(cv2.merge(planes) + 0.5, 0, 255).astype(np.uint8)
+
+
+def _ramp(size: tuple[int, int], angle: float) -> np.ndarray:
+    """Return what rises along a direction (degrees), (H, W): from the image's middle, x and y reach from -1 to 1."""
+    x, y = (np.linspace(-1, 1, side, dtype=np.float32) for side in size)
+    return x * np.float32(np.cos(np.radians(angle))) + (y * np.float32(np.sin(np.radians(angle))))[:, None]
+
+
+def _noise(size: tuple[int, int], scale: float, rng: np.random.Generator) -> np.ndarray:
+    """Draw smooth noise (H, W), standard deviation 1, whose spots are about `scale` of the longest side wide."""
+    spot = max(1.0, 2 * scale * max(size))
+    width, height = (max(2, round(side / spot) + 1) for side in size)
+    noise = cv2.resize(rng.standard_normal((height, width), dtype=np.float32), size, interpolation=cv2.INTER_CUBIC)
+    return noise / max(float(noise.std()), 1e-6)
 
 
 def draw_lighting(image: Image.Image, mask: Image.Image | None, rng: np.random.Generator) -> dict[str, object]:
@@ -310,15 +333,13 @@ def draw_lighting(image: Image.Image, mask: Image.Image | None, rng: np.random.G
 
 def apply_lighting(image: Image.Image, mask: Image.Image | None, parameters: dict) -> Image.Image:
     """Show the image under the light that `parameters` describe; a shadow falls on what is not the subject."""
-    pixels = np.asarray(image, dtype=np.float32)
-    height, width = pixels.shape[:2]
+    light = 1 + np.float32(parameters["side_light"] / np.sqrt(2)) * _ramp(image.size, parameters["angle"])
+    shadow = np.float32(1)
     if mask is not None:
         free = 1 - np.asarray(mask, dtype=np.float32) / 255
-        pixels = pixels * (1 - parameters["shadow_strength"] * drop_shadow(mask) * free)[..., None]
-    pixels = (pixels - 128) * parameters["contrast"] + 128
-    angle = np.radians(parameters["angle"])
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
-    light = 1 + parameters["side_light"] * (x * np.cos(angle) + y * np.sin(angle)) / np.sqrt(2)
-    warmth = parameters["warmth"]
-    gains = np.array([1 + warmth, 1.0, 1 - warmth], dtype=np.float32) * parameters["brightness"]
-    return Image.fromarray(np.clip(pixels * light[..., None] * gains + 0.5, 0, 255).astype(np.uint8))
+        shadow = 1 - np.float32(parameters["shadow_strength"]) * drop_shadow(mask) * free
+    contrast, warmth = np.float32(parameters["contrast"]), parameters["warmth"]
+    factor, offset = shadow * contrast * light, (128 - 128 * contrast) * light
+    gains = np.array([1 + warmth, 1.0, 1 - warmth], dtype=np.float32) * np.float32(parameters["brightness"])
+    planes = [(plane * factor + offset) * gain for plane, gain in zip(cv2.split(np.asarray(image)), gains, strict=True)]
+    return Image.fromarray(np.clip(cv2.merge(planes) + 0.5, 0, 255).astype(np.uint8))
