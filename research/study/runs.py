@@ -19,11 +19,9 @@ from common_moon2.files import write_json, write_text
 from processing_moon2 import Moon2Processor, ProductBatch
 from research.study.arguments import ListArguments, OneArguments, Place, RunArguments, StudyError
 from research.study.data import dataset, has_augmented_images, prepare, transfer_dataset, unpack
-from research.study.losses import LOSSES
 from research.study.models import make_smollm2, starting_model
-from research.study.results import add_result, read_keys
-from research.study.scoring import environment, score
-from research.study.variants import SMOLLM2, Variant, choose, read_variants
+from research.study.results import add_result, environment, read_keys, score
+from research.study.variants import LOSSES, SMOLLM2, Variant, choose, read_variants
 from training_moon2.callbacks import TrainingError
 from training_moon2.checkpoints import CheckpointError, checkpoints
 from training_moon2.collator import TripletCollator

@@ -26,13 +26,11 @@ from research.study.arguments import HERE, PackArguments, Place, PlotArguments, 
 from research.study.data import has_augmented_images, prepare
 from research.study.data import pack as pack_data
 from research.study.data import unpack as unpack_data
-from research.study.losses import LOSSES
 from research.study.models import TwoTowers, upcycled
-from research.study.results import add_result, pack, read_keys, read_results, unpack
+from research.study.results import add_result, evaluate_views, pack, read_keys, read_results, unpack
 from research.study.runs import BUSY, RememberingCollator, folder_of, missing, run_all, run_one
-from research.study.scoring import evaluate_views
 from research.study.table import area, plot, report, sweep, tradeoff_rows
-from research.study.variants import SMOLLM2, choose, read_variants
+from research.study.variants import LOSSES, SMOLLM2, choose, read_variants
 from test_loss_moon2 import OBJECTIVES, make_batch
 from training_moon2.collator import TripletCollator
 from training_moon2.model import scratch_model, train_tokenizer
