@@ -10,7 +10,7 @@ from common_moon2.cli import whole
 from common_moon2.fields import Command, option, positional
 from common_moon2.hub import check_repo_id
 from common_moon2.source import local_folder
-from mbe2_dataset.catalogue.layouts import LAYOUTS
+from mbe2_dataset.catalogue.columns import LAYOUTS
 from mbe2_dataset.errors import CheckError, OptionError, PublishError
 
 FORMATS = ("auto", "table", "triplets", "fashion200k", *LAYOUTS)

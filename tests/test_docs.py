@@ -63,6 +63,7 @@ NOT_RUN = {
     "python -m evaluation store --vectors vectors --store pgvector": "needs a server; `test_stores.py` starts one",
     "python -m research.study pack": "needs the data of the study; `test_study.py` packs other data",
     "research/gpu.sh": "needs a GPU; `test_benchmarks.py` runs it tiny on a CPU",
+    "python -m research.benchmarks stores --stores pgvector": "needs a server; `test_stores.py` starts one",
     "python -m research.benchmarks training": "takes minutes; `test_benchmarks.py` runs it small",
 }
 # Folders of the repository that pages name files of.

@@ -153,7 +153,7 @@ def _weigher():
             found: dict[str, float] = {}
             weight, shares = self._asked.weight, dict(zip(*self._asked.terms, strict=True))
             for table in (vector_results, fts_results):
-                vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+                vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(-1, len(self._asked.vector))
                 cosines = (vectors @ self._asked.vector).tolist()
                 rows = zip(table["id"].to_pylist(), table["text"].to_pylist(), cosines, strict=True)
                 for identifier, text, cosine in rows:

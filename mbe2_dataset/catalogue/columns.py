@@ -1,194 +1,93 @@
-"""Find which column of other people's tables holds what: by the layout, by its name, or by its cells."""
+"""Find which column of other people's tables holds what: by a known layout, by its name, or by its cells."""
 
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
-from mbe2_dataset.catalogue.layouts import LAYOUTS, Layout, Part, Source, pairs, parts
-from mbe2_dataset.catalogue.values import PICTURE_FILE
+from mbe2_dataset.catalogue.values import NAMES, PICTURE_FILE, TAG, read_yaml
 from mbe2_dataset.errors import CatalogueError
 
 # Our name -> the columns it is read from; none: it is not read at all.
 Columns = dict[str, tuple[str, ...]]
 
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a value of a product is read from: the first of `columns` that has a value.
+
+    A "named" value is an attribute whose name is in the columns `names`, or is `label`; "pairs" are names and values in
+    one cell; "files" are paths such as `images/{id}.jpg`, which are no columns. `pattern` finds pairs that are written
+    in an unusual way, and `split` separates several values.
+    """
+
+    columns: tuple[str, ...]
+    kind: Literal["value", "pairs", "named", "files"] = "value"
+    names: tuple[str, ...] = ()
+    label: str | None = None
+    pattern: str | None = None
+    split: str | None = None
+
+
+# A column, or several of which the first that has a value counts; or attributes.
+Part = tuple[str, ...] | Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How a known kind of table is laid out: an entry of `layouts.yaml`, which says what the fields mean."""
+
+    name: str = ""
+    about: str = ""
+    proof: tuple[Part, ...] = ()
+    columns: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
+    merged: bool = False
+    begins: tuple[str, tuple[str, ...]] | None = None
+    continued: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
+    order: tuple[str, ...] = ()
+    parent: tuple[str, ...] = ()
+    parent_keys: tuple[str, ...] = ()
+    children: tuple[str, str] | None = None
+    views: tuple[str, ...] = ()
+    products: tuple[str, str] | None = None
+    roots: tuple[str, ...] = ()
+    nothing: tuple[str, ...] = ()
+    debris: tuple[tuple[str, str], ...] = ()
+    pictures: tuple[str, str] | None = None
+    log: Mapping | None = None
+
+
+def _part(told: str | list | dict) -> Part:
+    """Return what YAML holds as a part of a layout."""
+    if not isinstance(told, dict):
+        return (told,) if isinstance(told, str) else tuple(told)
+    fields = {name: told[name] for name in ("pattern", "split") if name in told}
+    names = _part(told["names"]) if "names" in told else ()
+    kind = "pairs" if "pairs" in told else "named" if names else "value"
+    return Source(_part(told.get("pairs") or told["values"]), kind, names, **fields)
+
+
+def _layout(name: str, told: dict) -> Layout:
+    fields: dict = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
+    for mapping in told.keys() & {"columns", "continued"}:
+        fields[mapping] = {ours: tuple(map(_part, those)) for ours, those in told[mapping].items()}
+    return Layout(**fields | {"name": name, "proof": tuple(map(_part, told["proof"]))})
+
+
+LAYOUTS = {name: _layout(name, told) for name, told in read_yaml("layouts.yaml").items()}
+
 # Usual names, the likeliest first, as `folded` writes them.
-CATALOGUE_NAMES: dict[str, tuple[str, ...]] = {
-    ours: tuple(names.split())
-    for ours, names in {
-        "id": """
-            id product_id productid item_id itemid sku sku_id asin article_id goods_id spu_id parent_asin uniq_id uid
-            商品id 商品编号 商品编码 货号 编号 artikelnummer artikelnr artikel_nr art_nr artnr produktnummer
-            produkt_nr produkt_id artikel_id bestellnummer ordernumber product_number product_code item_number item_no
-            item_code article_number article_no article part_number reference referenz ref referencia id_producto
-            codigo id_produit code_article code_produit codice id_prodotto codice_articolo artikelcode productcode
-            indeks артикул код код_товара 商品番号 商品コード 品番 管理番号 상품번호 상품코드 posting_id listing_id
-            variant_sku model mpn code key handle slug gtin ean upc barcode nr number __key__
-        """,
-        "title": """
-            title product_title item_title doc_title product_name productname item_name name productdisplayname
-            prod_name goods_name caption 商品标题 商品名称 商品名 标题 名称 品名 bezeichnung artikelbezeichnung
-            produktbezeichnung produktname artikelname produkttitel titel display_name headline nombre
-            nombre_del_producto nombre_producto titulo denominacion titre nom nom_du_produit nom_produit libelle
-            designation nome nome_prodotto nome_do_produto titolo denominazione naam productnaam nazwa nazwa_produktu
-            название наименование 名前 タイトル 商品タイトル 상품명 제목 productdisplay short_name txt text
-        """,
-        "description": """
-            description product_description item_description detail_desc desc details product_bullet_point
-            about_product 商品描述 商品详情 描述 详情 简介 beschreibung produktbeschreibung artikelbeschreibung
-            langbeschreibung langtext long_description body_html body descripcion descripcion_larga description_longue
-            descriptif descrizione descricao omschrijving opis описание 商品説明 説明 상품설명 설명 short_description
-            kurzbeschreibung descripcion_corta bullet_points features summary
-        """,
-        "brand": """
-            brand brands brand_name product_brand manufacturer 品牌 品牌名称 marke hersteller markenname
-            manufacturer_name vendor marca fabricante marque fabricant produttore merk fabrikant marka producent
-            supplier бренд производитель ブランド ブランド名 メーカー 브랜드
-        """,
-        "category": """
-            category categories category_path category_name product_category product_category_tree product_type
-            cate_name 类目 商品类目 类目路径 品类 分类 kategorie kategorien kategoriepfad produktkategorie warengruppe
-            rubrik categoria categorias categorie famille rayon kategoria категория категории カテゴリ カテゴリー
-            카테고리 category_hierarchy categorytext category_full_path google_product_category breadcrumb breadcrumbs
-            taxonomy department product_class
-        """,
-        "attributes": """
-            attributes attribute doc_attributes product_attributes product_specifications specifications specs
-            properties pv 属性 商品属性 规格参数 eigenschaften merkmale attribute_pairs produkteigenschaften atributos
-            caracteristicas caracteristiques attributs caratteristiche attributi kenmerken param характеристики
-            スペック additional_attributes feature
-        """,
-        "price": """
-            price sale_price selling_price discounted_price retail_price list_price actual_price 价格 售价 现价 preis
-            verkaufspreis bruttopreis vk_preis vk preis_brutto regular_price price_gross unit_price precio
-            precio_venta pvp prix prix_ttc prix_de_vente prezzo preco prijs cena цена 価格 販売価格 가격 판매가
-            price_net variant_price price_tax_included price_tax_excluded current_price
-        """,
-        "images": """
-            images image doc_image image_url image_urls img_url imgurl img imgs picture pictures photo photos
-            image_path image_file image_name filename file_name imageurlhighres product_image main_image image_link
-            pict_url pic_url 图片 主图 商品图片 图片链接 图片地址 bild bilder bild_url bildurl bilddatei hauptbild
-            produktbild artikelbild bildpfad foto fotos imagen imagenes url_imagen imagen_url imagen_principal
-            image_principale url_image immagine immagini imagem imagens afbeelding afbeeldingen zdjecie zdjecia
-            изображение фото картинка 画像 商品画像 画像url 이미지 상품이미지 image_src image_links images_url
-            base_image cover_media_url cover_image cover featured_image primary_image picture_url picture_urls
-            photo_url media thumbnail thumbnail_url jpg jpeg png webp
-        """,
-        "split": "split subset partition",
-        "group_id": """
-            group_id group spu item_group_id product_group_id label_group variant_group group_sku style_id gruppe
-            variantengruppe
-        """,
-        "parent_id": "parent_id",
-        "noise": "noise",
-        "translations": "translations",
-    }.items()
-}
-PARENT_NAMES = tuple(
-    [
-        "parent_id",
-        "parent_sku",
-        "parent",
-        "parent_product",
-        "parent_product_id",
-        "parent_asin",
-        "mainnumber",
-        "master_sku",
-        "master_id",
-        "vaterartikel",
-        "hauptartikel",
-        "vater_artikelnummer",
-        "ubergeordnetes_produkt",
-        "ubergeordneter_artikel",
-        "sku_padre",
-        "padre",
-        "parent_item",
-    ]
+CATALOGUE_NAMES = {ours: tuple(names.split()) for ours, names in NAMES["catalogue"].items()}
+LOG_NAMES = {ours: tuple(names.split()) for ours, names in NAMES["log"].items()}
+PARENT_NAMES = tuple(NAMES["parent"].split())
+ATTRIBUTE_NAMES = set(NAMES["attributes"].split())
+QUALIFIERS = {ours: words.split() for ours, words in NAMES["qualified"].items()}
+OPTION = re.compile(rf"(?:{'|'.join(NAMES['options'].split())})\s*[:：]\s*(?P<name>\S.*)", re.IGNORECASE)
+NAMED_LEVELS = {name: level for level, names in NAMES["levels"].items() for name in names.split()}
+FURTHER, CATEGORY_LEVELS, NAMES_OF_PAIRS, NAMES_BEFORE_NUMBERS = (
+    re.compile("|".join(those)) for those in NAMES["patterns"].values()
 )
-# Columns that are attributes by their names, in tables whose layout is not known.
-ATTRIBUTE_NAMES = set(
-    [
-        "color",
-        "colour",
-        "color_name",
-        "colour_name",
-        "base_colour",
-        "basecolour",
-        "farbe",
-        "couleur",
-        "colore",
-        "cor",
-        "kleur",
-        "kolor",
-        "цвет",
-        "颜色",
-        "顏色",
-        "色",
-        "カラー",
-        "색상",
-        "size",
-        "grosse",
-        "taille",
-        "talla",
-        "tamano",
-        "taglia",
-        "maat",
-        "rozmiar",
-        "размер",
-        "尺码",
-        "尺寸",
-        "サイズ",
-        "사이즈",
-        "material",
-        "materials",
-        "matiere",
-        "materiau",
-        "materiale",
-        "materiaal",
-        "материал",
-        "材质",
-        "材料",
-        "素材",
-        "소재",
-        "gender",
-        "geschlecht",
-        "genero",
-        "sexe",
-        "性别",
-        "age_group",
-        "pattern",
-        "muster",
-        "style",
-        "stil",
-        "season",
-        "saison",
-        "fabric",
-        "fit",
-        "shape",
-        "form",
-        "finish",
-        "usage",
-    ]
-)
-# A second picture, gallery, ...: beside the column of the main picture.
-FURTHER = re.compile(
-    r"(?:additional|further|other|more|extra|gallery|secondary|alternate|hover|back|weitere|zusatz|galerie|galeria|autres?"
-    r"|otras?|altre|附图|副图|更多).*(?:image|img|photo|picture|pic|bild|foto|imagen|immagin|图).*"
-    r"|(?:image|img|photo|picture|bild|foto|imagen)e?[ns]?_?(?:gallery|galerie|additional|extra|back)e?s?(?:_urls?)?"
-    r"|gallery|galerie|galeria|附图"
-)
-# Columns for the levels of one category: their numbers give the order ('doc_industry_name' is the level above).
-CATEGORY_LEVELS = re.compile(
-    r"(?:doc_)?(?:cate|category|cat|level|l|kategorie|categoria|categorie|p_cat|main_category|sub_?category)_?(\d)"
-    r"(?:_?(?:name|category|cate))?|(?:category|cate)_?l(?:evel)?_?(\d)"
-)
-NAMED_LEVELS = {
-    "一级类目": 1, "二级类目": 2, "三级类目": 3, "四级类目": 4, "doc_industry_name": 0,
-    "main_category": 1, "master_category": 1, "mastercategory": 1, "hauptkategorie": 1, "sub_category": 2,
-    "subcategory": 2, "unterkategorie": 2, "subcategoria": 2, "sous_categorie": 2,
-}  # fmt: skip
-# 'VARIATION 1 NAME' beside 'VARIATION 1 VALUES': attributes with their names in cells.
-NAMES_OF_PAIRS = re.compile(r"(?P<before>\D*)(?P<n>\d+)(?P<after>\D*?)_?(?:name|names|label|key|titel)")
 ENDS_OF_PAIRS = ("value", "values", "wert", "werte", "option", "options")
 LANGUAGES = "en|de|fr|es|it|nl|pl|pt|ru|zh|ja|ko|sv|da|cs|tr|ar|fi|hu|ro|uk|el"
 LANGUAGE = re.compile(rf"(?P<name>.+?)[\s_.\-(\[<:]+(?P<code>(?:{LANGUAGES})(?:[_-][a-z]{{2}})?)[)\]>]?", re.IGNORECASE)
@@ -205,6 +104,11 @@ def folded(name: str) -> str:
 def _bare(name: str) -> str:
     """Return the folded name without words in brackets at its end: 'Image URLs (x,y,z)' is 'image_urls'."""
     return folded(re.sub(r"\s*[(\[][^()\[\]]*[)\]]\s*$", "", name)) or folded(name)
+
+
+def _in_words(name: str) -> str:
+    """Return the folded name with its words apart: 'productType' is 'product_type'."""
+    return folded(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name))
 
 
 def parse_columns(pairs: Iterable[str]) -> Columns:
@@ -255,15 +159,18 @@ def find_columns(
     by_usual_name = _by_usual_name([name for name in found if name not in taken], languages)
     for ours, usual in names.items():
         if ours not in columns:
-            theirs = next((by_usual_name[name] for name in usual if name in by_usual_name), None)
+            ends = ("", *(f"_{word}" for word in QUALIFIERS.get(ours, ())))
+            theirs = next(
+                (by_usual_name[name + end] for end in ends for name in usual if name + end in by_usual_name), None
+            )
             if theirs is not None:
                 columns[ours] = (theirs,)
-            if (
-                ours == "category"
-                and (levels := _category_levels(by_usual_name))
-                and (theirs is None or len(levels) > 1)
-            ):
-                columns[ours] = levels
+            if ours == "category" and (levels := _category_levels(by_usual_name)):
+                if theirs is None or 0 in levels or 1 in levels:
+                    levels = levels if theirs is None or len(levels) > 1 else {0: theirs}
+                else:  # 'category' above 'sub_category'
+                    levels = {0: theirs, **levels}
+                columns[ours] = tuple(levels[level] for level in sorted(levels))
     missing = [ours for ours in needed if not columns.get(ours)]
     if missing:
         raise CatalogueError(lacks(table, missing, found))
@@ -297,8 +204,9 @@ def _by_usual_name(found: Sequence[str], languages: Sequence[str]) -> dict[str, 
         if match := LANGUAGE.fullmatch(name.strip()):
             spoken.setdefault(folded(match["name"]), []).append((rank(match["code"], languages), place, name))
     known = {usual: min(those)[2] for usual, those in spoken.items()} | known
-    for name in found:
-        known.setdefault(_bare(name), name)
+    for form in (_bare, _in_words):
+        for name in found:
+            known.setdefault(form(name), name)
     return known
 
 
@@ -310,14 +218,15 @@ def rank(code: str, languages: Sequence[str]) -> int:
     return next(fits, len(wanted))
 
 
-def _category_levels(by_usual_name: Mapping[str, str]) -> tuple[str, ...]:
+def _category_levels(by_usual_name: Mapping[str, str]) -> dict[int, str]:
+    """Return level -> column of those that are called levels."""
     levels = {}
     for usual, name in by_usual_name.items():
         match = CATEGORY_LEVELS.fullmatch(usual)
         level = int(match.group(1) or match.group(2)) if match else NAMED_LEVELS.get(usual)
         if level is not None:
             levels.setdefault(level, name)
-    return tuple(levels[level] for level in sorted(levels))
+    return levels
 
 
 # What the columns of a table are
@@ -327,19 +236,20 @@ class NoProductsError(CatalogueError):
     """A table that has neither titles nor images."""
 
 
+class NoIdError(CatalogueError):
+    """A table that has all that products need but ids; and what was guessed of it."""
+
+    def __init__(self, message: str, guesses: Sequence[str]) -> None:
+        super().__init__(message)
+        self.guesses = guesses
+
+
 @dataclass(frozen=True, slots=True)
 class Binding:
     """What the columns of one table are.
 
-    Attributes:
-        columns: our column -> what it is read from.
-        continued: the same for rows that belong to the product before.
-        layout: the known layout; None for a table with usual or guessed columns.
-        parent, order, views, begins, children, products: as in `Layout`, by the columns' own names; () for none.
-        parent_keys: what `parent` may hold of the row that it names.
-        wanted: the columns of the table that are read.
-        guesses: what was taken for what by its cells, for people.
-        left: columns that are not read.
+    Fields that `Layout` has as well are the same in the table's own names; without a known layout it is None. `wanted`
+    are the columns that are read, `left` the others, and `guesses` say what was taken for what by its cells.
     """
 
     columns: dict[str, tuple[Source, ...]]
@@ -382,19 +292,19 @@ class Header:
                 found.setdefault(int(match[1]) if written.groups else place, name)
         return dict(sorted(found.items()))
 
-    def sources(self, part: Part | Source) -> list[Source]:
+    def sources(self, part: Part) -> list[Source]:
         """Return what a part of a layout is in this table; nothing if the table has no such column."""
-        if isinstance(part, Source) and part.kind == "named":
+        if isinstance(part, Source) and part.names:
             names, values = ({n: name for each in reversed(those) for n, name in self.numbered(each).items()}
                              for those in (part.names, part.columns))  # fmt: skip
             return [replace(part, columns=(values[n],), names=(names[n],)) for n in sorted(values) if n in names]
         if isinstance(part, Source):
             column = self.column(part.columns[0])
             return [replace(part, columns=(column,))] if column else []
-        if any("{n}" in name or "*" in name for name in parts(part)):
-            found = next((those for name in parts(part) if (those := self.numbered(name))), {})
+        if any("{n}" in name or "*" in name for name in part):
+            found = next((those for name in part if (those := self.numbered(name))), {})
             return [Source((name,)) for name in found.values()]
-        columns = tuple(dict.fromkeys(column for name in parts(part) if (column := self.column(name))))
+        columns = tuple(dict.fromkeys(column for name in part if (column := self.column(name))))
         return [Source(columns)] if columns else []
 
     def heads(self, names: Iterable[str]) -> list[str]:
@@ -449,11 +359,25 @@ def bind(
         is_sure = "attributes" in given or not told or folded(told[0]) in ("attributes", "attribute")
         if not is_sure and not _holds_pairs(row.get(told[0]) for row in sample):
             del own["attributes"]
+        if "attributes" not in given:
+            usual = {
+                name
+                for name in names
+                if {folded(name), _bare(name), _in_words(name)} & set(CATALOGUE_NAMES["attributes"])
+            }
+            taken = {name for theirs in own.values() for name in theirs}
+            more = [name for name in names if name in usual - taken and _holds_pairs(row.get(name) for row in sample)]
+            own["attributes"] = (*own.get("attributes", ()), *more)
+        _leave_sparse_id(own, sample, given, guesses)
         own = _by_cells(own, names, sample, given, guesses, table)
+        _leave_numbers(own, sample, given, guesses)
         columns = {}
     parent = own.pop("parent", ())
     for ours, theirs in own.items():
-        columns[ours] = tuple(sources_of(ours, theirs, sample if ours in given else ()))
+        is_pairs = ours == "attributes" and ours not in given
+        columns[ours] = tuple(
+            (Source((name,), "pairs") for name in theirs) if is_pairs else sources_of(ours, theirs, sample)
+        )
     columns = {ours: sources for ours, sources in columns.items() if ours not in given or given[ours]}
     if layout is None and "attributes" not in given:
         used = {name for sources in columns.values() for source in sources for name in source.columns}
@@ -463,21 +387,19 @@ def bind(
     missing = [ours for ours in ("id", "title", "images") if not columns.get(ours)]
     if {"title", "images"} <= set(missing) and "images" not in given:
         raise NoProductsError(lacks(table, missing, names))
+    if missing == ["id"] and layout is None and "id" not in given and len(sample) >= LEAST_ROWS:
+        raise NoIdError(lacks(table, missing, names), guesses)
     if set(missing) - {"images"}:  # files may be named by ids, but there are none
         raise CatalogueError(lacks(table, missing, names))
 
-    def bound(part: Part) -> tuple[str, ...]:
-        return tuple(name for source in header.sources(part) for name in source.columns) if part else ()
-
-    record = layout or Layout(name="", about="", proof=(), columns={})
+    record = layout or Layout()
     special = {
-        "parent": parent or bound(record.parent),
-        "order": bound(record.order),
-        "views": bound(record.views),
-        "begins": bound(record.begins[0]) if record.begins else (),
-        "children": bound(record.children[0]) if record.children else (),
-        "products": bound(record.products[0]) if record.products else (),
+        name: tuple(dict.fromkeys(column for part in parts if (column := header.column(part))))
+        for name in ("parent", "order", "views", "begins", "children", "products")
+        for told in [getattr(record, name) or ()]
+        for parts in [told[:1] if name in ("begins", "children", "products") else told]
     }
+    special["parent"] = parent or special["parent"]
     if layout is None and "group_id" in columns:
         special["parent"] = ()  # it says itself which rows belong together
     keys = tuple(key for written in record.parent_keys if (key := _known_key(header, written)))
@@ -498,7 +420,7 @@ def _known_key(header: Header, written: str) -> str | None:
     return re.sub(r"{(.+?)}", lambda match: f"{{{names[match[1]]}}}", written) if all(names.values()) else None
 
 
-def _of_layout(header: Header, columns: Mapping[str, tuple[Part | Source, ...]]) -> dict[str, tuple[Source, ...]]:
+def _of_layout(header: Header, columns: Mapping[str, tuple[Part, ...]]) -> dict[str, tuple[Source, ...]]:
     bound = {}
     for ours, of_layout in columns.items():
         sources = [source for part in of_layout for source in header.sources(part)]
@@ -529,7 +451,7 @@ def sources_of(ours: str, theirs: tuple[str, ...], sample: Sequence[Mapping[str,
         elif len(theirs) > 1 or not _holds_pairs(row.get(name) for row in sample):
             yield Source((name,), "named", label=name)
         else:
-            yield pairs(name)
+            yield Source((name,), "pairs")
 
 
 def _holds_pairs(cells: Iterable[object]) -> bool:
@@ -550,9 +472,16 @@ def _attribute_columns(header: Header, used: set[str]) -> Iterator[Source]:
             start = f"{match['before']}{match['n']}{match['after']}"
             ends = (f"{start}{joint}{end}" for end in ENDS_OF_PAIRS for joint in ("_", ""))
             values = next((by_name[key] for key in (*ends, start) if key in by_name), None)
+        elif match := NAMES_BEFORE_NUMBERS.fullmatch(folded(name)):  # 'Option Name 1' beside 'Option Value 1'
+            ends = (f"{match['before']}_{end}_{match['n']}" for end in ENDS_OF_PAIRS)
+            values = next((by_name[key] for key in ends if key in by_name), None)
+        if match:
             if values:
-                yield Source((values,), "named", (name,))
+                several = "," if re.search(r"(?:values|werte|options)$", folded(values)) else None
+                yield Source((values,), "named", (name,), split=several)
                 used |= {values, name}
+        elif match := OPTION.fullmatch(name):
+            yield Source((name,), "named", label=match["name"])
         elif ATTRIBUTE_NAMES & {folded(name), _bare(name)}:
             yield Source((name,), "named", label=name)
 
@@ -647,7 +576,8 @@ def _by_cells(
             guess("title", (ordered[0],), "the longest of its short texts, which mostly differ")
     free = {name: those for name, those in texts.items() if name not in taken}
     if "category" not in own and "category" not in given:
-        trees = [name for name, those in free.items() if len(set(those)) <= max(1, len(those) // 2)
+        trees = [name for name, those in free.items()
+                 if not any(map(TAG.search, those)) and len(set(those)) <= max(1, len(those) // 2)
                  and 2 * sum(bool(PATH.search(text)) for text in those) >= len(those)]  # fmt: skip
         if len(trees) == 1:
             guess("category", (trees[0],), "its cells are paths that occur again and again")
@@ -656,6 +586,29 @@ def _by_cells(
         if len(amounts) == 1:
             guess("price", (amounts[0],), "its cells are amounts")
     return own
+
+
+def _leave_sparse_id(own: Columns, sample: Sequence[Mapping], given: Mapping, guesses: list[str]) -> None:
+    """Take a column for no id that many products have no value in."""
+    if "id" in given or "id" not in own or "title" not in own or len(sample) < LEAST_ROWS:
+        return
+    (name,), (title, *_) = own["id"], own["title"]
+    titled = [row for row in sample if row.get(title)]
+    empty = sum(row.get(name) in (None, "") for row in titled)
+    if 5 * empty > len(titled):
+        del own["id"]
+        guesses.append(f"{name!r} is not the id: {empty} of the first {len(titled)} products have none")
+
+
+def _leave_numbers(own: Columns, sample: Sequence[Mapping], given: Mapping, guesses: list[str]) -> None:
+    """Take a column of numbers for no category: numbers are no names, and would be taken for words."""
+    if "category" in given or len(own.get("category", ())) != 1:
+        return
+    (name,) = own["category"]
+    cells = [text for row in sample if (text := str(row.get(name) if row.get(name) is not None else "").strip())]
+    if cells and all(re.fullmatch(r"[\d\s,;|]+", cell) for cell in cells):
+        del own["category"]
+        guesses.append(f"{name!r} is not the category: it holds numbers such as {cells[0]} (--columns category={name})")
 
 
 def _ambiguous(table: str, ours: str, names: Sequence[str]) -> str:

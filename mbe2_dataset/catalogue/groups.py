@@ -18,6 +18,7 @@ from scipy.sparse.csgraph import connected_components
 
 from mbe2_dataset.catalogue.pictures import StoredPicture
 from mbe2_dataset.catalogue.store import SPLITS, part_records
+from mbe2_dataset.catalogue.values import NAMES
 from mbe2_dataset.parallel import seed_for
 from pictures_moon2 import load_picture
 
@@ -33,10 +34,7 @@ NEEDED = {"train": 2, "test": 1, "validation": 2}
 
 # Words of a title that tell variants of one product apart: sizes, colours, and the row's own values of such attributes.
 SIZE = re.compile(r"x{0,4}s|m|x{0,5}l|\d+xl|\d+(?:[.,]\d+)?(?:[mc]?l|[mc]?m|k?g|oz|in|inch|gb|tb|w)")
-COLOURS = {
-    "black", "white", "grey", "gray", "silver", "gold", "red", "blue", "navy", "green", "olive", "yellow", "orange",
-    "pink", "purple", "violet", "brown", "beige", "cream", "ivory", "turquoise", "teal", "multicolor",
-}  # fmt: skip
+COLOURS = set(NAMES["colours"].split())
 VARIES = re.compile(r"colou?r|size|farbe|größe|couleur|taille|talla|colore|颜色|尺码|尺寸|サイズ|カラー", re.IGNORECASE)
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
 

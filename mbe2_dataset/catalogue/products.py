@@ -8,6 +8,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -15,9 +16,12 @@ from typing import NamedTuple
 
 from mbe2_dataset.catalogue.columns import (
     CATALOGUE_NAMES,
+    LAYOUTS,
     Binding,
     Columns,
     Header,
+    Layout,
+    NoIdError,
     NoProductsError,
     bind,
     find_columns,
@@ -25,11 +29,10 @@ from mbe2_dataset.catalogue.columns import (
     recognise,
     sources_of,
 )
-from mbe2_dataset.catalogue.layouts import LAYOUTS, Layout
 from mbe2_dataset.catalogue.records import PictureFiles, Reader, inherited, merged, readings, value_at
 from mbe2_dataset.catalogue.search_log import NEGATIVE, POSITIVE, Event, query_key
 from mbe2_dataset.catalogue.store import Item, Problem
-from mbe2_dataset.catalogue.tables import SPLIT_NAMES, Table, Tables, files_fingerprint, selected_rows
+from mbe2_dataset.catalogue.tables import ROW, SPLIT_NAMES, Table, Tables, files_fingerprint, numbered, selected_rows
 from mbe2_dataset.catalogue.values import as_pictures, as_text
 from mbe2_dataset.errors import CatalogueError
 
@@ -131,7 +134,7 @@ class ProductSource:
             layout = self.layouts[table.name]
             sample = self._sample(table)
             try:
-                binding = bind(table.columns, sample, self.columns, layout, table.name, self.languages)
+                table, binding = self._bound(table, sample, layout)
             except NoProductsError as error:
                 others.append(error)
                 continue
@@ -144,6 +147,16 @@ class ProductSource:
         if not found:
             raise others[0]
         return found
+
+    def _bound(self, table: Table, sample: list[dict], layout: Layout | None) -> tuple[Table, Binding]:
+        """Return a table with what its columns are; rows without ids are numbered."""
+        try:
+            return table, bind(table.columns, sample, self.columns, layout, table.name, self.languages)
+        except NoIdError as error:
+            table, given = numbered(table), {**self.columns, "id": (ROW,)}
+            binding = bind(table.columns, sample, given, layout, table.name, self.languages)
+            guess = "id from the number of the row: no column holds one, so it changes where rows are added or sorted"
+            return table, replace(binding, guesses=tuple(dict.fromkeys([guess, *error.guesses, *binding.guesses])))
 
     @staticmethod
     def _sample(table: Table) -> list[dict]:
@@ -178,22 +191,17 @@ class ProductSource:
             )
 
     def judgements(self) -> tuple[list[Table], Columns, dict[str, str] | None] | None:
-        """Return the tables of judgements beside the products, what their columns are, and texts of queries by id.
-
-        None if the layout has none, or they are not there.
-        """
+        """Return the tables of judgements beside the products, what their columns are, and query id -> text."""
         log = next((layout.log for layout in self.layouts.values() if layout is not None and layout.log), None)
-        if log is None:
-            return None
-        judged = [table for table in self.tables if all(map(Header(table.columns).column, log.proof))]
+        judged = [table for table in self.tables if log and all(map(Header(table.columns).column, log["proof"]))]
         if not judged:
             return None
         texts = None
-        if log.queries is not None:
-            others = [table for table in self.tables if table not in judged and set(log.queries) <= set(table.columns)]
-            rows = [row for table in others for _, row in table.read(list(log.queries)) if isinstance(row, dict)]
-            texts = {as_text(row[log.queries[0]]): as_text(row[log.queries[1]]) for row in rows}
-        return judged, dict(log.columns), texts
+        if wanted := log.get("queries"):
+            others = [table for table in self.tables if table not in judged and set(wanted) <= set(table.columns)]
+            rows = [row for table in others for _, row in table.read(wanted) if isinstance(row, dict)]
+            texts = {as_text(row[wanted[0]]): as_text(row[wanted[1]]) for row in rows}
+        return judged, {ours: tuple(theirs) for ours, theirs in log["columns"].items()}, texts
 
     # From rows to products
 
@@ -268,7 +276,9 @@ class ProductSource:
             key = _identity(reader, row)
             if keys is not None and not any(name in keys for name in (key, *_known_as(binding, key, row))):
                 continue
-            attached = begun is not None and bool(binding.begins) and not _begins(layout, binding, row)
+            attached = begun is not None and bool(binding.begins)
+            if attached:
+                attached = (as_text(value_at(row, binding.begins[0])) or "").casefold() not in layout.begins[1]
             continues = attached or (begun is not None and key is not None and key == begun.key)
             view = as_text(value_at(row, binding.views[0])) if binding.views else None
             if continues and view and not self._is_wanted(view):
@@ -297,10 +307,6 @@ class ProductSource:
 
     def _is_wanted(self, view: str) -> bool:
         return bool(self.languages) and re.split(r"[_-]", view)[0].casefold() == self.languages[0].casefold()[:2]
-
-    def _wanted_view(self, binding: Binding, row: Mapping[str, object]) -> bool:
-        view = (as_text(value_at(row, binding.views[0])) or "").casefold()
-        return bool(self.languages) and re.split(r"[_-]", view)[0] == self.languages[0].casefold()[:2]
 
     def _look_ahead(self) -> tuple[set[str], set[str], dict[str, str]]:
         """Return ids whose rows do not follow one another, names of parents, and child -> parent."""
@@ -407,12 +413,8 @@ def _known_as(binding: Binding, key: str | None, row: Mapping[str, object]) -> t
     for written in binding.parent_keys:
         values = {name: as_text(row.get(name)) for name in re.findall(r"{(.+?)}", written)}
         if all(values.values()):
-            found.append(_filled(written, values))
+            found.append(re.sub(r"{(.+?)}", lambda match, values=values: values[match[1]], written))
     return tuple(filter(None, found))
-
-
-def _filled(written: str, values: Mapping[str, str]) -> str:
-    return re.sub(r"{(.+?)}", lambda match: values[match[1]], written)
 
 
 def _paths(reader: Reader, sample: Sequence[dict]) -> list[str]:
@@ -434,10 +436,6 @@ def _paths(reader: Reader, sample: Sequence[dict]) -> list[str]:
 
 def _fits(pattern: str, value: object) -> bool:
     return any(re.search(pattern, str(entry)) for entry in (value if isinstance(value, list) else [value]) if entry)
-
-
-def _begins(layout: Layout, binding: Binding, row: Mapping[str, object]) -> bool:
-    return (as_text(value_at(row, binding.begins[0])) or "").casefold() in layout.begins[1]
 
 
 def _is_same(layout: Layout | None, first: Item, more: Item) -> bool:
@@ -572,9 +570,8 @@ class Fashion200K:
     """The products of Fashion200K (Han et al., ICCV 2017): those with the same id in the path are one.
 
     `labels/<category>_<train|test>_detect_all.txt` has lines of picture path, detection score and description between
-    tabs; a path is `women/<category>/<subcategory>/<product id>/<product id>_<n>.jpeg` below the same folder. So say
-    the project's README and its users' code; we have not seen the data themselves. The description of a product's first
-    picture is its title; other ones are its description.
+    tabs; a path is `women/<category>/<subcategory>/<product id>/<product id>_<n>.jpeg`. So say the project's README and
+    its users' code; we have not seen the data. The first description of a product is its title.
 
     Raises:
         CatalogueError: the folder has no label files; the message says what it has.
@@ -592,49 +589,39 @@ class Fashion200K:
         labels = self.folder / "labels"
         self.files = [path for path in sorted(labels.glob("*.txt")) if LABELS.fullmatch(path.name)]
         if not self.files:
-            found = sorted(path.name for path in (labels if labels.is_dir() else self.folder).glob("*"))[:20]
+            shown = labels if labels.is_dir() else self.folder
+            found = ", ".join(sorted(path.name for path in shown.glob("*"))[:20]) or "nothing"
             raise CatalogueError(
                 f"{folder} is no copy of Fashion200K: it lacks labels/*_train_detect_all.txt and "
-                f"labels/*_test_detect_all.txt; {'labels' if labels.is_dir() else 'it'} has: "
-                f"{', '.join(found) or 'nothing'}."
+                f"labels/*_test_detect_all.txt; {'it' if shown == self.folder else 'labels'} has: {found}."
             )
 
     def __iter__(self) -> Iterator[Item | Problem]:
         for path in self.files:
+            split = LABELS.fullmatch(path.name)["split"]
             # 200,000 lines in ten files: small enough to bring a product's pictures together in memory.
+            try:
+                lines = filter(str.strip, path.read_text(encoding="utf-8").splitlines())
+            except (OSError, UnicodeError) as error:
+                raise CatalogueError(f"{path} cannot be read: {error}") from error
             products: dict[str, Item] = {}
-            for number, line in enumerate(_lines(path)):
+            for number, line in enumerate(lines):
                 where = f"row {number} of labels/{path.name}"
                 fields = line.split("\t")
                 place = PurePosixPath(fields[0])
                 if len(fields) != 3 or len(place.parts) < 3:
                     yield Problem(where, None, "it is not 'women/.../<id>/<file>', a score and a description with tabs")
                     continue
-                self._add(products, where, place, fields[2].strip(), LABELS.fullmatch(path.name)["split"])
+                name, text = place.parent.name, fields[2].strip()
+                category = [level.replace("_", " ") for level in place.parts[:-2]]
+                record = {"id": name, "title": text, "category": category, "images": [], "split": split}
+                item = products.setdefault(name, Item(where, record | {"group_id": name, "description": None}))
+                item.record["images"].append({"path": place.as_posix()})
+                told = item.record["description"]
+                if text not in (item.record["title"], *(told or "").split("\n")):
+                    item.record["description"] = f"{told}\n{text}" if told else text
             yield from products.values()
 
     def fingerprint(self) -> str:
         """Return what changes with the files."""
         return files_fingerprint(self.folder)
-
-    @staticmethod
-    def _add(products: dict[str, Item], where: str, place: PurePosixPath, text: str, split: str) -> None:
-        name = place.parent.name
-        item = products.get(name)
-        if item is None:
-            levels = place.parts[:-2]
-            category = [level.replace("_", " ") for level in levels]
-            record = {"id": name, "title": text, "category": category, "images": [], "split": split, "group_id": name}
-            item = products[name] = Item(where, record | {"description": None})
-        item.record["images"].append({"path": place.as_posix()})
-        told = item.record["description"]
-        if text not in (item.record["title"], *(told or "").split("\n")):
-            item.record["description"] = f"{told}\n{text}" if told else text
-
-
-def _lines(path: Path) -> Iterator[str]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            yield from (line.rstrip("\r\n") for line in file if line.strip())
-    except (OSError, UnicodeError) as error:
-        raise CatalogueError(f"{path} cannot be read: {error}") from error

@@ -5,12 +5,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import zip_longest
+from functools import cached_property, partial
+from itertools import chain, zip_longest
 from pathlib import Path
 
-from mbe2_dataset.catalogue.columns import LANGUAGES, Binding, rank
-from mbe2_dataset.catalogue.layouts import Source
+from mbe2_dataset.catalogue.columns import LANGUAGES, Binding, Source, rank
 from mbe2_dataset.catalogue.store import Item
 from mbe2_dataset.catalogue.tables import SPLIT_NAMES
 from mbe2_dataset.catalogue.values import (
@@ -24,14 +23,14 @@ from mbe2_dataset.catalogue.values import (
     as_text,
     as_words,
     decide,
-    optional,
+    measured,
     unpacked,
 )
 
 # What people read; of ids and groups not a character is changed.
 WORDS = ("title", "description", "brand")
 # What a product can do without: an unreadable cell is left empty, and named.
-OPTIONAL = {"description": None, "brand": None, "category": [], "attributes": [], "price": None}
+OPTIONAL = {"description", "brand", "category", "attributes", "price"}
 # What a variant has of its own, and does not take from its parent.
 OWN = {"id", "group_id", "parent_id", "split", "noise"}
 
@@ -65,6 +64,11 @@ def _into(value: object, keys: Sequence[str]) -> object:
     return found[0] if found else None
 
 
+def by_language(value: dict) -> bool:
+    """Tell whether the keys of a structure are languages."""
+    return bool(value) and all(CODE.fullmatch(str(key)) for key in value)
+
+
 def spoken(value: object, languages: Sequence[str]) -> object:
     """Return what a structure of JSON says in the first of the languages that it has, else in its own first one.
 
@@ -79,7 +83,7 @@ def spoken(value: object, languages: Sequence[str]) -> object:
         said = [spoken(entry, languages) for entry, tag in zip(value, tags, strict=True) if tag == best]
         return said[0] if len(said) == 1 else said
     if isinstance(value, dict) and value:
-        if all(CODE.fullmatch(str(key)) for key in value):
+        if by_language(value):
             return value[min(value, key=lambda key: (not value[key], rank(key, languages)))]
         return next((value[name] for name in NAMES_OF_TEXT if isinstance(value.get(name), (str, int, float))), value)
     return value
@@ -98,13 +102,8 @@ def is_empty(value: object) -> bool:
 class Reader:
     """Makes records of the rows of one table.
 
-    Attributes:
-        binding: what its columns are.
-        readings: column -> how its cells are read.
-        languages: the wanted ones, the likeliest first.
-        files: where the pictures lie.
-        keys: of a second table with pictures, key -> path.
-        names: column -> its last cell in the product at hand: names of attributes that later rows leave out.
+    `readings` say how cells of columns are read; `languages` are the wanted ones; `keys` lead to paths of a second
+    table; `names` are the last cells of columns that name attributes, which later rows of a product leave out.
     """
 
     binding: Binding
@@ -120,16 +119,15 @@ class Reader:
         Raises:
             ValueError: a cell that a product needs has no clear meaning; the message names the column.
         """
-        item = Item(where, {}, Counter(), ())
+        changes: Counter[str] = Counter()
         faults: list[tuple[str, str]] = []
         columns = self.binding.continued if continues else self.binding.columns
-        for ours, sources in columns.items():
-            item.record[ours] = self._read(ours, row, sources, item, faults)
-        if columns.get("images") is None and self.files is not None and item.record.get("id") and not continues:
-            item.record["images"] = [{"path": path} for path in self.files.named(item.record["id"])]
-        if "split" in item.record:
-            item.record["split"] = SPLIT_NAMES.get((item.record["split"] or "").lower(), item.record["split"])
-        return Item(where, item.record, item.changes, tuple(faults))
+        record = {ours: self._read(ours, row, sources, changes, faults) for ours, sources in columns.items()}
+        if columns.get("images") is None and self.files is not None and record.get("id") and not continues:
+            record["images"] = [{"path": path} for path in self.files.named(record["id"])]
+        if "split" in record:
+            record["split"] = SPLIT_NAMES.get((record["split"] or "").lower(), record["split"])
+        return Item(where, record, changes, tuple(faults))
 
     def identity(self, row: Mapping[str, object]) -> str | None:
         """Return the id of a row.
@@ -137,39 +135,39 @@ class Reader:
         Raises:
             ValueError: it is not a text.
         """
-        texts = [_named(name, self._text, (source, name, value), "id", Counter())
-                 for source in self.binding.columns["id"] for name, value in [self._cell(row, source)]]  # fmt: skip
-        return " ".join(filter(None, texts)) or None
+        return self._read("id", row, self.binding.columns["id"], Counter(), [])
 
     def _read(
-        self, ours: str, row: Mapping[str, object], sources: Sequence[Source], item: Item, faults: list
+        self, ours: str, row: Mapping[str, object], sources: Sequence[Source], changes: Counter, faults: list
     ) -> object:
-        cells = [(source, *self._cell(row, source)) for source in sources]
+        reads = {"images": self._pictures, "attributes": self._attribute, "price": self._price}
+        reads |= {"category": self._category} if len(sources) == 1 else {}
+        read = reads.get(ours, partial(self._text, ours=ours))
+        found = []
+        for source in sources:
+            name, value = self._cell(row, source)
+            if ours in ("noise", "translations"):
+                return value or []
+            try:
+                found.append(read(source, name, value, row=row, changes=changes))
+            except ValueError as error:
+                if ours not in OPTIONAL:
+                    raise ValueError(f"column {name!r}: {error}") from error
+                faults.append((name, str(error)))
         if ours == "images":
-            return self._images(cells, row)
-        if ours in ("noise", "translations"):
-            return cells[0][2] or []
+            unique: dict[object, dict] = {}
+            for number, picture in enumerate(chain.from_iterable(found)):
+                is_here = picture.get("bytes") is not None
+                unique.setdefault(number if is_here else picture.get("path") or picture.get("url"), picture)
+            return list(unique.values())
         if ours == "attributes":
-            nothing = [self._optional(self._attribute, cell, cell[1], [], faults, row, item.changes) for cell in cells]
-            pairs = [pair for found in nothing for pair in found]
-            return list({(pair["name"], pair["value"]): pair for pair in pairs}.values())
-        if ours == "category" and len(cells) == 1:
-            return self._optional(self._category, cells[0], cells[0][1], [], faults, item.changes)
+            return list({(pair["name"], pair["value"]): pair for pair in chain.from_iterable(found)}.values())
         if ours == "price":
-            prices = (self._optional(self._price, cell, cell[1], None, faults, item.changes) for cell in cells)
-            return next((price for price in prices if price is not None), None)
-        texts = []
-        for cell in cells:
-            if ours in OPTIONAL:
-                texts.append(self._optional(self._text, cell, cell[1], None, faults, ours, item.changes))
-            else:
-                texts.append(_named(cell[1], self._text, cell, ours, item.changes))
-        texts = list(filter(None, texts))
+            return next((price for price in found if price is not None), None)
+        if ours in reads:
+            return found[0] if found else []
+        texts = list(filter(None, found))
         return texts if ours == "category" else " ".join(texts) or None
-
-    @staticmethod
-    def _optional(read, cell: tuple, name: str, nothing: object, faults: list, *arguments: object) -> object:
-        return optional(read, cell, *arguments, column=name, nothing=nothing, faults=faults)
 
     @staticmethod
     def _cell(row: Mapping[str, object], source: Source) -> tuple[str, object]:
@@ -180,8 +178,8 @@ class Reader:
                 return name, value
         return source.columns[0], None
 
-    def _text(self, cell: tuple[Source, str, object], ours: str, changes: Counter) -> str | None:
-        value = spoken(cell[2], self.languages)
+    def _text(self, source: Source, name: str, value: object, ours: str, changes: Counter, **_) -> str | None:
+        value = spoken(value, self.languages)
         if isinstance(value, (list, tuple)):
             told = [as_text(spoken(entry, self.languages)) for entry in value]
             value = " ".join(dict.fromkeys(filter(None, told)))
@@ -192,17 +190,22 @@ class Reader:
             return as_words(value, changes, ours, ours != "description")
         return as_text(value)
 
-    def _category(self, cell: tuple[Source, str, object], changes: Counter) -> list[str]:
-        _, name, value = cell
+    def _category(self, source: Source, name: str, value: object, changes: Counter, **_) -> list[str]:
         value = as_paths(spoken(value, self.languages), name)
+        if source.split is not None and isinstance(value, str):
+            value = [[piece] for piece in value.split(source.split)]
         path = as_category(value, self.readings.get(name, UNDECIDED), changes)
         layout = self.binding.layout
+        if layout and path and all(map(str.isdecimal, path)) and not name.endswith("id"):
+            changes["category: a number without a name left out"] += 1
+            return []
         return path[1:] if layout and path and path[0] in layout.roots else path
 
-    def _attribute(self, cell: tuple[Source, str, object], row: Mapping[str, object], changes: Counter) -> list[dict]:
-        source, name, value = cell
+    def _attribute(
+        self, source: Source, name: str, value: object, row: Mapping[str, object], changes: Counter
+    ) -> list[dict]:
         label = source.label
-        if source.kind == "named" and source.names:
+        if source.names:
             label = as_words(value_at(row, source.names[0])) or self.names.get(source.names[0])
             self.names[source.names[0]] = label
             if label is None:
@@ -214,7 +217,9 @@ class Reader:
             elif isinstance(value, dict) and {"name", "value"} <= set(value):
                 value = [value]
         if source.kind == "named":
-            value = spoken(value, self.languages)
+            value = spoken(measured(value), self.languages)
+        elif isinstance(value, (dict, list, tuple)):
+            value = self._in_language(value)
         if source.pattern is not None:
             value = re.findall(source.pattern, str(value or ""))
         if source.split is not None and isinstance(value, str):
@@ -223,29 +228,31 @@ class Reader:
         nothing = self.binding.layout.nothing if self.binding.layout else ()
         return [pair for pair in found if pair["value"] not in nothing]
 
-    def _price(self, cell: tuple[Source, str, object], changes: Counter) -> float | None:
-        _, name, value = cell
-        reading = self.readings.get(name, UNDECIDED)
+    def _in_language(self, value: object) -> object:
+        """Return attributes with what {"en": ..., "de": ...} says in the wanted language instead of it."""
         if isinstance(value, (list, tuple)):
-            return next((price for entry in value if (price := as_price(entry, reading, changes)) is not None), None)
-        return as_price(value, reading, changes)
+            return [self._in_language(entry) if isinstance(entry, dict) else entry for entry in value]
+        return {
+            label: spoken(inner, self.languages) if isinstance(inner, dict) and by_language(inner) else inner
+            for label, inner in value.items()
+        }
 
-    def _images(self, cells: Sequence[tuple], row: Mapping[str, object]) -> list[dict]:
-        found: dict[object, dict] = {}
-        for source, name, value in cells:
-            if source.kind == "files":
-                fields = {**row, "id": self.identity(row)}
-                pictures = [{"path": name.format_map(fields)}] if fields["id"] else []
-            else:
-                pictures = _named(name, as_pictures, value)
-            for picture in pictures:
-                if picture.get("bytes") is None and "path" in picture:
-                    path = self.keys.get(picture["path"], picture["path"])
-                    picture = {"path": self.files.find(path) if self.files else path}
-                    found.setdefault(picture["path"], picture)
-                else:
-                    found.setdefault(picture.get("url") or len(found), picture)
-        return list(found.values())
+    def _price(self, source: Source, name: str, value: object, changes: Counter, **_) -> float | None:
+        prices = value if isinstance(value, (list, tuple)) else [value]
+        read = (as_price(entry, self.readings.get(name, UNDECIDED), changes) for entry in prices)
+        return next((price for price in read if price is not None), None)
+
+    def _pictures(self, source: Source, name: str, value: object, row: Mapping[str, object], **_) -> list[dict]:
+        if source.kind == "files":
+            fields = {**row, "id": self.identity(row)}
+            found = [{"path": name.format_map(fields)}] if fields["id"] else []
+        else:
+            found = as_pictures(value)
+        for place, picture in enumerate(found):
+            if picture.get("bytes") is None and "path" in picture:
+                path = self.keys.get(picture["path"], picture["path"])
+                found[place] = {"path": self.files.find(path) if self.files else path}
+        return found
 
 
 def as_paths(value: object, name: str) -> object:
@@ -253,13 +260,6 @@ def as_paths(value: object, name: str) -> object:
     if "." in name and isinstance(value, (list, tuple)) and all(isinstance(entry, str) for entry in value):
         return "\n".join(value)
     return value
-
-
-def _named(name: str, read, *arguments: object) -> object:
-    try:
-        return read(*arguments)
-    except ValueError as error:
-        raise ValueError(f"column {name!r}: {error}") from error
 
 
 def readings(binding: Binding, sample: Sequence[Mapping[str, object]], languages: Sequence[str]) -> dict[str, Reading]:

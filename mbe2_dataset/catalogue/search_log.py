@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 from tqdm import tqdm
 
-from mbe2_dataset.catalogue.columns import find_columns
+from mbe2_dataset.catalogue.columns import LOG_NAMES, find_columns
 from mbe2_dataset.catalogue.pictures import (
     PICTURES_SCHEMA,
     Picture,
@@ -29,28 +29,14 @@ from mbe2_dataset.catalogue.pictures import (
 )
 from mbe2_dataset.catalogue.store import Problem
 from mbe2_dataset.catalogue.tables import SPLIT_NAMES, Table, selected_rows
-from mbe2_dataset.catalogue.values import as_pictures, as_text
+from mbe2_dataset.catalogue.values import NAMES, as_pictures, as_text
 from mbe2_dataset.errors import CatalogueError
 
 # What is said about an item: from POSITIVE on, its grade is `state - NEITHER`. Of several rows the highest counts.
 NEGATIVE, NEITHER, POSITIVE = 0, 1, 2
 
-LOG_NAMES = {
-    "query_id": ("query_id", "qid", "search_id"),
-    "query": ("query", "query_text", "search_query", "search_term", "keyword", "搜索词", "查询词", "关键词"),
-    "query_image": ("query_image", "query_image_url", "query_img"),
-    "item": ("item", "item_id", "product_id", "sku", "asin", "doc_id", "商品id", "商品编号"),
-    "label": ("esci_label", "label", "event", "action", "relevance", "grade", "gain"),
-    "purchases": ("purchases", "purchase", "purchase_count", "orders", "order_count", "buys", "购买数", "购买次数"),
-    "clicks": ("clicks", "click", "click_count", "点击数", "点击次数"),
-    "exposures": ("exposures", "exposure", "exposure_count", "impressions", "views", "曝光数", "曝光次数"),
-    "split": ("split",),
-}
-LABELS = {
-    **dict.fromkeys(("e", "exact", "positive", "purchase", "purchased", "bought", "buy", "order", "true"), POSITIVE),
-    **dict.fromkeys(("s", "substitute", "c", "complement", "partial", "click", "clicked", "cart"), NEITHER),
-    **dict.fromkeys(("i", "irrelevant", "negative", "exposure", "impression", "view", "shown", "false"), NEGATIVE),
-}
+STATES = {"negative": NEGATIVE, "neither": NEITHER, "positive": POSITIVE}
+LABELS = {word: STATES[kind] for kind, words in NAMES["labels"].items() for word in words.split()}
 
 
 @dataclass(frozen=True, slots=True)

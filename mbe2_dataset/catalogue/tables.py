@@ -13,12 +13,12 @@ import os
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import chain, islice, pairwise
+from itertools import chain, count, islice, pairwise
 from pathlib import Path
-from typing import IO, Protocol, TextIO
+from typing import IO, TextIO
 from xml.etree import ElementTree
 
 import charset_normalizer
@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mbe2_dataset.catalogue.store import Problem
-from mbe2_dataset.catalogue.values import as_text
+from mbe2_dataset.catalogue.values import NAMES, PICTURE_FILE, as_text
 from mbe2_dataset.errors import CatalogueError
 
 # A description of this length is read, which the csv module would otherwise refuse.
@@ -41,7 +41,13 @@ PARQUET_BUFFER = 2**20
 MOST_TEXTS = 100
 # Lines may leave out what is empty, so columns are those of so many.
 FIRST_ROWS = 2000
+# Above the names of columns may stand a title, a date ...: so many rows are looked at.
+TOP_ROWS = 20
+# What no column is called: the file of an image, an address, a number with decimals.
+NO_NAME = re.compile(rf"{PICTURE_FILE.pattern}|^https?://|^\d+[.,]\d+$", re.IGNORECASE)
 
+# The column of `numbered`.
+ROW = "#row"
 # What people call the splits that we know.
 SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation", "valid": "validation",
                "val": "validation", "dev": "validation", "test": "test", "testing": "test"}  # fmt: skip
@@ -54,11 +60,8 @@ Located = tuple[str, dict | Problem]
 class Table:
     """One file or split: its columns, and its rows, of which only the given columns are read.
 
-    Attributes:
-        name: for messages.
-        split: the data set's own name of the split, if it has one.
-        said: how its file was read, for people: encoding and separator.
-        again: reading it more than once costs no download.
+    `split` is the data set's own name of it; `said` tells people how the file was read. Reading it `again` costs no
+    download.
     """
 
     name: str
@@ -85,19 +88,18 @@ def selected_rows(table: Table, columns: list[str], only: Mapping[str, str]) -> 
             yield where, row
 
 
-class Tables(Protocol):
-    """Tables that belong together. The paths in their cells begin in `folder`, if they are on disk."""
+def numbered(table: Table) -> Table:
+    """Return a table with a further column ROW: the name of the table and the number of the row."""
 
-    name: str
-    folder: Path | None
+    def read(wanted: list[str]) -> Iterator[Located]:
+        rows = table.read([name for name in wanted if name != ROW] or table.columns[:1])
+        for number, (where, row) in enumerate(rows):
+            yield where, row if isinstance(row, Problem) else {**row, ROW: f"{table.name}#{number}"}
 
-    def __iter__(self) -> Iterator[Table]: ...
-
-    def fingerprint(self) -> str:
-        """Return what changes with the files."""
+    return replace(table, columns=[*table.columns, ROW], read=read)
 
 
-def open_tables(path: str | Path, encoding: str | None = None) -> Tables:
+def open_tables(path: str | Path, encoding: str | None = None) -> "Tables":
     """Return the tables of a file or folder, by `datasets` if it has a builder for what the folder holds.
 
     Raises:
@@ -228,9 +230,12 @@ BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
 }  # fmt: skip
-# What the languages of Western Europe write in Windows' encoding, whose bytes are letters in other encodings as well.
-WESTERN = set("ÄÖÜäöüßÀÁÂÃÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕØÙÚÛÝàáâãåæçèéêëìíîïñòóôõøùúûýÿŒœŠšŽžŸ€£§©®™°ºª²³µ·½¼¾×–—…„“”‚‘’‹›«»¿¡\xa0")
+# One byte is another letter in each of these encodings; the language whose letters explain most of a text tells which.
+LETTERS = NAMES["letters"]
 OTHER_ENCODINGS = ["gb18030", "cp1250", "cp1251", "cp1253", "cp1254", "shift_jis", "euc_kr", "big5"]
+# A letter that is not of English, or a sign before a letter, which in a text of the right encoding is rare.
+FOREIGN = re.compile(r"[^\W\d_a-zªºµ]|[^\w\s\x00-\x7f„“”‚‘’‹›«»–—…•·€°×](?=[^\W\d_])")
+ALL_KNOWN, MOST_KNOWN = 0.95, 0.6
 # Lines with other letters than ASCII tell encodings apart; so many bytes of them are enough.
 TELLING_BYTES = 2**16
 
@@ -284,16 +289,20 @@ def find_encoding(path: Path) -> str:
 
 
 def _looks_like(content: bytes) -> str:
-    try:
-        text = content.decode("cp1252")
-        foreign = [place for place, letter in enumerate(text) if not letter.isascii()]
-        # Words of other scripts are foreign letters throughout; those of Western Europe have single ones.
-        runs = sum(after == before + 1 for before, after in pairwise(foreign))
-        within = re.search(r"\w[¿¡£§©®¾½¼]\w", text)
-        if {text[place] for place in foreign} <= WESTERN and runs * 3 < len(foreign) and not within:
-            return "cp1252"
-    except UnicodeDecodeError:
-        pass
+    likely: dict[str, float] = {}
+    for encoding, languages in LETTERS.items():
+        try:
+            text = content.decode(encoding).lower()
+        except UnicodeDecodeError:
+            continue
+        places = [match.start() for match in FOREIGN.finditer(text)]
+        share = max(sum(text[place] in letters for place in places) for letters in languages) / len(places or "1")
+        # Words of other scripts are foreign letters throughout; those in Latin letters have single ones.
+        runs = sum(after == before + 1 for before, after in pairwise(places))
+        if not places or share >= ALL_KNOWN or (share >= MOST_KNOWN and runs * 3 < len(places)):
+            likely[encoding] = share if places else 1.0
+    if likely:
+        return max(likely, key=likely.__getitem__)  # the first of equals
     found = charset_normalizer.from_bytes(content, cp_isolation=OTHER_ENCODINGS).best()
     return found.encoding if found else "utf-8-sig"
 
@@ -304,11 +313,11 @@ def find_delimiter(path: Path, encoding: str) -> str:
         lines = list(islice(file, 50))
     if lines and (said := re.fullmatch(r"sep=(.)\s*", lines[0])):
         return said[1]
-    widths = {}
-    for mark in DELIMITERS:
-        rows = [len(cells) for cells in csv.reader(lines, delimiter=mark) if cells] or [1]
-        widths[mark] = rows[0] * sum(width == rows[0] for width in rows) / len(rows)
-    return max(DELIMITERS, key=widths.__getitem__)
+    widths = {mark: [len(cells) for cells in csv.reader(lines, delimiter=mark) if cells] or [1] for mark in DELIMITERS}
+    first = {mark: rows[0] for mark, rows in widths.items()}
+    if max(first.values()) == 1:  # a line of words stands above the names of columns
+        first = {mark: max(rows, key=lambda width: width * rows.count(width)) for mark, rows in widths.items()}
+    return max(DELIMITERS, key=lambda mark: first[mark] * widths[mark].count(first[mark]) / len(widths[mark]))
 
 
 def _is_text_table(path: Path) -> bool:
@@ -331,24 +340,18 @@ def _csv(path: Path, name: str, encoding: str | None) -> Table:
                 if reader.line_num > 1 or not re.fullmatch(r"sep=.?", delimiter.join(cells).strip()):
                     yield cells
 
-    rows = cells_of_rows()
-    header = [column.strip() for column in next(rows, [])]
-    first = list(islice(rows, FIRST_ROWS))
-    if not any(header):
-        raise CatalogueError(f"{path} is empty: not even a line with the names of columns.")
-    twice = sorted({column for column in header if column and header.count(column) > 1})
-    if twice:
-        raise CatalogueError(f"{path} has several columns named {', '.join(map(repr, twice))}.")
+    first = list(islice(cells_of_rows(), FIRST_ROWS))
+    header, above, said = _header(path, first)
     # Spreadsheets end their lines with separators of empty columns; pandas gives none to its index.
     for place in (place for place, column in enumerate(header) if not column):
-        if first and all(len(cells) > place and cells[place].strip() for cells in first):
+        if first[above + 1 :] and all(len(cells) > place and cells[place].strip() for cells in first[above + 1 :]):
             header[place] = f"column {place + 1}"
     places = {column: place for place, column in enumerate(header) if column}
     width = max(places.values()) + 1
 
     def read(wanted: list[str]) -> Iterator[Located]:
         chosen = [(column, places[column]) for column in wanted]
-        for number, cells in enumerate(islice(cells_of_rows(), 1, None)):
+        for number, cells in enumerate(islice(cells_of_rows(), above + 1, None)):
             where = f"row {number} of {name}"
             if len(cells) == len(header) or (len(cells) >= width and not any(map(str.strip, cells[len(header) :]))):
                 yield where, {column: cells[place] for column, place in chosen}
@@ -356,26 +359,59 @@ def _csv(path: Path, name: str, encoding: str | None) -> Table:
                 yield where, Problem(where, None, f"it has {len(cells)} cells, the header has {len(header)}")
 
     unnamed = len(header) - len(places)
-    said = [encoding.removesuffix("-sig"), f"separator {DELIMITER_NAMES.get(delimiter, delimiter)}"]
+    said = [encoding.removesuffix("-sig"), f"separator {DELIMITER_NAMES.get(delimiter, delimiter)}", *said]
     said += [f"{unnamed} columns without a name left out"] if unnamed else []
     return Table(name, list(places), read, said=", ".join(said))
 
 
+def _header(path: Path, rows: Sequence[Sequence[object]]) -> tuple[list[str], int, list[str]]:
+    """Return the names of columns, how many rows stand above them, and what people should know of it.
+
+    A row above has one or two cells, and the table's own more than twice as many. Of columns of one name the later ones
+    get a number.
+
+    Raises:
+        CatalogueError: there is no such row; the first is already a product's.
+    """
+    filled = [sum(cell is not None and str(cell).strip() != "" for cell in row) for row in rows[:TOP_ROWS]]
+    above = 0
+    while above < len(filled) and filled[above] <= 2 and 2 * filled[above] < max(filled):
+        above += 1
+    header = ["" if cell is None else str(cell).strip() for cell in (rows[above] if above < len(rows) else ())]
+    if not any(header):
+        raise CatalogueError(f"{path} is empty: not even a line with the names of columns.")
+    if value := next(filter(NO_NAME.search, header), None):
+        raise CatalogueError(
+            f"{path} has no line with the names of columns: the first has {value!r}. Put such a line above it, for "
+            f"example id,title,image."
+        )
+    known, twice = set(header), []
+    for place, name in enumerate(header):
+        if name and name in header[:place]:
+            number = next(number for number in count(2) if f"{name} {number}" not in known)
+            twice += [] if name in twice else [name]
+            header[place] = f"{name} {number}"
+            known.add(header[place])
+    said = [f"{above} line{'s' * (above > 1)} above the names of columns left out"] if above else []
+    return header, above, said + [f"several columns named {', '.join(map(repr, twice))} numbered"] * bool(twice)
+
+
 # JSON
 
-# What interfaces call the list of products that they answer with.
-WRAPPED = {"products", "items", "results", "records", "rows", "data", "entries", "nodes", "hits"}
+WRAPPED = set(NAMES["wrapped"].split())
 
 
 def _objects(value: object) -> Iterator[object]:
     """Yield the products in a value of JSON: itself, or those of a graph, a list, or of pages of an interface."""
     if not isinstance(value, dict):
         yield value
+    elif isinstance(value.get("_source"), dict):  # of a search engine
+        yield {"id": value.get("_id"), **value["_source"]}
     elif isinstance(value.get("@graph"), list):
         yield from chain.from_iterable(map(_objects, value["@graph"]))
-    elif isinstance(value.get("itemListElement"), list):
+    elif isinstance(value.get("itemListElement"), list) and value.get("@type") != "BreadcrumbList":
         yield from chain.from_iterable(map(_objects, value["itemListElement"]))
-    elif value.get("@type") == "ListItem":
+    elif value.get("@type") == "ListItem" and isinstance(value.get("item"), dict):
         yield from _objects(value.get("item"))
     elif isinstance(value.get("hasVariant"), list):
         group = {name: told for name, told in value.items() if name != "hasVariant"}
@@ -398,8 +434,10 @@ def _listed(value: object) -> list | None:
     return max(inner, key=len, default=None)
 
 
-def _without_edges(value: dict) -> object:
-    """Return the nodes of a connection of GraphQL, and any other object as it is."""
+def _plain(value: dict) -> object:
+    """Return the nodes of a connection of GraphQL, what MongoDB's {"$oid": ...} holds, else the object itself."""
+    if len(value) == 1 and (key := next(iter(value))).startswith("$"):
+        return value[key]
     if value and set(value) <= {"edges", "nodes", "pageInfo", "totalCount"}:
         return value["nodes"] if "nodes" in value else [edge.get("node") for edge in value.get("edges") or ()]
     return value
@@ -416,30 +454,27 @@ def _json(path: Path, name: str, encoding: str | None) -> Table:
         number = 0
         with _faults_of(path, encoding), _open_text(path, encoding) as file:
             for line in filter(str.strip, file):
+                reason = None
                 try:
-                    found = list(_objects(json.loads(line)))
+                    found = list(_objects(json.loads(line, object_hook=_plain)))
                 except ValueError as error:
-                    found = [f"its line is not JSON: {error}"]
+                    found, reason = [None], f"its line is not JSON: {error}"
                 for record in found:
                     where = f"row {number} of {name}"
                     number += 1
-                    if isinstance(record, dict):
-                        yield where, record
-                        continue
-                    kind = type(record).__name__
-                    reason = (
-                        record if kind == "str" and "not JSON" in record else f"its line is a {kind}, not an object"
-                    )
-                    yield where, Problem(where, None, reason)
+                    known = isinstance(record, dict)
+                    said = reason or f"its line is a {type(record).__name__}, not an object"
+                    yield where, record if known else Problem(where, None, said)
 
     def document() -> list[Located]:
         with _faults_of(path, encoding), _open_text(path, encoding) as file:
             try:
-                loaded = json.load(file, object_hook=_without_edges)
+                loaded = json.load(file, object_hook=_plain)
             except json.JSONDecodeError as error:
                 raise CatalogueError(f"{path} is not JSON: {error}. Files of JSON lines are named *.jsonl.") from error
         if isinstance(loaded, dict) and loaded and all(isinstance(entry, dict) for entry in loaded.values()):
-            wraps = len(loaded) == 1 and _listed(loaded) and not WRAPPED.isdisjoint(*loaded.values())
+            wraps = [not WRAPPED.isdisjoint(entry) and _listed(entry) for entry in loaded.values()]
+            wraps = any(wraps) and (len(loaded) == 1 or not all(wraps))  # a list of products beside facts of the page
             loaded = _listed(loaded) if wraps else [{"id": key, **entry} for key, entry in loaded.items()]
         else:
             loaded = _listed(loaded)
@@ -448,15 +483,13 @@ def _json(path: Path, name: str, encoding: str | None) -> Table:
             raise CatalogueError(f"{path} must hold a list of objects, or an object of objects by id.")
         return [(f"row {number} of {name}", record) for number, record in enumerate(records)]
 
-    if _is_json_lines(path, encoding):
-        rows: Callable[[], Iterator[Located]] = lines
-    else:
-        loaded = document()
-        rows = lambda: iter(loaded)  # noqa: E731
-    columns: dict[str, None] = {}
-    for _, record in islice(rows(), FIRST_ROWS):
-        columns |= dict.fromkeys(record if isinstance(record, dict) else ())
-    return Table(name, list(columns), lambda wanted: rows(), said=encoding.removesuffix("-sig"))
+    rows = lines if _is_json_lines(path, encoding) else partial(iter, document())
+    return Table(name, _columns_of(rows()), lambda wanted: rows(), said=encoding.removesuffix("-sig"))
+
+
+def _columns_of(rows: Iterator[Located]) -> list[str]:
+    """Return the columns of the first rows; each may leave out what is empty."""
+    return list(dict.fromkeys(name for _, row in islice(rows, FIRST_ROWS) if isinstance(row, dict) for name in row))
 
 
 def _is_json_lines(path: Path, encoding: str) -> bool:
@@ -473,8 +506,7 @@ def _is_json_lines(path: Path, encoding: str) -> bool:
 
 # XML
 
-# The elements that are products in feeds: RSS, Atom, and those of price search engines.
-XML_ROWS = {"item", "entry", "product", "offer", "shopitem", "article", "artikel", "row", "record"}
+XML_ROWS = set(NAMES["rows"].split())
 
 
 def _is_feed(path: Path) -> bool:
@@ -503,12 +535,10 @@ def _xml(path: Path, name: str, encoding: str | None) -> Table:
                     if parents:
                         parents[-1].clear()
 
-    columns: dict[str, None] = {}
-    for _, record in islice(rows(), FIRST_ROWS):
-        columns |= dict.fromkeys(record)
+    columns = _columns_of(rows())
     if not columns:
         raise CatalogueError(f"{path} holds no product: an element {', '.join(sorted(XML_ROWS))}.")
-    return Table(name, list(columns), lambda wanted: rows(), said="XML")
+    return Table(name, columns, lambda wanted: rows(), said="XML")
 
 
 def _local(tag: str) -> str:
@@ -530,7 +560,7 @@ def _value(element: ElementTree.Element) -> object:
         return _fields(element)
     text = (element.text or "").strip()
     if "name" in element.attrib:  # <param name="Colour">Red</param>
-        return {"name": element.attrib["name"], "value": text}
+        return {"name": element.attrib["name"], "value": " ".join(filter(None, [text, element.attrib.get("unit")]))}
     return text or element.attrib.get("href") or element.attrib.get("url")
 
 
@@ -546,33 +576,35 @@ def _xlsx(path: Path, name: str, encoding: str | None) -> Table:
             f"{path} is an Excel file, which openpyxl reads: pip install 'moon2[excel]', or save it as CSV."
         ) from None
 
-    def sheets() -> Iterator[tuple[str, Iterator[tuple]]]:
+    def rows(title: str | None = None) -> Iterator[tuple[str, tuple]]:
+        """Yield title and cells of the rows of all sheets, or of one, that are not empty."""
         try:
             book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise CatalogueError(f"{path} is not a readable Excel file: {error}") from error
-        try:
-            for sheet in book.worksheets:
-                rows = (row for row in sheet.iter_rows(values_only=True) if any(cell is not None for cell in row))
-                if (header := next(rows, None)) is not None:
-                    yield sheet.title, chain([header], rows)
-        finally:
-            book.close()
+        with closing(book):
+            for sheet in (sheet for sheet in book.worksheets if title in (None, sheet.title)):
+                cells_of_rows = (tuple(map(_shown, row)) for row in sheet.iter_rows())
+                yield from ((sheet.title, row) for row in cells_of_rows if any(cell is not None for cell in row))
 
-    first = next(sheets(), None)
-    if first is None:
-        raise CatalogueError(f"{path} is empty: not even a line with the names of columns.")
-    title, rows = first
-    header = ["" if cell is None else str(cell).strip() for cell in next(rows)]
+    title = next((title for title, _ in rows()), None)
+    header, above, said = _header(path, [cells for _, cells in islice(rows(title), TOP_ROWS)])
     places = {column: place for place, column in enumerate(header) if column}
 
     def read(wanted: list[str]) -> Iterator[Located]:
-        _, rows = next(sheets())
-        for number, cells in enumerate(islice(rows, 1, None)):
+        for number, (_, cells) in enumerate(islice(rows(title), above + 1, None)):
             found = {column: cells[places[column]] if places[column] < len(cells) else None for column in wanted}
             yield f"row {number} of {name}", found
 
-    return Table(name, list(places), read, said=f"sheet {title!r}")
+    return Table(name, list(places), read, said=", ".join([f"sheet {title!r}", *said]))
+
+
+def _shown(cell) -> object:
+    """Return the value of a cell, a whole number with the zeros before it that its format shows."""
+    value = cell.value
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and set(cell.number_format) == {"0"}:
+        return f"{value:.0f}".zfill(len(cell.number_format)) if len(cell.number_format) > 1 else value
+    return value
 
 
 _OPENERS: dict[str, Callable[[Path, str, str | None], Table]] = {
@@ -594,9 +626,7 @@ class HubTables:
 
     Args:
         path: `user/name`, or a folder.
-        config: one of its configurations.
-        split: one split only, also in the syntax of slices of `datasets`.
-        revision: a branch, a tag or, to be sure of what is read, a commit.
+        config, split, revision: as of `datasets.load_dataset`; by default all splits of the newest revision.
         builder: of `datasets`, for files on disk.
         files: what the builder reads; by default all below `path`.
 
@@ -637,12 +667,9 @@ class HubTables:
             # Streams of CSV and JSON do not know their columns beforehand; they hold no pictures.
             kinds = dict(dataset.features or dict.fromkeys(next(iter(dataset), {})))
             said = f"read as {self._builder} by datasets" if self._builder else "read by datasets"
-            columns, read = list(kinds), partial(_rows, dataset, name, kinds)
-            if self._builder == "webdataset":
-                columns = list(
-                    dict.fromkeys(key for _, row in islice(read(columns), FIRST_ROWS) for key in _spread(row))
-                )
-                read = partial(_spread_rows, read, list(kinds))
+            spread = self._builder == "webdataset"
+            read = partial(_rows, dataset, name, kinds, spread)
+            columns = _columns_of(read([])) if spread else list(kinds)
             yield Table(name, columns, read, split, said, again=self.folder is not None)
 
     def fingerprint(self) -> str:
@@ -651,26 +678,17 @@ class HubTables:
         return files_fingerprint(Path(self.path), *options[1:]) if self.folder else repr(options)
 
 
-def _rows(dataset: datasets.IterableDataset, name: str, kinds: dict, wanted: list[str]) -> Iterator[Located]:
-    for number, record in enumerate(dataset.select_columns(wanted)):
+def _rows(dataset: datasets.IterableDataset, name: str, kinds: dict, spread: bool, wanted: list[str]):
+    """Yield the rows of a split; with `spread` all columns, and as further ones the fields of WebDataset's JSON."""
+    for number, record in enumerate(dataset.select_columns(list(kinds) if spread else wanted)):
         where = f"row {number} of {name}"
         try:
-            yield where, {column: _with_bytes(value, kinds[column]) for column, value in record.items()}
+            row = {column: _with_bytes(value, kinds[column]) for column, value in record.items()}
         except (OSError, ValueError) as error:
             yield where, Problem(where, None, f"its picture cannot be read: {error}")
-
-
-def _spread(row: dict | Problem) -> dict:
-    """Return a sample of WebDataset with the fields of its JSON as columns."""
-    if isinstance(row, Problem):
-        return {}
-    inner = row.get("json")
-    return {**(inner if isinstance(inner, dict) else {}), **{key: row[key] for key in row if key != "json"}}
-
-
-def _spread_rows(read: Callable[[list[str]], Iterator[Located]], columns: list[str], wanted: list[str]):
-    for where, row in read(columns):
-        yield where, row if isinstance(row, Problem) else _spread(row)
+            continue
+        inner = row.pop("json", None) if spread else None
+        yield where, {**inner, **row} if isinstance(inner, dict) else row
 
 
 def _with_bytes(value: object, kind: object) -> object:
@@ -683,3 +701,7 @@ def _with_bytes(value: object, kind: object) -> object:
     if isinstance(kind, datasets.List):
         return [_with_bytes(entry, kind.feature) for entry in value]
     return value
+
+
+# Tables that belong together. The paths in their cells begin in `folder`, if they are on disk.
+Tables = LocalTables | HubTables

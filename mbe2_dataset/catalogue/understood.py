@@ -8,8 +8,7 @@ from itertools import islice
 
 from tqdm import tqdm
 
-from mbe2_dataset.catalogue.columns import CATALOGUE_NAMES
-from mbe2_dataset.catalogue.layouts import Source
+from mbe2_dataset.catalogue.columns import CATALOGUE_NAMES, Source
 from mbe2_dataset.catalogue.pictures import picture_place
 from mbe2_dataset.catalogue.products import Bound, Fashion200K, ProductSource, TripletSource
 from mbe2_dataset.catalogue.store import Item, Problem

@@ -15,7 +15,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Literal
+
+import yaml
 
 # Between the levels of a category. The first are hardly ever part of a name; a name may well contain one of the others.
 CLEAR_LEVELS = ("->", ">", "»", "›", "→")
@@ -33,8 +36,15 @@ NAMES_OF_VALUE = ("value", "values", "v", "attribute_value", "options")
 ADDRESS = re.compile(r"(?:https?:)?//", re.IGNORECASE)
 PICTURE_FILE = re.compile(r"\.(jpe?g|jfif|png|webp|gif|bmp|tiff?|avif|hei[cf])$", re.IGNORECASE)
 
+
+def read_yaml(name: str) -> dict:
+    """Read a YAML file beside this module."""
+    return yaml.load((Path(__file__).parent / name).read_text(encoding="utf-8"), yaml.CSafeLoader)
+
+
+NAMES = read_yaml("names.yaml")
 # What programs write for nothing.
-NOTHING = {"null", "(null)", "<null>", "nil", "nan", "none", "n/a", "#n/a", "na", "undefined"}
+NOTHING = set(NAMES["nothing"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +98,8 @@ def as_text(value: object) -> str | None:
 # --- words: titles, descriptions, brands, names ---
 
 ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
-BLOCKS = {
-    "p", "br", "li", "ul", "ol", "dl", "dt", "dd", "div", "tr", "table", "thead", "tbody", "section", "article",
-    "header", "footer", "hr", "blockquote", "pre", "h1", "h2", "h3", "h4", "h5", "h6", "figure", "figcaption",
-}  # fmt: skip
-HIDDEN = {"script", "style"}
-TAGS = {
-    *BLOCKS, *HIDDEN, "a", "abbr", "b", "big", "body", "center", "cite", "code", "col", "colgroup", "del", "em", "font",
-    "html", "head", "i", "iframe", "img", "ins", "kbd", "label", "main", "mark", "nav", "q", "s", "small", "span",
-    "strike", "strong", "sub", "sup", "td", "tfoot", "th", "tt", "u", "var", "video", "wbr", "svg", "path", "button",
-    "picture", "source", "o:p",
-}  # fmt: skip
+BLOCKS, HIDDEN, _OTHERS = (set(tags.split()) for tags in NAMES["html"].values())
+TAGS = BLOCKS | HIDDEN | _OTHERS
 # '<' begins a tag only before a name that HTML has: '5 < 6' and 'size <M>' are text.
 TAG = re.compile(rf"</?(?:{'|'.join(sorted(TAGS, key=len, reverse=True))})(?=[\s/>])[^<]*>|<!--", re.IGNORECASE)
 # A tag at which a text was cut off.
@@ -274,6 +275,11 @@ def _decide_category(cells: Sequence[object]) -> Reading:
     level = next((mark for mark in (*LEVELS[len(CLEAR_LEVELS) :], ";") if _is_tree(texts, mark)), None)
     if level is None and not texts:
         return UNDECIDED
+    listed = [text for text in texts if "," in text]
+    if level is None and 2 * len(listed) > len(texts) and not any(re.search(r",\s", text) for text in listed):
+        # A comma in a name has a blank after it: 'Home,Kitchen,Mugs' are several, and levels if all begin alike.
+        is_path = len(texts) > 1 and len({_head(text, ",") for text in texts}) == 1
+        return Reading(category_levels="," if is_path else "", category_paths="" if is_path else ",")
     return Reading(category_levels=level or "", category_paths="")
 
 
@@ -336,7 +342,7 @@ def as_attributes(
         label = as_words(label, none=False) or as_text(label)
         if label is None:
             raise ValueError(f"has a value without a name: {content!r}")
-        for part in _values(content, reading):
+        for part in map(measured, _values(content, reading)):
             if isinstance(part, (dict, list, tuple)):
                 if changes is not None:
                     changes["attributes: a structure left out"] += 1
@@ -359,12 +365,23 @@ def _pair(entry: object, name: str | None, reading: Reading) -> Iterable[tuple[o
     if isinstance(entry, dict):
         label = next((entry[key] for key in NAMES_OF_NAME if key in entry), None)
         content = next((entry[key] for key in NAMES_OF_VALUE if key in entry), None)
-        return [(label, content)] if label is not None else list(entry.items())
+        if label is None and set(entry) <= {"value", "values"}:
+            return [] if name is None else [(name, content)]
+        return [(label, measured({**entry, "value": content}))] if label is not None else list(entry.items())
     if isinstance(entry, (list, tuple)) and len(entry) == 2:
         return [tuple(entry)]
     if name is not None:
         return [(name, entry)]
     return _written_pairs(str(entry), reading)
+
+
+def measured(value: object) -> object:
+    """Return {"value": 3, "unit": "kg"} as '3 kg', without a unit the value alone, and anything else as it is."""
+    if not isinstance(value, dict) or "value" not in value:
+        return value
+    unit = next((value[key] for key in ("unit", "unitText") if isinstance(value.get(key), str)), "")
+    is_plain = isinstance(value["value"], (str, int, float))
+    return f"{as_text(value['value'])} {unit}" if unit and is_plain else value["value"]
 
 
 def _written_pairs(text: str, reading: Reading) -> list[tuple[str, str]]:
@@ -417,6 +434,7 @@ def _decide_attributes(texts: Sequence[str]) -> Reading:
 
 # --- prices ---
 
+NAMES_OF_AMOUNT = ("amount", "value", "price", "gross", "current", "current_price")
 # Digits with their marks; a blank is one only before three digits.
 AMOUNT = re.compile(r"\d+(?:[.,'’]\d+|[ \u00a0\u2009\u202f]\d{3}(?!\d))*")
 NEGATIVE = re.compile(r"[-−][$€£¥]?$")
@@ -430,6 +448,9 @@ def as_price(value: object, reading: Reading = UNDECIDED, changes: Counter | Non
 
     Of a range like '12-15' it is the lower end, and 'from 9.99' is 9.99: the price from which the product is sold.
     """
+    value = unpacked(value)
+    if isinstance(value, dict):
+        value = next((value[key] for key in NAMES_OF_AMOUNT if value.get(key) not in (None, "")), value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         number = float(value) if abs(value) < sys.float_info.max else math.inf
         if isinstance(value, float) and math.isnan(value):
@@ -445,6 +466,7 @@ def as_price(value: object, reading: Reading = UNDECIDED, changes: Counter | Non
 
 
 def _amount(text: str, decimal: str | None) -> float:
+    text = re.sub(r"(?<!\d)(?:[-–—](?=,))?([.,])(?=\d\d(?!\d))", r"0\1", unicodedata.normalize("NFKC", text))  # '-,99'
     found = list(AMOUNT.finditer(text))
     is_range = len(found) == 2 and RANGE.fullmatch(text[found[0].end() : found[1].start()])
     if len(found) != 1 and not is_range:

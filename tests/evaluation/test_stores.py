@@ -19,7 +19,7 @@ from evaluation.stores import load as stores
 from evaluation.stores import records
 from evaluation.stores.engines import ENGINES
 from evaluation.stores.load import load
-from evaluation.stores.records import Asked
+from evaluation.stores.records import Asked, sparse
 from evaluation.tables.details import read_filters
 from evaluation.vectors.hybrid import Fusion, Weight
 from evaluation.vectors.nearest import ExactSearch
@@ -185,6 +185,19 @@ def test_words_vectors_and_filters_in_one_query(store, tmp_path, capsys):
     assert facts["fitting"] == sum(
         price is not None and price < 40 for price in read_beside(corpus)["price"].to_pylist()
     )
+
+
+def test_words_that_no_product_which_fits_has(store, tmp_path):
+    vectors = folder(tmp_path / "v")
+    filled(store, vectors, "silent")
+    opened, beside = open_vectors(vectors), read_beside(vectors)
+    asked = Asked(opened.array[4], sparse({"nothing": 0.5}), ["nothing"], 0.5)
+    filters = read_filters(["price<3"], beside.schema, "v")
+    with ENGINES[store[0]](store[1], "silent") as opened_store:
+        found = opened_store.search(asked, filters, 5)
+    rows = np.flatnonzero(filters[0].mask(beside))
+    best = rows[np.argsort(-(opened.array[rows] @ opened.array[4]), kind="stable")[:5]]
+    assert [identifier for identifier, _ in found] == opened.ids[best].tolist()
 
 
 def test_an_approximate_index(store, tmp_path):

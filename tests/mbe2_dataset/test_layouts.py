@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mbe2_dataset.catalogue.layouts import LAYOUTS
+from mbe2_dataset.catalogue.columns import LAYOUTS
 from mbe2_dataset.catalogue.products import ProductSource
 from mbe2_dataset.catalogue.search_log import NEGATIVE, NEITHER, POSITIVE, log_events
 from mbe2_dataset.catalogue.store import Item, Problem
@@ -451,7 +451,7 @@ def test_etsy_numbered_images_and_variations(tmp_path):
     )  # fmt: skip
     mug, cup = read(tmp_path).values()
     assert mug["id"] == "M1" and [url[-5] for url in mug["images"]] == ["1", "2", "3"]
-    assert mug["attributes"] == ["Colour=Red,Blue"] and cup["attributes"] == [] and len(cup["images"]) == 1
+    assert mug["attributes"] == ["Colour=Red", "Colour=Blue"] and cup["attributes"] == [] and len(cup["images"]) == 1
 
 
 def test_shopware_children_take_from_their_parent_id(tmp_path):
@@ -666,3 +666,184 @@ def test_examples_of_exports(name):
     assert not any(
         "language_tag" in str(record.get(name)) for record in items for name in ("title", "brand", "description")
     )
+
+
+# Exports that were tried besides the examples: each was misread, or refused, before
+
+
+def guesses(path: Path) -> str:
+    return " ".join(source(path).bound[0].reader.binding.guesses)
+
+
+def test_columns_of_one_name_are_several_values(tmp_path):
+    table(tmp_path / "a.csv", "SKU|Name|Image|Image|Image|Category|Category", "1|Mug|a.jpg|b.jpg||Home|Mugs")
+    (mug,) = read(tmp_path).values()
+    assert mug["images"] == ["a.jpg", "b.jpg"] and mug["category"] == ["Home", "Mugs"]
+    assert "several columns named 'Image', 'Category' numbered" in understand(source(tmp_path)).tables[0]["read_as"]
+
+
+def test_a_category_column_above_a_sub_category(tmp_path):
+    table(tmp_path / "a.csv", "id|title|category|sub_category|image", "1|Mug|Home|Mugs|a.jpg")
+    assert read(tmp_path)["1"]["category"] == ["Home", "Mugs"]
+
+
+def test_rows_without_ids_are_numbered_and_that_is_said(tmp_path):
+    table(tmp_path / "a.csv", "Product Name|Colour|Photo", *(f"Mug {n}|red|{n}.jpg" for n in range(6)))
+    assert list(read(tmp_path)) == [f"a.csv#{n}" for n in range(6)] and "id from the number of the row" in guesses(
+        tmp_path
+    )
+    rows = (f"Mug {n}|{'' if n % 2 else n}|{n}.jpg" for n in range(6))
+    table(tmp_path / "a.csv", "TITLE|SKU|IMAGE1", *rows)
+    assert len(read(tmp_path)) == 6 and "'SKU' is not the id: 3 of the first 6 products have none" in guesses(tmp_path)
+
+
+def test_lines_above_the_names_of_columns(tmp_path):
+    rows = ("Export of 12.03.2026|||||", "|||||", "sku|name|price|image|colour|brand", "1|Mug|9.90|a.jpg|red|Acme")
+    table(tmp_path / "a.csv", *rows)
+    assert read(tmp_path)["1"]["title"] == "Mug"
+    table(tmp_path / "a.csv", *(row.rstrip("|") or "-" for row in rows), separator=";")
+    assert read(tmp_path)["1"]["attributes"] == ["colour=red"]
+    assert "2 lines above the names of columns left out" in understand(source(tmp_path)).tables[0]["read_as"]
+
+
+def test_excel_shows_zeros_and_a_title_above(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (
+        ["Prices 2026"],
+        [],
+        ["Art.-Nr.", "Bezeichnung", "VK", "Bild", "Bild"],
+        [7, "Tasse", "19,-", "a.jpg", "b.jpg"],
+    ):
+        book.active.append(row)
+    book.active.cell(4, 1).number_format = "00000"
+    book.save(tmp_path / "a.xlsx")
+    mug = read(tmp_path)["00007"]
+    assert mug["title"] == "Tasse" and mug["price"] == 19 and mug["images"] == ["a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "title"),
+    [
+        ("cp1250", "Kubek żółty mały"), ("iso8859_2", "Kubek żółty mały"), ("cp1250", "Hrnek černý s řízkem"),
+        ("cp1250", "Bögre kétszínű"), ("cp1254", "Yeşil kupa bardağı"), ("cp1257", "Žalias puodelis ąžuolas"),
+        ("cp1252", "Größe für Küche"), ("cp1252", "Tasse à café brûlée"), ("cp1252", "¿Qué taza? Señor"),
+        ("cp1252", "Krus grøn på hylde"), ("cp1251", "Кружка синяя большая"), ("gb18030", "不锈钢保温杯 大容量"),
+    ],
+)  # fmt: skip
+def test_encodings_are_told_by_the_letters_of_languages(encoding, title, tmp_path):
+    table(tmp_path / "a.csv", "id|title|image", f"1|{title}|a.jpg", f"2|{title} M|b.jpg", encoding=encoding)
+    assert [record["title"] for record in read(tmp_path).values()] == [title, f"{title} M"]
+
+
+def test_a_german_and_a_polish_export_with_qualified_names(tmp_path):
+    table(tmp_path / "a.csv", "Artikelnr|Bezeichnung|VK netto|VK brutto|Bild1|Bild2", "007|Tasse|16,-|19,-|a.jpg|b.jpg",
+          separator=";", encoding="cp1252")  # fmt: skip
+    assert read(tmp_path)["007"]["price"] == 19
+    table(tmp_path / "a.csv", "Indeks|Nazwa|Cena brutto|Zdjęcie 1|Zdjęcie 2|Cecha: Kolor",
+          "7|Kubek|9,99 zł|a.jpg|b.jpg|żółty",
+          separator=";", encoding="cp1250")  # fmt: skip
+    mug = read(tmp_path)["7"]
+    assert mug["price"] == 9.99 and mug["attributes"] == ["Kolor=żółty"] and mug["images"] == ["a.jpg", "b.jpg"]
+
+
+def test_numbers_are_no_categories(tmp_path):
+    table(tmp_path / "a.csv", "id|title|category|image", "1|Mug|632|a.jpg", "2|Cup|633|b.jpg")
+    assert "category" not in read(tmp_path)["1"] and "holds numbers such as 632" in guesses(tmp_path)
+    assert read(tmp_path, columns={"category": ("category",)})["1"]["category"] == ["632"]
+    table(tmp_path / "a.csv", "id|title|image_link|google_product_category|price", "1|Mug|a.jpg|632|9 EUR")
+    assert read(tmp_path)["1"]["category"] == []
+    assert understand(source(tmp_path)).counts["category: a number without a name left out"] == 1
+
+
+def test_prestashop(tmp_path):
+    table(
+        tmp_path / "a.csv",
+        "Product ID|Active (0/1)|Name *|Categories (x,y,z...)|Price tax excluded|Image URLs (x,y,z...)|"
+        "Feature(Name:Value:Position)",
+        "1|1|Mug|Home,Kitchen,Mugs|9.90|a.jpg,b.jpg|Composition:Clay:1,Property:Short:2", "2|1|Cup|Home,Cups|5|c.jpg|",
+        separator=";",
+    )  # fmt: skip
+    mug = read(tmp_path)["1"]
+    assert layout_of(tmp_path) == "prestashop" and mug["category"] == ["Home", "Kitchen", "Mugs"]
+    assert mug["images"] == ["a.jpg", "b.jpg"] and mug["attributes"] == ["Composition=Clay", "Property=Short"]
+
+
+def test_several_columns_of_attributes_and_names_in_camel_case(tmp_path):
+    table(tmp_path / "a.csv", "id|productTitle|image|properties|options", "1|Mug|a.jpg|Height: 9|Size: S")
+    assert read(tmp_path)["1"]["attributes"] == ["Height=9", "Size=S"]
+    lines = [
+        {"sku": n, "title": "Mug", "image": "a.jpg", "productType": "Mugs", "descriptionHtml": "<p>x</p>"}
+        for n in "123456"
+    ]
+    (tmp_path / "a.csv").unlink()
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert read(tmp_path)["1"]["category"] == ["Mugs"]
+
+
+def test_nested_prices_attributes_in_languages_and_units(tmp_path):
+    line = {
+        "sku": "1", "title": {"en": "Mug", "de": "Tasse"}, "image": "a.jpg",
+        "price": {"amount": 12.5, "currency": "EUR"},
+        "attributes": {"colour": {"en": "red", "de": "rot"}, "weight": {"value": 3, "unit": "kg"}},
+        "specs": [{"name": "Height", "value": 9, "unit": "cm"}, {"value": "loose"}],
+    }  # fmt: skip
+    with gzip.open(tmp_path / "a.ndjson.gz", "wt") as file:
+        file.write(json.dumps(line) + "\n")
+    mug = read(tmp_path, languages=("de",))["1"]
+    assert mug["title"] == "Tasse" and mug["price"] == 12.5
+    assert mug["attributes"] == ["colour=rot", "weight=3 kg", "Height=9 cm"]
+
+
+def test_a_graph_with_breadcrumbs_beside_the_products(tmp_path):
+    crumbs = {"@type": "BreadcrumbList", "itemListElement": [{"@type": "ListItem", "position": 1, "name": "Home"}]}
+    weight = {"@type": "PropertyValue", "name": "Weight", "value": 3, "unitText": "kg"}
+    mug = {"@type": ["Product"], "sku": "1", "name": "Mug", "image": ["a.jpg"], "additionalProperty": [weight]}
+    (tmp_path / "a.json").write_text(json.dumps({"@context": "https://schema.org", "@graph": [crumbs, mug]}))
+    assert read(tmp_path)["1"]["attributes"] == ["Weight=3 kg"]
+
+
+def test_a_chinese_column_of_further_images(tmp_path):
+    table(tmp_path / "a.csv", "商品编号|商品名称|主图|副图|规格参数",
+          "7|不锈钢保温杯|a.jpg|b.jpg;c.jpg|颜色：红色；容量：500ml",
+          encoding="gb18030")  # fmt: skip
+    assert read(tmp_path)["7"]["images"] == ["a.jpg", "b.jpg", "c.jpg"]
+
+
+def test_wix(tmp_path):
+    table(
+        tmp_path / "a.csv",
+        "handleId|fieldType|name|productImageUrl|collection|sku|price|productOptionName1|productOptionDescription1",
+        "p1|Product|Mug|a.jpg;b.jpg|Mugs;New|W1|9.9|Size|S;M", "p1|Variant||||W1-S|||S",
+        "p2|Product|Cup|c.jpg|Cups|W2|5||",
+    )  # fmt: skip
+    mug, cup = read(tmp_path).values()
+    assert layout_of(tmp_path) == "wix" and mug["images"] == ["a.jpg", "b.jpg"] and cup["category"] == ["Cups"]
+    assert mug["attributes"] == ["Size=S", "Size=M"] and mug["category"] == ["Mugs"]
+
+
+def test_what_databases_and_search_engines_wrap(tmp_path):
+    mug = {"name": "Mug", "price": {"$numberDecimal": "12.50"}, "images": ["a.jpg"], "attrs": {"colour": "red"}}
+    lines = [{"_id": {"$oid": f"5f{n}"}, **mug} for n in range(2)]
+    (tmp_path / "a.json").write_text("\n".join(map(json.dumps, lines)))
+    assert read(tmp_path)["5f1"]["price"] == 12.5 and read(tmp_path)["5f0"]["attributes"] == ["colour=red"]
+    hits = [{"_index": "p", "_id": f"e{n}", "_source": {"title": "Mug", "image": "a.jpg"}} for n in range(2)]
+    (tmp_path / "a.json").write_text(json.dumps({"took": 3, "hits": {"total": 2, "hits": hits}}))
+    assert list(read(tmp_path)) == ["e0", "e1"]
+    products = [{"id": n, "name": "Mug", "images": [{"src": "a.jpg"}]} for n in range(2)]
+    (tmp_path / "a.json").write_text(json.dumps({"data": {"products": products}, "meta": {"page": 1}}))
+    assert list(read(tmp_path)) == ["0", "1"]
+
+
+def test_a_dump_of_a_database_and_levels_in_german(tmp_path):
+    table(tmp_path / "a.tsv", "id|name|brand|image", "1|Mug|\\N|a.jpg", separator="\t")
+    assert read(tmp_path)["1"]["brand"] is None
+    (tmp_path / "a.tsv").unlink()
+    table(
+        tmp_path / "a.csv",
+        "Artikelnummer|Artikelname|Std. VK Brutto|Kategorie Ebene 1|Kategorie Ebene 2|Bild 1|"
+        "Option Name 1|Option Value 1",
+        "7|Tasse|9,90|Haus|Tassen|a.jpg|Größe|M", separator=";", encoding="cp1252",
+    )  # fmt: skip
+    mug = read(tmp_path)["7"]
+    assert mug["category"] == ["Haus", "Tassen"] and mug["price"] == 9.9 and mug["attributes"] == ["Größe=M"]

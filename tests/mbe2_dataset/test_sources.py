@@ -172,7 +172,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     for name, content, words in (
         ("a.parquet", b"PAR1 no more", "not a readable Parquet file"),
         ("b.csv", b"", "is empty"),
-        ("c.csv", b"id,id,title\n", "several columns named 'id'"),
+        ("c.csv", b"7,Mug,7.jpg\n8,Cup,8.jpg\n", "no line with the names of columns: the first has '7.jpg'"),
         ("d.jsonl.gz", gzip.compress(json.dumps(SHOP[0]).encode() * 9)[:-20], "cannot be read"),
         ("e.json", b"{", "is not JSON"),
         ("f.json", b"[1]", "list of objects"),
