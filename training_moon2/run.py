@@ -31,11 +31,11 @@ from training_moon2.checkpoints import (
 )
 from training_moon2.collator import TripletCollator
 from training_moon2.dry_run import report
+from training_moon2.figures import ValidationRetrieval
 from training_moon2.model import ADAPTER, build_model
 from training_moon2.recipe import Recipe, complete
 from training_moon2.trainer import FILTER_LOG, LOG, Moon2Trainer
 from training_moon2.triplets import TripletDataset, TripletStream, fingerprint, load_triplets
-from training_moon2.validation import ValidationRetrieval
 
 
 def train(own: OwnFields) -> int:
