@@ -141,7 +141,7 @@ def compression(options: arguments.Compression) -> dict:
         return print_table(header, rows, f"{sizes}, seed {options.seed}")
 
 
-def _vectors(options, folder: Path, size: int | None = None) -> tuple[Vectors, Vectors, str]:
+def _vectors(options: arguments.Compression, folder: Path) -> tuple[Vectors, Vectors, str]:
     """Return the corpus and queries that were named, or made-up ones with the structure of embeddings."""
     if options.corpus is not None:
         corpus = open_vectors(options.corpus)
@@ -149,7 +149,7 @@ def _vectors(options, folder: Path, size: int | None = None) -> tuple[Vectors, V
             return corpus, open_vectors(options.asked), str(options.corpus)
         rows = np.sort(np.random.default_rng(options.seed).permutation(len(corpus))[: options.queries])
         return corpus, Vectors(corpus.take(rows), corpus.ids[rows]), f"{options.corpus}, which asks itself"
-    return *made_up_vectors(options, folder, size or options.size), "made up"
+    return *made_up_vectors(options, folder, options.size), "made up"
 
 
 def _compressed_row(
@@ -180,7 +180,7 @@ def stores(options: arguments.Stores) -> dict:
 def _stored(options: arguments.Stores, size: int) -> Iterator[list[str]]:
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         place = Path(scratch)
-        corpus, queries, _ = _vectors(options, place, size)
+        corpus, queries = made_up_vectors(options, place, size)
         random = np.random.default_rng(options.seed)
         fits = {name: random.random(size) < share for name, share in GROUPS.items()}
         folder = place / "v"

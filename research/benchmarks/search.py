@@ -45,7 +45,9 @@ def write_vectors(path: Path, count: int, dimension: int, seed: int, clusters: n
     array.flush()
 
 
-def made_up_vectors(options, folder: Path, size: int) -> list[Vectors]:
+def made_up_vectors(
+    options: arguments.Search | arguments.Compression | arguments.Stores, folder: Path, size: int
+) -> list[Vectors]:
     """Write a corpus of a size and its queries to files; return both."""
     random = np.random.default_rng(options.seed)
     clusters = random.standard_normal((max(1, size // CLUSTER), DIRECTIONS), dtype=np.float32)
