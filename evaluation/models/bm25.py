@@ -4,6 +4,7 @@ Many text queries can be answered that way, so a text figure means little withou
 """
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -75,8 +76,8 @@ class Bm25:
 
 
 def tokens(text: str) -> list[str]:
-    """Return the words of a text."""
-    return TOKEN.findall(text.lower())
+    """Return the words of a text; an accent of its own makes one letter with the one before."""
+    return TOKEN.findall(unicodedata.normalize("NFC", text).lower())
 
 
 def evaluate_lexical(

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from common_moon2.cli import UserError
 from common_moon2.files import staged, write_json, write_text
 from evaluation.models.bm25 import K1, B, tokens
-from evaluation.stores.engines import SERVER, refuse_place
+from evaluation.stores.engines import SERVER, refuse_misfit, refuse_place
 from evaluation.stores.records import CANDIDATES, Asked, Records, Source, Store
 from evaluation.tables.details import Filter
 
@@ -54,6 +54,15 @@ class BulkStore(Store):
             self._files = int(table.schema.metadata[b"files"])
         else:
             self._files = 0
+        # Of an interrupted run: this one may write fewer, and what is left would be sent after them.
+        if there:
+            wanted = self._settings()[INDEX]["mappings"]["properties"]
+            mapped = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))["mappings"]["properties"]
+            refuse_misfit(location, name, mapped, wanted)
+        for path in self.folder.glob("bulk-*.ndjson"):
+            if int(path.stem.removeprefix("bulk-")) >= self._files:
+                path.unlink()
+        if not there:
             for file, content in self._settings().items():
                 write_json(self.folder / file, content)
 

@@ -33,7 +33,7 @@ def refusals(store: str, location: str, name: str, *others: type[Exception]) -> 
     except UserError:
         raise
     except (OSError, ValueError, RuntimeError, *others) as error:
-        raise UserError(f"{name!r} cannot be written to {store} at {address(location)}: {error}") from error
+        raise UserError(f"{name!r} cannot be used in {store} at {address(location)}: {error}") from error
 
 
 def refuse_place(location: str) -> None:
@@ -51,6 +51,16 @@ def _taken(location: str, kind: str, name: str, drop: str) -> UserError:
         f"{address(location)} has a {kind} {name!r} already: bring it up to date with --update, give another --name, "
         f"or {drop} it."
     )
+
+
+def refuse_misfit(location: str, name: str, there: dict, wanted: dict) -> None:
+    """Refuse to bring a table up to date from vectors with other columns, by name and type."""
+    differing = [one for one in there | wanted if one not in there or there[one] != wanted.get(one, ...)]
+    if differing:
+        raise UserError(
+            f"{name!r} at {address(location)} has other columns than the vectors ({', '.join(differing)}): embed with "
+            "the same --keep and model, or load another --name."
+        )
 
 
 def _absent(location: str, kind: str, name: str) -> UserError:
@@ -78,6 +88,9 @@ class LanceStore(Store):
             if not there and source is None:
                 raise _absent(location, "table", name)
             self.table = database.open_table(name) if there else database.create_table(name, schema=_schema(source))
+            if there and source is not None:
+                schemas = self.table.schema, _schema(source)
+                refuse_misfit(location, name, *(dict(zip(one.names, one.types, strict=True)) for one in schemas))
         self._place = location, name
 
     def versions(self) -> dict[str, str]:
@@ -117,6 +130,10 @@ class LanceStore(Store):
 
     def search(self, asked: Asked, filters: Sequence[Filter], k: int) -> list[tuple[str, float]]:
         condition = " AND ".join(map(_sql, filters)) or None
+        with refusals("LanceDB", *self._place):
+            return self._search(asked, condition, k)
+
+    def _search(self, asked: Asked, condition: str | None, k: int) -> list[tuple[str, float]]:
         if not asked.weight:
             query = self.table.search(asked.vector).distance_type("cosine")
             if condition:
@@ -126,7 +143,7 @@ class LanceStore(Store):
         query = self.table.search(query_type="hybrid").vector(asked.vector).text(" ".join(asked.words))
         if condition:
             query = query.where(condition, prefilter=True)
-        query = query.distance_type("cosine").limit(CANDIDATES).rerank(_weigher()(asked), normalize="score")
+        query = query.distance_type("cosine").limit(max(k, CANDIDATES)).rerank(_weigher()(asked), normalize="score")
         rows = query.to_arrow().select(["id", "_relevance_score"])[:k].to_pylist()
         return [(row["id"], row["_relevance_score"]) for row in rows]
 
@@ -174,7 +191,8 @@ def _quoted(text: str) -> str:
 def _sql(one: Filter) -> str:
     """Return a filter as LanceDB's SQL; a column's name was checked to be one of the table's."""
     value = _quoted(one.value) if isinstance(one.value, str) else repr(one.value)
-    return f"array_has({one.column}, {value})" if one.is_list else f"{one.column} {one.comparison} {value}"
+    column = f"`{one.column}`"
+    return f"array_has({column}, {value})" if one.is_list else f"{column} {one.comparison} {value}"
 
 
 class QdrantStore(Store):
@@ -213,7 +231,7 @@ class QdrantStore(Store):
                 )
                 for field in source.details.schema if is_server else ():
                     kind = "float" if pa.types.is_floating(field.type) else "keyword"
-                    self.client.create_payload_index(name, field.name, field_schema=kind)
+                    self.client.create_payload_index(name, _key(field.name), field_schema=kind)
         self._mean_length = source.mean_length if source else 0.0
 
     def versions(self) -> dict[str, str]:
@@ -245,20 +263,20 @@ class QdrantStore(Store):
         pass
 
     def search(self, asked: Asked, filters: Sequence[Filter], k: int) -> list[tuple[str, float]]:
-        models = self._models
+        models, most = self._models, max(k, CANDIDATES)
         condition = models.Filter(must=[self._condition(one) for one in filters]) if filters else None
         told = {"limit": k, "with_payload": ["id"]}
         vector = asked.vector.tolist()
         if not asked.weight:
-            points = self.client.query_points(self._name, query=vector, query_filter=condition, **told).points
+            told |= {"query": vector, "query_filter": condition}
         else:
             words = models.SparseVector(indices=asked.terms.places, values=asked.terms.values)
-            every = {"filter": condition, "limit": CANDIDATES}
+            every = {"filter": condition, "limit": most}
             # First what vectors and words find; then both scores of all that.
             both = [models.Prefetch(query=vector, **every), models.Prefetch(query=words, using="words", **every)]
             parts = [
-                models.Prefetch(prefetch=both, query=vector, limit=2 * CANDIDATES),
-                models.Prefetch(prefetch=both, query=words, using="words", limit=2 * CANDIDATES),
+                models.Prefetch(prefetch=both, query=vector, limit=2 * most),
+                models.Prefetch(prefetch=both, query=words, using="words", limit=2 * most),
             ]
             shares = [
                 models.MultExpression(mult=[1 - asked.weight, "$score[0]"]),
@@ -267,18 +285,25 @@ class QdrantStore(Store):
             formula = models.FormulaQuery(
                 formula=models.SumExpression(sum=shares), defaults={"$score[0]": -1.0, "$score[1]": 0.0}
             )
-            points = self.client.query_points(self._name, prefetch=parts, query=formula, **told).points
+            told |= {"prefetch": parts, "query": formula}
+        with refusals("Qdrant", *self._place, self._errors):
+            points = self.client.query_points(self._name, **told).points
         return [(point.payload["id"], point.score) for point in points]
 
     def _condition(self, one: Filter):
-        models = self._models
+        models, key = self._models, _key(one.column)
         if isinstance(one.value, str):
-            return models.FieldCondition(key=one.column, match=models.MatchValue(value=one.value))
+            return models.FieldCondition(key=key, match=models.MatchValue(value=one.value))
         names = {"<": ["lt"], "<=": ["lte"], ">": ["gt"], ">=": ["gte"], "=": ["gte", "lte"]}[one.comparison]
-        return models.FieldCondition(key=one.column, range=models.Range(**dict.fromkeys(names, one.value)))
+        return models.FieldCondition(key=key, range=models.Range(**dict.fromkeys(names, one.value)))
 
     def close(self) -> None:
         self.client.close()
+
+
+def _key(column: str) -> str:
+    """Return a column's name as Qdrant takes it; without the quotes, dots and spaces would make it a path."""
+    return f'"{column}"'
 
 
 def point_of(identifier: str) -> str:
@@ -315,17 +340,22 @@ class PostgresStore(Store):
                 [json.dumps(name)],
             )
             self._columns = [column for (column,) in columns]
+            if source is not None:
+                refuse_misfit(location, name, dict.fromkeys(self._columns), dict.fromkeys(self._kinds(source)))
         self._mean_length = source.mean_length if source else 0.0
 
-    def _create(self, source: Source) -> None:
-        sql = self._sql
+    def _kinds(self, source: Source) -> dict[str, str]:
         columns = {"id": "text PRIMARY KEY", "version": "text", "vector": f"vector({source.vectors.dimension})"}
         if source.texts is not None:
             columns |= {"text": "text", "terms": f"sparsevec({TERMS})", "words": "tsvector"}
         for field in source.details.schema:
             kind = "double precision" if pa.types.is_floating(field.type) else "text"
             columns[field.name] = "text[]" if pa.types.is_list(field.type) else kind
-        lines = sql.SQL(", ").join(sql.Identifier(name) + sql.SQL(f" {kind}") for name, kind in columns.items())
+        return columns
+
+    def _create(self, source: Source) -> None:
+        sql, columns = self._sql, self._kinds(source).items()
+        lines = sql.SQL(", ").join(sql.Identifier(name) + sql.SQL(f" {kind}") for name, kind in columns)
         self.connection.execute(sql.SQL("CREATE TABLE {} ({})").format(self._name, lines))
 
     def versions(self) -> dict[str, str]:
@@ -366,7 +396,7 @@ class PostgresStore(Store):
 
     def search(self, asked: Asked, filters: Sequence[Filter], k: int) -> list[tuple[str, float]]:
         sql = self._sql
-        values = {"vector": _literal(asked.vector), "k": k, "weight": asked.weight, "candidates": CANDIDATES}
+        values = {"vector": _literal(asked.vector), "k": k, "weight": asked.weight, "candidates": max(k, CANDIDATES)}
         values |= {f"value{number}": one.value for number, one in enumerate(filters)}
         conditions = [
             sql.SQL("{0} = ANY({1})" if one.is_list else "{1} " + one.comparison + " {0}").format(
@@ -392,7 +422,7 @@ class PostgresStore(Store):
                 "- %(weight)s * (terms <#> %(terms)s::sparsevec) AS score FROM {table} "
                 "WHERE id IN (SELECT id FROM near UNION SELECT id FROM said) ORDER BY score DESC, id LIMIT %(k)s"
             )
-        with self.connection.transaction():
+        with refusals("PostgreSQL", *self._place, self._errors), self.connection.transaction():
             # As many as the index must find; and with a filter it goes on until there are enough that fit.
             self.connection.execute(f"SET LOCAL hnsw.ef_search = {CANDIDATES}")
             self.connection.execute("SET LOCAL hnsw.iterative_scan = strict_order")

@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from common_moon2.cli import UserError
 from evaluation.tables.products import Products
 
-RESERVED = ("id", "vector", "digest", "shows", "text")
+# Also those that stores have beside: see `evaluation.stores.records`.
+RESERVED = ("id", "vector", "digest", "shows", "text", "version", "words", "terms")
 COMPARISONS = {"<=": pc.less_equal, ">=": pc.greater_equal, "<": pc.less, ">": pc.greater, "=": pc.equal}
 FILTER = re.compile(r"\s*([^<>=]+?)\s*(<=|>=|<|>|=)\s*(.*?)\s*")
 
@@ -130,8 +131,13 @@ def read_filters(texts: Sequence[str], schema: pa.Schema, name: str) -> list[Fil
             try:
                 value = float(value)
             except ValueError:
-                raise UserError(f"--filter {text!r}: {column} holds numbers, and {value!r} is none.") from None
+                value = np.nan
+            if not np.isfinite(value):
+                raise UserError(f"--filter {text!r}: {column} holds numbers, and {match[3]!r} is none.")
         elif comparison != "=":
-            raise UserError(f"--filter {text!r}: {column} holds words, of which only = can be asked.")
+            raise UserError(
+                f"--filter {text!r}: {column} holds words, of which only = can be asked; --keep {column}:number "
+                "reads them as numbers."
+            )
         found.append(Filter(column, comparison, value, pa.types.is_list(schema.field(column).type)))
     return found

@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +43,7 @@ from evaluation.vectors.store import (
     SHARDS,
     SKIPPED,
     UPDATES,
+    alone,
     as_stored,
     claim,
     finish_update,
@@ -163,14 +165,15 @@ def embed_catalogue(arguments: Embed) -> dict:
     products = open_products(arguments.dataset, arguments.config, arguments.split, arguments.dataset_revision, columns)
     details = read_details(products, arguments.keep)
     output = arguments.output
-    finish_update(output)
     encoder = encoders.load_encoder(arguments.model, arguments.model_revision)
     _check_view(products, arguments, encoder)
     settings = _settings(products, arguments, encoder, details)
-    if arguments.update and (output / RUN).exists():
-        facts = _update(products, arguments, encoder, details, settings)
-    else:
-        facts = _fill(_Embedder(products, arguments, encoder), details, settings, output)
+    with nullcontext() if arguments.dry_run else alone(output):
+        finish_update(output)
+        if arguments.dry_run or (arguments.update and (output / RUN).exists()):
+            facts = _update(products, arguments, encoder, details, settings)
+        else:
+            facts = _fill(_Embedder(products, arguments, encoder), details, settings, output)
     if "vectors" in facts:
         left_out = f"; {facts['skipped']} skipped, see {output / SKIPPED}" if facts["skipped"] else ""
         print(f"{facts['vectors']:,} vectors of {facts['dimension']} numbers are in {output}{left_out}")
@@ -298,7 +301,8 @@ def _update(products: Products, arguments: Embed, encoder: Encoder, details: pa.
     if arguments.dry_run:
         return plan._asdict()
     # Stores and searches compare the manifest: what is the same in all that counts stays as it is.
-    if before and all(before.get(name) == settings[name] for name in settings if name != "versions"):
+    counted = settings.keys() | {"keep"} - {"versions"}
+    if before and all(before.get(name) == settings.get(name) for name in counted):
         return before | plan._asdict()
     name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     manifest = _fill(embedder, details, settings, output / UPDATES.replace("*", name), known, digests)

@@ -35,6 +35,7 @@ from evaluation.vectors.hybrid import (
 )
 from evaluation.vectors.nearest import ExactSearch, FaissSearch, Hits, NearestSearch, check_fit, recall_of
 from evaluation.vectors.store import Vectors, identity, open_vectors, read_beside
+from pictures_moon2 import address
 
 PART = 16384  # queries between two marks to go on from
 SAMPLE = 200  # queries that the recall of an approximate index is measured on
@@ -59,6 +60,7 @@ def search_all(arguments: Search, part: int = PART) -> dict:
     sources = {"queries": identity(arguments.queries), "corpus": identity(arguments.corpus)}
     settings = sources | {"k": arguments.k, "engine": engine, "part": part}
     check_fit(queries, corpus, arguments.k)
+    _check_models(**sources)
     search = _Search(arguments, queries, corpus)
     settings |= search.facts
     k = min(arguments.k, search.fitting)
@@ -107,6 +109,8 @@ class _Search:
         self.arguments, self.queries, self.corpus = arguments, queries, corpus
         self.facts, self.said, self.fitting = {}, [], len(corpus)
         self._rows, self._fusion, self._filters = None, None, []
+        if arguments.engine in STORES:
+            self.facts |= {"location": address(arguments.location), "name": arguments.name}
         if arguments.filter:
             beside = read_beside(arguments.corpus)
             self._filters = read_filters(arguments.filter, beside.schema, str(arguments.corpus))
@@ -119,6 +123,9 @@ class _Search:
         if arguments.hybrid == "weighted":
             self._fusion = read_fusion(arguments.weights or arguments.corpus)
             self.said.append(f"Words and vectors: {self._fusion.sentence()}")
+            shown = {direction for direction in _directions(arguments) if direction[0] != "i"}
+            for direction in sorted(shown - self._fusion.weights.keys()):
+                self.said.append(f"No weights for {direction.replace('2', '->')}: its queries use vectors alone")
         elif arguments.hybrid:
             self.said.append("Words and vectors: reciprocal-rank fusion")
         if arguments.hybrid:
@@ -153,6 +160,16 @@ class _Search:
         if self._fusion is None:
             return None
         return [self._fusion.weights.get(direction) for direction in _directions(self.arguments)]
+
+
+def _check_models(queries: dict, corpus: dict) -> None:
+    """Refuse vectors of two models, also of one size; what is not told of a model is taken as it is."""
+    models = [told.get("model_fingerprint") for told in (queries, corpus)]
+    if None not in models and models[0] != models[1]:
+        raise UserError(
+            f"The queries were embedded with {queries['model']}, the corpus with {corpus['model']}: these are two models, "
+            "or two states of one. Embed both with the same."
+        )
 
 
 def _claim(parts: Path, settings: dict) -> None:
@@ -195,12 +212,19 @@ def weigh(arguments: Weigh) -> dict:
     """
     queries, corpus = open_vectors(arguments.queries), open_vectors(arguments.corpus)
     check_fit(queries, corpus, 1)
+    _check_models(identity(arguments.queries), identity(arguments.corpus))
     judged = read_table(arguments.qrels, "qrels", ("query-id", "corpus-id", "score"))
     places = {identifier: row for row, identifier in enumerate(corpus.ids.tolist())}
     asked = {identifier: row for row, identifier in enumerate(queries.ids.tolist())}
     right: list[list[int]] = [[] for _ in asked]
     for row, (query, product, score) in enumerate(zip(*judged.values(), strict=True)):
-        if str(query) in asked and float(score) > 0:
+        try:
+            value = float(score)
+        except (TypeError, ValueError):
+            value = np.nan
+        if np.isnan(value):
+            raise UserError(f"Row {row} of {arguments.qrels} has the score {score!r}, which is no number.")
+        if str(query) in asked and value > 0:
             if str(product) not in places:
                 raise UserError(
                     f"Row {row} of {arguments.qrels} names the product {product!r}, which {corpus.name} lacks."

@@ -17,10 +17,12 @@ that it is complete; then its files take the places of the old ones, the manifes
 that was interrupted finishes it first.
 """
 
+import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +140,25 @@ def identity(path: str | Path) -> dict:
         return json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     state = path.stat()
     return {"file": str(path.resolve()), "size": state.st_size, "changed": state.st_mtime_ns}
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from filling a folder; a lock on the folder itself ends with the process, however it ends.
+
+    Raises:
+        UserError: another process is filling it.
+    """
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise UserError(f"Another `embed` is at work in {folder}: wait until it has ended.") from error
+    finally:
+        os.close(descriptor)
 
 
 def claim(folder: Path, settings: dict) -> None:

@@ -216,6 +216,19 @@ def test_weights_come_from_validation_triplets_and_go_to_a_search(model, mbe2, t
     (tmp_path / "few.csv").write_text("query-id,corpus-id,score\nq,p,1\n")
     assert main([*weigh[:-1], str(tmp_path / "few.csv")]) == 2
     assert "has too few judgements above zero" in capsys.readouterr().err
+    (tmp_path / "few.csv").write_text("query-id,corpus-id,score\nq,p,yes\n")
+    assert main([*weigh[:-1], str(tmp_path / "few.csv")]) == 2
+    assert "Row 0 of " in (problem := capsys.readouterr().err) and "has the score 'yes', which is no number" in problem
+    # A direction without weights is not passed over in silence.
+    Fusion({"t2mm": fusion.weights["t2mm"]}, "few").save(tmp_path / "v" / "fusion.json")
+    assert main([*search, "--output", str(tmp_path / "own")]) == 0
+    assert "No weights for mm->mm: its queries use vectors alone" in capsys.readouterr().out
+    # Vectors of another model fit by their size only.
+    manifest = tmp_path / "q" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"model_fingerprint": "another"}))
+    for command in (weigh, [*search, "--output", str(tmp_path / "own")]):
+        assert main(command) == 2
+        assert "these are two models, or two states of one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -66,3 +66,7 @@ def test_titles_without_a_word_are_refused():
     with pytest.raises(UserError, match="None of the 2 titles has a word in it: bm25 has nothing to match"):
         Bm25(["***", "!?"])
     assert not Bm25(["***", "mug"]).documents[[0]].nnz
+
+
+def test_an_accent_written_apart_is_the_same_word():
+    assert tokens("cafe\u0301 CAFÉ") == ["café", "café"]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from common_moon2.cli import UserError
@@ -17,6 +18,7 @@ from evaluation.__main__ import main
 from evaluation.arguments import Store
 from evaluation.stores import load as stores
 from evaluation.stores import records
+from evaluation.stores.bulk import FILES
 from evaluation.stores.engines import ENGINES
 from evaluation.stores.load import load
 from evaluation.stores.records import Asked, sparse
@@ -49,6 +51,7 @@ def folder(path: Path, change: str = "", count: int = COUNT) -> Path:
             "price": pa.array(prices, pa.float64()),
             "category": pa.array([["Home", f"it's {row % 5}"] for row in range(COUNT)], pa.list_(pa.string())),
             "brand": pa.array([["A", "B", None][row % 3] for row in range(COUNT)], pa.string()),
+            "Unit price": pa.array([float(row % 10) for row in range(COUNT)], pa.float64()),
         }
     )
     shutil.rmtree(path, ignore_errors=True)
@@ -137,7 +140,13 @@ def test_what_exact_search_finds(store, tmp_path):
     assert [[identifier for identifier, _ in hits] for hits in found] == opened.ids[exact.rows].tolist()
     np.testing.assert_allclose([[score for _, score in hits] for hits in found], exact.scores, atol=1e-5)
     beside = read_beside(vectors)
-    for texts in (["price<3"], ["price>=48.0", "category=it's 2"], ["category=Home", "brand=B"], ["price=7"]):
+    for texts in (
+        ["price<3"],
+        ["price>=48.0", "category=it's 2"],
+        ["category=Home", "brand=B"],
+        ["price=7"],
+        ["Unit price<2"],
+    ):
         filters = read_filters(texts, beside.schema, "v")
         rows = np.flatnonzero(np.logical_and.reduce([one.mask(beside) for one in filters]))
         best = rows[np.argsort(-(opened.array[rows] @ opened.array[3]), kind="stable")[:5]]
@@ -200,6 +209,50 @@ def test_words_that_no_product_which_fits_has(store, tmp_path):
     assert [identifier for identifier, _ in found] == opened.ids[best].tolist()
 
 
+def test_more_than_the_usual_candidates(store, tmp_path):
+    vectors = folder(tmp_path / "v")
+    filled(store, vectors, "many")
+    asked = Asked(open_vectors(vectors).array[4], sparse({"nothing": 0.5}), ["nothing"], 0.5)
+    with ENGINES[store[0]](store[1], "many") as opened:
+        assert len(opened.search(asked, (), COUNT)) == COUNT
+
+
+@pytest.mark.parametrize("kind", ["lancedb", "opensearch"])
+def test_other_columns_are_not_taken_for_an_update(tmp_path, kind):
+    if kind == "lancedb":
+        pytest.importorskip("lancedb")
+    place, vectors = (kind, str(tmp_path / "db")), folder(tmp_path / "v")
+    filled(place, vectors, "products")
+    for shard in (vectors / "shards").glob("*.parquet"):
+        beside = pq.read_table(shard).rename_columns({"brand": "maker"})
+        pq.write_table(beside, shard)
+    with pytest.raises(UserError, match="other columns than the vectors .brand, maker.: embed with the same --keep"):
+        filled(place, vectors, "products", update=True)
+    np.save(tmp_path / "other.npy", np.ones((4, 8), np.float32))
+    with pytest.raises(UserError, match="other columns than the vectors .vector, "):
+        filled(place, tmp_path / "other.npy", "products", update=True)
+
+
+def test_a_query_of_another_size_is_a_sentence(store, tmp_path):
+    filled(store, folder(tmp_path / "v"), "sized")
+    with pytest.raises(UserError, match="'sized' cannot be used in "):
+        ask(store, "sized", np.ones((1, 8), np.float32))
+
+
+def test_files_of_an_interrupted_update_are_not_left_behind(tmp_path, monkeypatch):
+    place, vectors = ("opensearch", str(tmp_path / "out")), folder(tmp_path / "v")
+    filled(place, vectors, "shop")
+    folder(vectors, "changed")
+    with monkeypatch.context() as patched:
+        patched.setattr(FILES["opensearch"], "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            filled(place, vectors, "shop", update=True)
+    folder(vectors)  # the shop takes its changes back
+    assert filled(place, vectors, "shop", update=True).items() >= {"written": 0, "removed": 0}.items()
+    documents, deleted = replay(tmp_path / "out", "shop")
+    assert documents.keys() == set(open_vectors(vectors).ids.tolist()) and not deleted
+
+
 def test_an_approximate_index(store, tmp_path):
     vectors = folder(tmp_path / "v")
     filled(store, vectors, "indexed", index=True)
@@ -225,11 +278,9 @@ def test_a_server_that_is_not_there(tmp_path):
     pytest.importorskip("qdrant_client")
     pytest.importorskip("psycopg")
     vectors = folder(tmp_path / "v")
-    with pytest.raises(UserError, match="'products' cannot be written to Qdrant at http://127.0.0.1:9: "):
+    with pytest.raises(UserError, match="'products' cannot be used in Qdrant at http://127.0.0.1:9: "):
         filled(("qdrant", "http://127.0.0.1:9"), vectors, "products")
-    with pytest.raises(
-        UserError, match="'products' cannot be written to PostgreSQL at postgresql://127.0.0.1:9/shop: "
-    ):
+    with pytest.raises(UserError, match="'products' cannot be used in PostgreSQL at postgresql://127.0.0.1:9/shop: "):
         filled(("pgvector", "postgresql://me:secret@127.0.0.1:9/shop"), vectors, "products")
 
 
@@ -244,7 +295,7 @@ def test_what_a_store_cannot_take_is_refused(tmp_path, monkeypatch, module, stor
     for location in (":memory:", "memory://"):
         with pytest.raises(UserError, match="is memory, which ends with this command"):
             filled((store, location), vectors, "products")
-    with pytest.raises(UserError, match="'a/b' cannot be written to .* at db: .* name"):
+    with pytest.raises(UserError, match="'a/b' cannot be used in .* at db: .* name"):
         filled((store, "db"), vectors, "a/b")
     array = np.array(open_vectors(vectors).array)
     array[250, 3] = np.nan

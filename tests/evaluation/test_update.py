@@ -194,6 +194,7 @@ def priced(path: Path) -> str:
     """The table of `test_bulk`, with columns to filter by."""
     content = pq.read_table(table(path))
     content = content.append_column("price", pa.array([float(row) if row else None for row in range(COUNT)]))
+    content = content.append_column("version", pa.array(["a"] * COUNT))  # stores have one of their own
     content = content.append_column("cost", pa.array([f"{row}.5" if row else "" for row in range(COUNT)]))
     content = content.append_column(
         "category", pa.array([["Home", "Mug" if row % 2 else "Cup"] for row in range(COUNT)])
@@ -221,7 +222,8 @@ def test_columns_are_kept_and_filtered_by(tmp_path, model, embedded):  # noqa: F
         ("price", "cannot be read"),
         ("colour=red", "keeps no column 'colour' to filter by .kept: price, cost, category, attributes."),
         ("price=cheap", "price holds numbers, and 'cheap' is none"),
-        ("category<Mug", "category holds words"),
+        ("category<Mug", "category holds words, of which only = can be asked; --keep category:number"),
+        ("price<inf", "price holds numbers, and 'inf' is none"),
     ):
         with pytest.raises(UserError, match=problem):
             rows(text)
@@ -233,6 +235,9 @@ def test_columns_are_kept_and_filtered_by(tmp_path, model, embedded):  # noqa: F
     facts = run(source, model, tmp_path / "v", keep=keep, update=True)
     assert not embedded and facts["unchanged"] == COUNT
     assert read_beside(tmp_path / "v", ["price"])["price"].to_pylist() == [99.0] * COUNT
+    run(source, model, tmp_path / "v", update=True)
+    with pytest.raises(UserError, match="keeps no column 'price'"):  # rather than the old prices for ever
+        read_beside(tmp_path / "v", ["price"])
 
 
 @pytest.mark.parametrize(
@@ -242,6 +247,7 @@ def test_columns_are_kept_and_filtered_by(tmp_path, model, embedded):  # noqa: F
         ("photo", "The column 'photo' of .* holds .*struct"),
         ("title:number", r"Row 0 of .* \(id '100'\) has '红色条纹马克杯 0' in the column 'title', which is no number"),
         ("price:text", "after a colon there can only be number"),
+        ("version", "a column of this name is there already; rename it"),
     ],
 )
 def test_columns_that_cannot_be_kept_are_refused(tmp_path, model, keep, problem):  # noqa: F811
@@ -259,3 +265,16 @@ def test_a_folder_of_an_earlier_version_is_embedded_anew(tmp_path, model, capsys
     assert run(source, model, tmp_path / "v", update=True)["to_embed"] == COUNT
     assert "kept no digests" in capsys.readouterr().out
     assert json.loads((tmp_path / "v" / "manifest.json").read_text())["vectors"] == COUNT
+
+
+def test_a_dry_run_into_a_new_folder_embeds_nothing(tmp_path, model, capsys):  # noqa: F811
+    facts = run(table(tmp_path / "c.parquet"), model, tmp_path / "v", update=True, dry_run=True)
+    assert facts["new"] == facts["to_embed"] == COUNT and not (tmp_path / "v").exists()
+    assert f"{COUNT} new, 0 changed, 0 removed: {COUNT} to embed" in capsys.readouterr().out
+
+
+def test_two_at_once_do_not_fill_one_folder(tmp_path, model):  # noqa: F811
+    source = table(tmp_path / "c.parquet")
+    with store.alone(tmp_path / "v"), pytest.raises(UserError, match="Another `embed` is at work in "):
+        run(source, model, tmp_path / "v", update=True)
+    assert run(source, model, tmp_path / "v", update=True)["vectors"] == COUNT
