@@ -99,7 +99,7 @@ COMMANDS = {
     ),
     "push_metric": Command(
         "publishing_moon2.arguments:MetricArguments",
-        "publishing_moon2.metric:push_metric",
+        "publishing_moon2.push:push_metric",
         (
             "python -m evaluation push_metric recall_at_k",
             "python -m evaluation push_metric mean_reciprocal_rank --owner my-team --private",

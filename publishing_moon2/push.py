@@ -1,4 +1,4 @@
-"""Put a model on the Hub with its code, results and model card: `python -m evaluation push`."""
+"""Put a model on the Hub with its code, results and model card, or a metric module: `python -m evaluation push`."""
 
 import re
 import tempfile
@@ -8,11 +8,14 @@ from functools import partial
 from pathlib import Path
 
 import yaml
+from huggingface_hub import HfApi
 from huggingface_hub.errors import RemoteEntryNotFoundError, RevisionNotFoundError
 
-from common_moon2.hub import Pushed, Repository, check_repo_id
+import evaluation
+from common_moon2.cli import UserError
+from common_moon2.hub import Pushed, Repository, check_repo_id, refusal
 from common_moon2.source import HUB_ID
-from publishing_moon2.arguments import PushArguments
+from publishing_moon2.arguments import METRICS, MetricArguments, PushArguments
 from publishing_moon2.files import (
     CARD,
     RECIPE,
@@ -26,6 +29,8 @@ from publishing_moon2.files import (
 )
 from publishing_moon2.model_card import is_untouched, lacking, model_card
 
+METRIC_FOLDER = Path(evaluation.__file__).parent / "evaluate_metrics"
+METRIC_PAGE = "app.py"  # of every metric's Space
 PINNED = re.compile(r'revision="([0-9a-f]{40})"')
 
 
@@ -170,3 +175,41 @@ def show(arguments: PushArguments) -> dict:
     if missing:
         print("The card has not:", *missing, sep="\n- ")
     return {"repo": arguments.repo, "dry_run": True, "files": sizes, "card": card, "lacking": missing}
+
+
+def metric_folder(name: str) -> Path:
+    """Return the folder of a metric module of Hugging Face evaluate: `evaluate.load` of it needs no network.
+
+    Raises:
+        UserError: there is no such metric.
+    """
+    if name not in METRICS:
+        raise UserError(f"There is no metric {name!r}; there are {', '.join(METRICS)}.")
+    return METRIC_FOLDER / name
+
+
+def metric_files(name: str) -> dict[str, Path]:
+    """Return path in the Space -> file, of a metric and the page around it."""
+    return {path.name: path for path in metric_folder(name).iterdir() if path.is_file()} | {
+        METRIC_PAGE: METRIC_FOLDER / METRIC_PAGE
+    }
+
+
+def push_metric(arguments: MetricArguments) -> dict:
+    """Put a metric on the Hub as the Space `owner/name`, or bring it up to date there.
+
+    The Space must have the metric's name, because evaluate looks for `<name>.py` in it.
+
+    Raises:
+        UserError: there is no such metric, or the Hub refuses.
+    """
+    name, owner = arguments.metric, arguments.owner
+    files = metric_files(name)
+    if owner is None:
+        try:
+            owner = HfApi().whoami()["name"]
+        except Exception as error:  # as `Repository.refusals`
+            raise UserError(refusal(name, error)) from error
+    pushed = Repository(f"{owner}/{name}", "space").push(files, f"Metric {name}", private=arguments.private)
+    print(f"The metric is at {pushed.url}")
+    return {"metric": name, "url": pushed.url}

@@ -11,7 +11,7 @@ EXTRAS = {"litserve": "serve"}
 COMMANDS = {
     "serve": Command(
         ServeArguments,
-        "serving_moon2.serve:serve",
+        "serving_moon2.service:serve",
         (
             f"{PROG} serve --model moon2",
             f"{PROG} serve --model user/moon2 --model_revision v1 --host 0.0.0.0 --dtype bfloat16 --max_queue 512",

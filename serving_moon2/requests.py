@@ -1,4 +1,4 @@
-"""What strangers send to vLLM -> what `Moon2Processor` makes of it. Nothing here needs vLLM."""
+"""What strangers send -> products, and what `Moon2Processor` makes of them. Nothing here needs a server."""
 
 import base64
 import re
@@ -8,10 +8,37 @@ from typing import Any
 from transformers import BatchFeature
 
 from configuration_moon2 import NOT_POOLED
-from processing_moon2 import Moon2Processor, ProductError, read_messages
-from serving_moon2.limits import read_products
+from processing_moon2 import Moon2Processor, ProductError, read_messages, read_product
 
+# Of one product, so that none exhausts the process. An image is at most a thousand tokens or so.
+MAX_CHARACTERS, MAX_IMAGES, MAX_TOKENS = 20_000, 8, 16_384
+NO_JSON = "The body is not JSON; send a product or a list of products as Content-Type: application/json."
+NO_BASE64 = "an image is not base64; send its file's bytes in base64 (paths and addresses are not opened)."
 DATA_URL = re.compile(r"\Adata:[^,]*;base64,", re.IGNORECASE)
+
+
+def read_products(body: Any) -> list[dict]:
+    """Return the products of a request, each image as `{"bytes"}`; no image is opened yet.
+
+    Raises:
+        ValueError: the body is not JSON, or a product is wrong; it names the product's index.
+    """
+    if isinstance(body, bytes) or body == []:
+        raise ValueError(NO_JSON if body else "There are no products; send one, or a list of them.")
+    products = []
+    for index, product in enumerate(body if isinstance(body, list) else [body]):
+        texts = [product.get("text"), product.get("instruction")] if isinstance(product, dict) else []
+        if len(str(texts)) > MAX_CHARACTERS:
+            raise ProductError(index, f"its texts have more than {MAX_CHARACTERS:,} characters.")
+        text, instruction, images = read_product(product, index)
+        if len(images) > MAX_IMAGES:
+            raise ProductError(index, f"it has {len(images)} images; {MAX_IMAGES} are allowed.")
+        try:
+            images = [{"bytes": base64.b64decode(image, validate=True)} for image in images]
+        except (TypeError, ValueError):
+            raise ProductError(index, NO_BASE64) from None
+        products.append({"text": text, "instruction": instruction, "image": images})
+    return products
 
 
 def read_chat(messages: list[dict]) -> dict:

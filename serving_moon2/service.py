@@ -1,8 +1,10 @@
-"""The service behind `serve`: requests are prepared one by one, and their products embedded together."""
+"""The command `serve`: requests are prepared one by one, and their products embedded together."""
 
 import json
 import logging
+import os
 import signal
+import socket
 import sys
 import time
 from queue import Queue
@@ -16,15 +18,41 @@ from fastapi.responses import JSONResponse
 from litserve.loops.simple_loops import BatchedLoop
 from pydantic import PlainValidator
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 from transformers import AutoModel, AutoProcessor, BatchFeature
 
 from common_moon2.cli import UserError
 from common_moon2.source import find_folder
 from serving_moon2.arguments import ServeArguments
-from serving_moon2.limits import MAX_TOKENS, NO_JSON, BoundedQueue, read_products, refusal
+from serving_moon2.requests import MAX_TOKENS, NO_JSON, read_products
 
 USUAL_TOKENS = 1024  # of a product; of longer ones fewer make a batch
 logger = logging.getLogger("litserve")
+
+
+def refusal(status: int, sentence: str) -> JSONResponse:
+    """Return an answer that says what is wrong, without the whole of a long value."""
+    short = sentence if len(sentence) < 500 else f"{sentence[:400]} ... {sentence[-90:]}"
+    return JSONResponse({"detail": short}, status, {"Retry-After": "1"} if status == 503 else None)
+
+
+class BoundedQueue:
+    """Answer 503 while `most` requests are being read, waiting or embedded."""
+
+    def __init__(self, app: ASGIApp, most: int):
+        self.app, self.most, self.inside = app, most, 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("method") != "POST":
+            return await self.app(scope, receive, send)
+        if self.inside >= self.most:
+            full = refusal(503, f"{self.most} requests are waiting already; try again later.")
+            return await full(scope, receive, send)
+        self.inside += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.inside -= 1
 
 
 class WaitingLoop(BatchedLoop):
@@ -136,3 +164,27 @@ def build_server(arguments: ServeArguments) -> litserve.LitServer:
     large = f"The request has more than {arguments.max_bytes:,} bytes."
     server.app.add_exception_handler(413, lambda *_: refusal(413, large))
     return server
+
+
+def serve(arguments: ServeArguments) -> dict:
+    """Serve until SIGINT or SIGTERM; requests that have arrived are still answered.
+
+    Raises:
+        ValueError, OSError: an option is out of range, there is no such model or device, or the port is taken.
+    """
+    socket.create_server((arguments.host, arguments.port)).close()  # LitServe would say it after the model is loaded
+    server, own = build_server(arguments), os.getpid()
+
+    def stop(*_) -> None:
+        if os.getpid() == own:  # the processes of LitServe inherit this, and are ended by LitServe
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    address = f"http://{arguments.host}:{arguments.port}/embed"
+    print(f"Loading {arguments.model}; then POST {address}", flush=True)
+    try:
+        server.run(arguments.host, arguments.port, 1, log_level="warning", generate_client_file=False)
+    except (RuntimeError, EOFError) as error:
+        raise UserError("The process with the model has ended; the log above says why.") from error
+    return {"model": arguments.model, "address": address}

@@ -19,7 +19,7 @@ from vllm.model_executor.models.utils import WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from processing_moon2 import Moon2Processor
-from serving_moon2.limits import MAX_IMAGES
+from serving_moon2.requests import MAX_IMAGES
 
 
 @functools.lru_cache(maxsize=1)

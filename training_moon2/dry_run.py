@@ -7,6 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from common_moon2.machine import peak_memory
+from modeling_moon2 import Moon2Model
 from training_moon2.recipe import Recipe
 from training_moon2.trainer import Moon2Trainer
 from training_moon2.triplets import ROLES
@@ -26,17 +27,15 @@ def report(trainer: Moon2Trainer, recipe: Recipe) -> str:
     seconds, flops, peak = trial_step(trainer, features)
 
     model = trainer.accelerator.unwrap_model(trainer.model)
-    trained = [value for value in model.parameters() if value.requires_grad]
     weights = sum(value.numel() * value.element_size() for value in model.parameters())
     # A gradient of each trained weight in its own type, and AdamW's two moments likewise.
-    states = 3 * sum(value.numel() * value.element_size() for value in trained)
+    states = 3 * sum(value.numel() * value.element_size() for value in model.parameters() if value.requires_grad)
     batch = len(triplets) * training.world_size * training.gradient_accumulation_steps
     steps = training.max_steps if training.max_steps > 0 else steps_of(trainer, recipe)
     of_data = "" if recipe.data.streaming else f" = {steps * batch / len(trainer.train_dataset):.1f} epochs"
     memory = "on the GPU" if training.device.type == "cuda" else "of the process, libraries included"
     lines = [
-        f"Model: {model.num_parameters() / 1e6:,.1f} M parameters, {model.num_active_parameters() / 1e6:,.1f} M active "
-        f"for a token, {sum(value.numel() for value in trained) / 1e6:,.1f} M trained",
+        f"Model: {sizes(model)}",
         f"Data: {recipe.data.dataset}"
         + ("" if recipe.data.streaming else f", {len(trainer.train_dataset):,} triplets")
         + f"; {batch:,} triplets a step, {steps:,} steps{of_data}",
@@ -54,6 +53,13 @@ def report(trainer: Moon2Trainer, recipe: Recipe) -> str:
         lines.append(f"- {triplet['query_id']}")
         lines += [f"  {role:9} {in_words(triplet[role])}" for role in ROLES]
     return "\n".join(lines)
+
+
+def sizes(model: Moon2Model) -> str:
+    """Return how many parameters a model has, how many a token passes, and how many are trained."""
+    trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
+    counts = model.num_parameters(), model.num_active_parameters(), trained
+    return "{:,.1f} M parameters, {:,.1f} M active for a token, {:,.1f} M trained".format(*(n / 1e6 for n in counts))
 
 
 def first_batch(trainer: Moon2Trainer) -> list[dict]:

@@ -49,8 +49,9 @@ def _build(arguments: ModelArguments, rows) -> tuple[Moon2Model, Moon2Processor]
             f"{arguments.model} is a LoRA adapter, not a model. Name the merged model (train_moon2.py writes it into "
             "the folder above), or merge the two as docs/finetuning.md shows."
         )
-    options = {"dtype": arguments.dtype} | ({"revision": arguments.revision} if arguments.revision else {})
-    if not is_moon2(arguments.model, **({"revision": arguments.revision} if arguments.revision else {})):
+    revision = {"revision": arguments.revision} if arguments.revision else {}
+    options = {"dtype": arguments.dtype} | revision
+    if not is_moon2(arguments.model, **revision):
         model, processor = upcycle(arguments.model, arguments.max_pixels, **options, **arguments.experts())
         start_experts(model, processor, arguments, rows)
         return model, processor
@@ -62,8 +63,7 @@ def _build(arguments: ModelArguments, rows) -> tuple[Moon2Model, Moon2Processor]
     for name, value in arguments.experts().items():
         if getattr(model.config, name) != value:
             raise ValueError(f"{name} is {value} in the recipe but {getattr(model.config, name)} in {arguments.model}.")
-    options.pop("dtype")
-    return model, Moon2Processor.from_pretrained(arguments.model, **options)
+    return model, Moon2Processor.from_pretrained(arguments.model, **revision)
 
 
 def _texts(rows) -> list[str]:

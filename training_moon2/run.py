@@ -30,12 +30,12 @@ from training_moon2.checkpoints import (
     writing,
 )
 from training_moon2.collator import TripletCollator
-from training_moon2.dry_run import report
+from training_moon2.dry_run import report, sizes
+from training_moon2.figures import ValidationRetrieval
 from training_moon2.model import ADAPTER, build_model
 from training_moon2.recipe import Recipe, complete
 from training_moon2.trainer import FILTER_LOG, LOG, Moon2Trainer
 from training_moon2.triplets import TripletDataset, TripletStream, fingerprint, load_triplets
-from training_moon2.validation import ValidationRetrieval
 
 
 def train(own: OwnFields) -> int:
@@ -255,14 +255,9 @@ def describe(trainer: Moon2Trainer, recipe: Recipe) -> str:
     """Describe the size of the run in a line."""
     training = recipe.training
     model = trainer.accelerator.unwrap_model(trainer.model)
-    trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
     count = "a stream of triplets" if recipe.data.streaming else f"{len(trainer.train_dataset):,} triplets"
     processes = f", {training.world_size} processes" if training.world_size > 1 else ""
-    return (
-        f"{model.num_parameters() / 1e6:.1f} M parameters, {model.num_active_parameters() / 1e6:.1f} M active for a "
-        f"token, {trained / 1e6:.1f} M trained; {count}; {'bf16' if training.bf16 else 'fp32'} on {training.device}"
-        f"{processes}"
-    )
+    return f"{sizes(model)}; {count}; {'bf16' if training.bf16 else 'fp32'} on {training.device}{processes}"
 
 
 def tell(training: TrainingArguments, sentence: str):

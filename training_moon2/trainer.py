@@ -22,11 +22,10 @@ from training_moon2.arguments import BatchArguments
 from training_moon2.batches import TripletSampler
 from training_moon2.callbacks import EpochSetter, Interruption, NoTask, RefusedSteps, TrainingError
 from training_moon2.checkpoints import STAGING, move, seal, writing
-from training_moon2.filter_record import FilterRecord
+from training_moon2.figures import FilterRecord, ValidationRetrieval
 from training_moon2.passes import Items, Passes, gather, gather_counts, largest, role_views
 from training_moon2.triplets import ROLES, TripletDataset
 from training_moon2.upcycling import expert_distance
-from training_moon2.validation import ValidationRetrieval
 
 # Written into the output folder: every logged figure, and the least trusted triplets since the last log.
 LOG, FILTER_LOG = "log.jsonl", "filter.jsonl"

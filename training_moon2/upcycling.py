@@ -138,12 +138,11 @@ def upcycle(model: str, max_pixels: int | None = None, **options) -> tuple[Moon2
     Raises:
         ValueError, OSError: there is no such checkpoint, or it cannot take experts.
     """
-    revision = {name: options[name] for name in ("revision",) if options.get(name) is not None}
-    if is_moon2(model, **revision):
+    revision = options.get("revision")
+    if is_moon2(model, revision):
         raise ValueError(f"{model} is a Moon2 already; there is nothing to convert.")
-    pixels = {} if max_pixels is None else {"max_pixels": max_pixels}
     converted = model_from_backbone(model, **options)
-    return converted, processor_from_backbone(model, converted.config.vlm_config, **pixels, **revision)
+    return converted, processor_from_backbone(model, converted.config.vlm_config, max_pixels, revision)
 
 
 def is_moon2(model: str, revision: str | None = None) -> bool:

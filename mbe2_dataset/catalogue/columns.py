@@ -136,11 +136,8 @@ def find_columns(
 ) -> Columns:
     """Map our columns to those of `found` that they are read from: as `given`, else the first that has a usual name.
 
-    Args:
-        names: usual names of each of our columns.
-        needed: those of ours that the table must have.
-        table: its name, for messages.
-        languages: of columns like `name_de` and `name_en`, the first of these is taken.
+    `names` are the usual ones of each of ours. Of columns like `name_de` and `name_en` the one in the first of
+    `languages` is taken.
 
     Raises:
         CatalogueError: a needed column was not found, or `given` names one that is not there.
@@ -244,25 +241,15 @@ class NoIdError(CatalogueError):
         self.guesses = guesses
 
 
-@dataclass(frozen=True, slots=True)
-class Binding:
-    """What the columns of one table are.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding(Layout):
+    """What the columns of one table are: a layout in the table's own names, and the known one that it follows, if any.
 
-    Fields that `Layout` has as well are the same in the table's own names; without a known layout it is None. `wanted`
-    are the columns that are read, `left` the others, and `guesses` say what was taken for what by its cells.
+    `wanted` are the columns that are read, `left` the others, and `guesses` say what was taken for what by its cells.
     """
 
-    columns: dict[str, tuple[Source, ...]]
-    wanted: list[str]
-    continued: dict[str, tuple[Source, ...]] = field(default_factory=dict)
+    wanted: Sequence[str] = ()
     layout: Layout | None = None
-    parent: tuple[str, ...] = ()
-    order: tuple[str, ...] = ()
-    views: tuple[str, ...] = ()
-    begins: tuple[str, ...] = ()
-    children: tuple[str, ...] = ()
-    products: tuple[str, ...] = ()
-    parent_keys: tuple[str, ...] = ()
     guesses: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
 
@@ -335,13 +322,6 @@ def bind(
 ) -> Binding:
     """Decide what the columns of a table are: as `given`, as the layout has them, by their names, or by their cells.
 
-    Args:
-        names: of the columns.
-        sample: some rows.
-        given: our column -> theirs, which counts before anything else.
-        layout: a known one; None for names and cells.
-        table: its name, for messages.
-
     Raises:
         CatalogueError: a given column is not there, it has no id or title, or several columns may be one.
     """
@@ -355,19 +335,17 @@ def bind(
         }
         columns, continued = _of_layout(header, layout.columns), _of_layout(header, layout.continued)
     else:
-        told = own.get("attributes", ())
-        is_sure = "attributes" in given or not told or folded(told[0]) in ("attributes", "attribute")
-        if not is_sure and not _holds_pairs(row.get(told[0]) for row in sample):
-            del own["attributes"]
         if "attributes" not in given:
-            usual = {
-                name
-                for name in names
-                if {folded(name), _bare(name), _in_words(name)} & set(CATALOGUE_NAMES["attributes"])
-            }
+            usual, known = own.get("attributes", ()), set(CATALOGUE_NAMES["attributes"])
             taken = {name for theirs in own.values() for name in theirs}
-            more = [name for name in names if name in usual - taken and _holds_pairs(row.get(name) for row in sample)]
-            own["attributes"] = (*own.get("attributes", ()), *more)
+            forms = {name: {folded(name), _bare(name), _in_words(name)} for name in names if name not in taken}
+            own["attributes"] = tuple(
+                name
+                for name in (*usual, *(name for name in forms if forms[name] & known))
+                if folded(name) in ("attributes", "attribute") or _holds_pairs(row.get(name) for row in sample)
+            )
+            if not own["attributes"]:
+                del own["attributes"]
         _leave_sparse_id(own, sample, given, guesses)
         own = _by_cells(own, names, sample, given, guesses, table)
         _leave_numbers(own, sample, given, guesses)
@@ -411,7 +389,8 @@ def bind(
     special_names = [name for those in special.values() for name in those]
     wanted = header.heads([*read, *special_names, *patterns, *(of_keys if special["parent"] else ())])
     left = tuple(name for name in names if name not in header.heads([*read, *special_names, *patterns]))
-    return Binding(columns, wanted, continued, layout, **special, parent_keys=keys, guesses=tuple(guesses), left=left)
+    bound = {"columns": columns, "continued": continued, "parent_keys": keys, **special}
+    return Binding(**bound, wanted=wanted, layout=layout, guesses=tuple(guesses), left=left)
 
 
 def _known_key(header: Header, written: str) -> str | None:
@@ -438,11 +417,7 @@ def _labelled(source: Source) -> Source:
 
 
 def sources_of(ours: str, theirs: tuple[str, ...], sample: Sequence[Mapping[str, object]]) -> Iterator[Source]:
-    """Yield the parts of one of our columns, each a column of theirs.
-
-    Args:
-        sample: some rows, by which one column that is said to hold attributes is told from the values of one.
-    """
+    """Yield the parts of one of our columns, each a column of theirs; some rows tell attributes from values of one."""
     for name in theirs:
         if ours == "images" and "{" in name:
             yield Source((name,), "files")

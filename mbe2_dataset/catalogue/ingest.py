@@ -3,6 +3,7 @@
 import atexit
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 from collections import Counter
@@ -89,16 +90,12 @@ def ingest(
     """Store the catalogue of `source` in `folder`, or use it if it is there already, of the same files and options.
 
     A row is set aside, with the reason, if it has no id, title or picture, if its id occurred before, if its split is
-    unknown or if none of its pictures can be used; single pictures are set aside likewise. A picture that products with
-    different titles share (a size chart, a placeholder) shows none of them: it is left out (`groups.find_shared`).
-    Where the source has no groups, rows with the same title (but for case and blanks) become one, and so do rows with
-    nearly the same title and a byte-identical picture, transitively. Where it has no splits, groups are assigned to
-    them by the seed. All this is our choice. A run that is killed goes on where it was; the bytes in the folder depend
-    on the source and the options only.
-
-    Args:
-        num_proc: processes that read and decode pictures.
-        overwrite: replace a stored catalogue of something else.
+    unknown or if none of its pictures can be used; so are single pictures. Pictures that products with different titles
+    share are left out (`groups.find_shared`). Where the source has no groups, rows with the same title (but for case
+    and blanks) become one, and so do rows with nearly the same title and a byte-identical picture, transitively. Where
+    it has no splits, groups are assigned to them by the seed. All this is our choice. A run that is killed goes on
+    where it was; the bytes in the folder depend on the source and the options only. A stored catalogue of something
+    else is replaced with `overwrite`.
 
     Raises:
         CatalogueError: the source cannot be read, no row of it can be used, or the folder holds something else.
@@ -120,25 +117,20 @@ def ingest(
     elif folder.exists() and any(folder.iterdir()):
         raise CatalogueError(f"{folder} is not empty and holds no stored catalogue: choose another folder.")
     staging = folder.with_name(f".{folder.name}.incomplete")
-    _begin(staging, key)
+    mark = staging / "key"
+    if not mark.exists() or mark.read_text() != key:  # what an ingest of the same left behind is kept
+        shutil.rmtree(staging, ignore_errors=True)
+        (staging / PARTS).mkdir(parents=True)
+        write_text(mark, key)
     try:
         counts, changes = _write_parts(source, staging / PARTS, options, num_proc)
         _finish(staging, source.name, key, shaping, counts, changes)
     except CatalogueError:
         shutil.rmtree(staging)
         raise
-    (staging / "key").unlink()
+    mark.unlink()
     replace_folder(staging, folder)
     return Catalogue(folder)
-
-
-def _begin(staging: Path, key: str) -> None:
-    """Keep what an ingest of the same left behind, and nothing else."""
-    mark = staging / "key"
-    if not mark.exists() or mark.read_text() != key:
-        shutil.rmtree(staging, ignore_errors=True)
-        (staging / PARTS).mkdir(parents=True)
-        write_text(mark, key)
 
 
 # What became of one row of the source: its record for PART_ROWS_SCHEMA, if it is kept, the bytes of its pictures, what
@@ -172,8 +164,7 @@ def _write_parts(source: Source, folder: Path, options: IngestOptions, num_proc:
 
 def _in_order(check, items: Iterator[Item | Problem], num_proc: int) -> Iterator[list[Checked]]:
     """Yield `check` of chunks of items in their order; only so many are read ahead as keep the processes busy."""
-    chunks = iter(lambda: list(islice(items, CHUNK_ROWS)), [])
-    yield from in_processes(check, chunks, num_proc)
+    yield from in_processes(check, iter(lambda: list(islice(items, CHUNK_ROWS)), []), num_proc)
 
 
 def _write_part(rows: Iterable[Checked], folder: Path, number: int, seen: dict[str, str], bar: tqdm) -> None:
@@ -192,8 +183,7 @@ def _write_part(rows: Iterable[Checked], folder: Path, number: int, seen: dict[s
             if record is not None and record["id"] in seen:
                 reason = f"the id {record['id']!r} occurs in {seen[record['id']]} already; ids must be unique"
                 record, problems = None, [Problem(record["where"], record["id"], reason)]
-            for problem in problems:
-                quarantine.write(json.dumps(asdict(problem), ensure_ascii=False) + "\n")
+            quarantine.writelines(problem.line() for problem in problems)
             counts["rows_in"] += 1
             changes.update(changed)
             bar.update()
@@ -244,10 +234,10 @@ def _check(item: Item, folder: Path | None, options: IngestOptions, fetched: dic
         except ValueError as error:
             problems.append(Problem(item.where, identity, str(error), picture_place(source) or f"images[{index}]"))
             continue
-        if options.max_pixels is not None and image.width * image.height > options.max_pixels:
-            image.thumbnail(_bounded(image.size, options.max_pixels))
-            picture = encode(image, str(Path(picture.path).with_suffix(".jpg")))
-        elif is_heic(picture.bytes):  # others who load the data set may not be able to read it
+        scale = ((options.max_pixels or math.inf) / (image.width * image.height)) ** 0.5
+        if scale < 1:
+            image.thumbnail((max(1, int(image.width * scale)), max(1, int(image.height * scale))))
+        if scale < 1 or is_heic(picture.bytes):  # which others who load the data set may not be able to read
             picture = encode(image, str(Path(picture.path).with_suffix(".jpg")))
         contents.append(picture.bytes)
         facts = {"width": image.width, "height": image.height, "perceptual_hash": perceptual_hash(image)}
@@ -275,11 +265,6 @@ def _fault(record: dict, options: IngestOptions) -> str | None:
     if "split" in record and record["split"] not in SPLITS and not options.assign_splits:
         return f"it has {record['split']!r} in column 'split', which must be one of {', '.join(SPLITS)}"
     return None
-
-
-def _bounded(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
-    scale = (max_pixels / (size[0] * size[1])) ** 0.5
-    return max(1, int(size[0] * scale)), max(1, int(size[1] * scale))
 
 
 def _finish(staging: Path, name: str, key: str, options: dict, counts: Counter, changes: Counter) -> None:
@@ -350,7 +335,7 @@ def _leave_out(staging: Path, is_shared: np.ndarray, kept: np.ndarray, counts: C
             else:
                 problems = [Problem(*where, f"it has no other picture than {left[0]}, and {SHOWS_NONE}")]
                 counts.update(rows_out=-1, rows_quarantined=1, pictures_out=-len(left), pictures_in=-len(left))
-            quarantine.writelines(json.dumps(asdict(problem), ensure_ascii=False) + "\n" for problem in problems)
+            quarantine.writelines(problem.line() for problem in problems)
     if not counts["rows_out"]:
         raise CatalogueError(
             f"None of the {counts['rows_in']:,} rows can be used: no product has a picture of its own; {SHOWS_NONE}."

@@ -65,14 +65,9 @@ class Picture:
 
 
 class StoredPicture(Picture):
-    """A picture of a stored catalogue: where it lies, not its bytes, which are read when needed.
+    """A picture of a stored catalogue: the Arrow file and its number there, not its bytes, which are read when needed.
 
-    Attributes:
-        file: the Arrow file, mapped once in each process.
-        number: which of the file's pictures it is.
-        sha256: of the bytes, in hexadecimal digits.
-        perceptual_hash: of the decoded picture, 64 bits (`perceptual_hash`).
-        size: width and height in pixels, upright.
+    `perceptual_hash` has 64 bits; `size` is width and height in pixels, upright.
     """
 
     __slots__ = ("_sha256", "file", "number", "perceptual_hash", "size")
@@ -153,11 +148,9 @@ def picture_name(picture: dict, default: str) -> str:
 
 
 def read_content(picture: dict, folder: Path | None, fetched: dict[str, bytes | ValueError] | None) -> bytes:
-    """Return the bytes of a picture in one of the forms of `store.Item`.
+    """Return the bytes of a picture in one of the forms of `store.Item`, a file in `folder` or what `fetch_all` found.
 
-    Args:
-        folder: in which files lie; nothing outside of it is read.
-        fetched: what `fetch_all` found at the addresses; None if none may be fetched.
+    Nothing outside of the folder is read; `fetched` is None if nothing may be fetched.
 
     Raises:
         ValueError: they are not available; the message says why.

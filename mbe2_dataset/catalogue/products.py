@@ -176,17 +176,14 @@ class ProductSource:
             if files is not None:
                 files.learn_folders(_paths(reader, sample))
             return
-        ids = [text for row in sample[:SAMPLE_PICTURES] if (text := _identity(reader, row))]
+        ids = [text for row in sample[:SAMPLE_PICTURES] if (text := reader.identity(row))]
         if "images" in self.columns or files is None or not files.learn_ids(list(dict.fromkeys(ids))):
-            where = (
-                f" No files in {files.folder} are named by its ids either, such as {ids[0]}.jpg."
-                if files and ids
-                else ""
-            )
+            where = ""
+            if files and ids:
+                where = f" No files in {files.folder} are named by its ids either, such as {ids[0]}.jpg."
+            lacking = lacks(table.name, ["images"], table.columns)
             raise CatalogueError(
-                lacks(table.name, ["images"], table.columns)
-                + where
-                + " Pictures in files may be said by a pattern, like "
+                f"{lacking}{where} Pictures in files may be said by a pattern, like "
                 "--columns images=images/{id}.jpg, and their folder by --pictures."
             )
 
@@ -248,9 +245,7 @@ class ProductSource:
     def _runs(self, count: bool = False, keys: Container[str] | None = None) -> Iterator[Run]:
         """Yield the products, each of the rows that follow one another, and problems after the product before them.
 
-        Args:
-            count: count what becomes of the rows.
-            keys: read only rows that are called so.
+        With `count` it is counted what becomes of the rows; with `keys` only rows that are called so are read.
         """
         counts = self.counts if count else Counter()
         begun: Run | None = None
@@ -273,7 +268,7 @@ class ProductSource:
             if binding.products and not _fits(layout.products[1], value_at(row, binding.products[0])):
                 counts["rows that are no products"] += 1
                 continue
-            key = _identity(reader, row)
+            key = reader.identity(row)
             if keys is not None and not any(name in keys for name in (key, *_known_as(binding, key, row))):
                 continue
             attached = begun is not None and bool(binding.begins)
@@ -320,16 +315,12 @@ class ProductSource:
             if not (merges or binding.parent or binding.children):
                 continue
             last = None
-            names = [
-                *(name for source in binding.columns["id"] for name in source.columns),
-                *binding.parent,
-                *binding.children,
-            ]
-            columns = Header(bound.table.columns).heads(names)
+            ids = [name for source in binding.columns["id"] for name in source.columns]
+            columns = Header(bound.table.columns).heads([*ids, *binding.parent, *binding.children])
             for _, row in selected_rows(bound.table, columns, self.only):
                 if isinstance(row, Problem):
                     continue
-                key = _identity(bound.reader, row)
+                key = bound.reader.identity(row)
                 if merges and key is not None and key != last:
                     number = hash(key)
                     if number in seen:
@@ -392,14 +383,6 @@ def _image_bytes(value: object) -> int:
     return sum(map(_image_bytes, value)) if isinstance(value, list) else 0
 
 
-def _identity(reader: Reader, row: Mapping[str, object]) -> str | None:
-    """Return the id of a row; None if it has none, or one that cannot be read, which its record will say."""
-    try:
-        return reader.identity(row)
-    except ValueError:
-        return None
-
-
 def _texts(row: Mapping[str, object], columns: Sequence[str]) -> tuple[str, ...]:
     values = (value_at(row, name) for name in columns)
     return tuple(text for value in values if not isinstance(value, (list, dict)) and (text := as_text(value)))
@@ -425,11 +408,8 @@ def _paths(reader: Reader, sample: Sequence[dict]) -> list[str]:
             item = reader.item("", row)
         except ValueError:
             continue
-        found += [
-            picture["path"]
-            for picture in item.record.get("images") or ()
-            if "bytes" not in picture and "path" in picture
-        ]
+        pictures = item.record.get("images") or ()
+        found += [picture["path"] for picture in pictures if "bytes" not in picture and "path" in picture]
     reader.names.clear()
     return found
 
@@ -479,10 +459,8 @@ class TripletSource(ProductSource):
     A product without an id column has a hash of its title and first picture as its id. It has the split of the triplet
     in which it is first.
 
-    Args:
-        columns: which columns of theirs hold ours: query_id, query_text, query_image, and positive_ and negative_ with
-            the columns of a catalogue.
-        pictures, only: as for `ProductSource`.
+    `columns` say which of theirs hold query_id, query_text, query_image, and the columns of a catalogue after positive_
+    and negative_.
     """
 
     names = QUERY_NAMES | {
@@ -546,7 +524,7 @@ class TripletSource(ProductSource):
 
 def _reader_of(role: str, columns: Columns) -> Reader:
     own = {ours.removeprefix(f"{role}_"): theirs for ours, theirs in columns.items() if ours.startswith(f"{role}_")}
-    return Reader(Binding({ours: tuple(sources_of(ours, theirs, ())) for ours, theirs in own.items()}, []), {})
+    return Reader(Binding(columns={ours: tuple(sources_of(ours, theirs, ())) for ours, theirs in own.items()}), {})
 
 
 def _product(where: str, row: Mapping[str, object], reader: Reader) -> Item | None:

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import chain, zip_longest
 from pathlib import Path
 
@@ -31,6 +31,8 @@ from mbe2_dataset.catalogue.values import (
 WORDS = ("title", "description", "brand")
 # What a product can do without: an unreadable cell is left empty, and named.
 OPTIONAL = {"description", "brand", "category", "attributes", "price"}
+# The methods of `Reader` that read a cell; any other is text.
+READS = {"images": "_pictures", "attributes": "_attribute", "price": "_price", "category": "_category"}
 # What a variant has of its own, and does not take from its parent.
 OWN = {"id", "group_id", "parent_id", "split", "noise"}
 
@@ -130,26 +132,24 @@ class Reader:
         return Item(where, record, changes, tuple(faults))
 
     def identity(self, row: Mapping[str, object]) -> str | None:
-        """Return the id of a row.
-
-        Raises:
-            ValueError: it is not a text.
-        """
-        return self._read("id", row, self.binding.columns["id"], Counter(), [])
+        """Return the id of a row; None if it has none, or one that cannot be read, which its record will say."""
+        try:
+            return self._read("id", row, self.binding.columns["id"], Counter(), [])
+        except ValueError:
+            return None
 
     def _read(
         self, ours: str, row: Mapping[str, object], sources: Sequence[Source], changes: Counter, faults: list
     ) -> object:
-        reads = {"images": self._pictures, "attributes": self._attribute, "price": self._price}
-        reads |= {"category": self._category} if len(sources) == 1 else {}
-        read = reads.get(ours, partial(self._text, ours=ours))
+        levels = ours == "category" and len(sources) > 1
+        read = getattr(self, "_text" if levels else READS.get(ours, "_text"))
         found = []
         for source in sources:
             name, value = self._cell(row, source)
             if ours in ("noise", "translations"):
                 return value or []
             try:
-                found.append(read(source, name, value, row=row, changes=changes))
+                found.append(read(source, name, value, ours=ours, row=row, changes=changes))
             except ValueError as error:
                 if ours not in OPTIONAL:
                     raise ValueError(f"column {name!r}: {error}") from error
@@ -164,7 +164,7 @@ class Reader:
             return list({(pair["name"], pair["value"]): pair for pair in chain.from_iterable(found)}.values())
         if ours == "price":
             return next((price for price in found if price is not None), None)
-        if ours in reads:
+        if ours == "category" and not levels:
             return found[0] if found else []
         texts = list(filter(None, found))
         return texts if ours == "category" else " ".join(texts) or None
@@ -202,7 +202,7 @@ class Reader:
         return path[1:] if layout and path and path[0] in layout.roots else path
 
     def _attribute(
-        self, source: Source, name: str, value: object, row: Mapping[str, object], changes: Counter
+        self, source: Source, name: str, value: object, row: Mapping[str, object], changes: Counter, **_
     ) -> list[dict]:
         label = source.label
         if source.names:
@@ -309,11 +309,8 @@ class PictureFiles:
     """The files of pictures in a folder, found by what tables say of them.
 
     A folder is gone through once, when a path does not lead to a file or no column holds pictures. The names of its
-    files are then held in memory.
-
-    Attributes:
-        folders: in which paths begin besides the folder itself.
-        by_id: pictures are named by ids; an example.
+    files are then held in memory. Paths begin in the folder or in one of `folders`; `by_id` is an example of a picture
+    that is named by an id.
     """
 
     def __init__(self, folder: Path) -> None:

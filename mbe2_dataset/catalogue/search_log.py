@@ -6,10 +6,9 @@ not bought is neither. The last, and reading clicks as positive in a log without
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -77,8 +76,7 @@ def log_events(
     """Yield the events of a search log.
 
     Args:
-        columns: which columns of theirs hold query_id, query, query_image, item, label, purchases, clicks, exposures
-            and split, where they have no usual names.
+        columns: our column (`LOG_NAMES`) -> theirs, where they have no usual names.
         only: column -> value of the rows that are read: ESCI's product ids are unique in each `product_locale` only.
         texts: query id -> text, where another table has the texts.
 
@@ -121,16 +119,8 @@ def _event(where: str, cells: Mapping[str, object], texts: Mapping[str, str]) ->
         shown = counts.get("exposures", 1)
         state = NEGATIVE if shown and not counts.get("clicks") else NEITHER
     split = as_text(cells.get("split"))
-    return Event(
-        where,
-        query,
-        text,
-        image,
-        item,
-        state,
-        counts.get("exposures", 1),
-        SPLIT_NAMES.get((split or "").lower(), split),
-    )
+    split = SPLIT_NAMES.get((split or "").lower(), split)
+    return Event(where, query, text, image, item, state, counts.get("exposures", 1), split)
 
 
 def _labelled(label: str | None) -> int:
@@ -185,14 +175,14 @@ class SearchLog:
     counts: dict[str, int]
 
 
+@dataclass(slots=True)
 class _Query:
-    """What is known of a query while its log is read."""
+    """What is known of a query while its log is read: of each item what is said, and how often it was shown."""
 
-    __slots__ = ("image", "items", "split", "text")
-
-    def __init__(self, text: str | None, image: Picture | None, split: str | None) -> None:
-        self.text, self.image, self.split = text, image, split
-        self.items: dict[str, list[int]] = {}  # id -> what is said, and how often it was shown
+    text: str | None
+    image: Picture | None
+    split: str | None
+    items: dict[str, list[int]] = field(default_factory=dict)
 
 
 def join_log(
@@ -210,9 +200,7 @@ def join_log(
 
     Args:
         items: the ids of the catalogue.
-        folder: of work; made if it is not there.
-        pictures: the folder in which paths of pictures of queries begin.
-        allow_urls: pictures of queries may be fetched, one at a time.
+        pictures: the folder in which paths of pictures of queries begin; with `allow_urls` they may be addresses.
         min_exposures: an item that was shown fewer times is no negative (our choice).
     """
     folder = Path(folder).absolute()
@@ -245,13 +233,23 @@ def join_log(
                     queries[event.query] = _Query(event.text, image, event.split)
             if problem is not None:
                 counts[f"rows_{kind}"] += 1
-                quarantine.write(json.dumps(asdict(problem), ensure_ascii=False) + "\n")
+                quarantine.write(problem.line())
                 continue
             counts["rows_joined"] += 1
             said = queries[event.query].items.setdefault(event.item, [event.state, 0])
             said[0] = max(said[0], event.state)
             said[1] += event.exposures
-    logged = [_logged(name, query, min_exposures) for name, query in queries.items()]
+    logged = [
+        LoggedQuery(
+            name,
+            query.text,
+            query.image,
+            tuple((item, state - NEITHER) for item, (state, _) in query.items.items() if state >= POSITIVE),
+            tuple(item for item, (state, shown) in query.items.items() if state == NEGATIVE and shown >= min_exposures),
+            query.split,
+        )
+        for name, query in queries.items()
+    ]
     kept = [query for query in logged if query.positives]
     counts |= Counter(queries=len(kept), queries_without_positive=len(logged) - len(kept))
     return SearchLog(kept, dict(counts))
@@ -276,14 +274,3 @@ def _stored(
     image = decode(picture)
     found = StoredPicture(file, number, picture.path, picture.sha256, perceptual_hash(image), image.size)
     return found, picture.bytes
-
-
-def _logged(name: str, query: _Query, min_exposures: int) -> LoggedQuery:
-    return LoggedQuery(
-        name,
-        query.text,
-        query.image,
-        tuple((item, state - NEITHER) for item, (state, _) in query.items.items() if state >= POSITIVE),
-        tuple(item for item, (state, shown) in query.items.items() if state == NEGATIVE and shown >= min_exposures),
-        query.split,
-    )

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +22,8 @@ ASSIGNED = "assigned.arrow"
 SHARED = "shared_pictures.jsonl"
 PARTS = "parts"
 
+# The fields of a stored picture, as `StoredPicture` takes them.
+STORED = ("number", "path", "sha256", "perceptual_hash")
 _PICTURE = {
     "number": Value("int32"),
     "path": Value("string"),
@@ -70,6 +72,10 @@ class Problem:
     reason: str
     picture: str | None = None
     column: str | None = None
+
+    def line(self) -> str:
+        """Return it as a line of a list of what was set aside."""
+        return json.dumps(asdict(self), ensure_ascii=False) + "\n"
 
 
 class Source(Protocol):
@@ -195,16 +201,9 @@ def _row(record: dict, split: str, group_id: str, file: Path, known: dict, left_
         attributes=tuple(map(shared, pairs)),
         price=record["price"],
         images=tuple(
-            StoredPicture(
-                file,
-                picture["number"],
-                picture["path"],
-                picture["sha256"],
-                picture["perceptual_hash"],
-                (picture["width"], picture["height"]),
-            )
-            for picture in record["pictures"]
-            if picture["sha256"] not in left_out
+            StoredPicture(file, *map(found.get, STORED), size=(found["width"], found["height"]))
+            for found in record["pictures"]
+            if found["sha256"] not in left_out
         ),
         split=shared(split),
         group_id=shared(group_id),

@@ -35,6 +35,8 @@ from mbe2_dataset.errors import CatalogueError
 LONGEST_CELL = 2**27
 DELIMITERS = ",;\t|"
 DELIMITER_NAMES = {"\t": "tab", ",": "','", ";": "';'", "|": "'|'"}
+# In so many lines quotes are looked for that are part of texts.
+BARE_LINES = 100_000
 PARQUET_ROWS = 64
 PARQUET_BUFFER = 2**20
 # More texts than these in a folder are no tables.
@@ -235,7 +237,7 @@ LETTERS = NAMES["letters"]
 OTHER_ENCODINGS = ["gb18030", "cp1250", "cp1251", "cp1253", "cp1254", "shift_jis", "euc_kr", "big5"]
 # A letter that is not of English, or a sign before a letter, which in a text of the right encoding is rare.
 FOREIGN = re.compile(r"[^\W\d_a-zªºµ]|[^\w\s\x00-\x7f„“”‚‘’‹›«»–—…•·€°×](?=[^\W\d_])")
-ALL_KNOWN, MOST_KNOWN = 0.95, 0.6
+ALL_KNOWN, MOST_KNOWN = 0.95, 0.4
 # Lines with other letters than ASCII tell encodings apart; so many bytes of them are enough.
 TELLING_BYTES = 2**16
 
@@ -320,6 +322,19 @@ def find_delimiter(path: Path, encoding: str) -> str:
     return max(DELIMITERS, key=lambda mark: first[mark] * widths[mark].count(first[mark]) / len(widths[mark]))
 
 
+def _has_bare_quotes(path: Path, encoding: str, delimiter: str) -> bool:
+    """Tell whether quotes are part of texts, as in '15" screen': each line is whole, but quotes would join some.
+
+    It is asked of tabs and '|' only; between commas such texts are quoted.
+    """
+    if delimiter not in "\t|":
+        return False
+    with _faults_of(path, encoding), _open_text(path, encoding) as file:
+        lines = list(islice(filter(str.strip, file), BARE_LINES))
+    whole = len({line.count(delimiter) for line in lines}) == 1
+    return whole and sum(1 for _ in csv.reader(lines, delimiter=delimiter)) != len(lines)
+
+
 def _is_text_table(path: Path) -> bool:
     """Tell a table from prose: each of its first lines has the same three cells or more."""
     encoding = find_encoding(path)
@@ -332,10 +347,11 @@ def _csv(path: Path, name: str, encoding: str | None) -> Table:
     csv.field_size_limit(LONGEST_CELL)
     encoding = encoding or find_encoding(path)
     delimiter = find_delimiter(path, encoding)
+    quoting = csv.QUOTE_NONE if _has_bare_quotes(path, encoding, delimiter) else csv.QUOTE_MINIMAL
 
     def cells_of_rows() -> Iterator[list[str]]:
         with _faults_of(path, encoding), _open_text(path, encoding) as file:
-            reader = csv.reader(file, delimiter=delimiter)
+            reader = csv.reader(file, delimiter=delimiter, quoting=quoting)
             for cells in filter(None, reader):
                 if reader.line_num > 1 or not re.fullmatch(r"sep=.?", delimiter.join(cells).strip()):
                     yield cells
@@ -356,7 +372,9 @@ def _csv(path: Path, name: str, encoding: str | None) -> Table:
             if len(cells) == len(header) or (len(cells) >= width and not any(map(str.strip, cells[len(header) :]))):
                 yield where, {column: cells[place] for column, place in chosen}
             else:
-                yield where, Problem(where, None, f"it has {len(cells)} cells, the header has {len(header)}")
+                lines = sum(cell.count("\n") for cell in cells)
+                more = f"; it is {lines + 1:,} lines long, so a quote in it may not be closed" if lines > 9 else ""
+                yield where, Problem(where, None, f"it has {len(cells)} cells, the header has {len(header)}{more}")
 
     unnamed = len(header) - len(places)
     said = [encoding.removesuffix("-sig"), f"separator {DELIMITER_NAMES.get(delimiter, delimiter)}", *said]

@@ -2,9 +2,8 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from itertools import chain, islice
 
 from tqdm import tqdm
 
@@ -26,14 +25,8 @@ FIRST_PRODUCTS = 50
 class Understood:
     """What was understood of a source; `as_dict()` can be written as JSON.
 
-    Attributes:
-        tables: of each: name, layout, how its file was read, our columns and what they are read from, columns that are
-            left out, and guesses.
-        tables_left: names of tables that hold no products.
-        products: the first as they were read.
-        counts: rows, products, and what was merged, changed and left empty on the way; none where counting would mean
-            reading all images, or downloading all.
-        problems: reason -> how often, of rows that cannot be read.
+    `tables_left` hold no products; `products` are the first as they were read; `problems` are the reasons why rows
+    cannot be read. There are no `counts` where counting would mean reading all images, or downloading all.
     """
 
     tables: list[dict] = field(default_factory=list)
@@ -50,12 +43,9 @@ class Understood:
         """Return it for a terminal."""
         lines = []
         for table in self.tables[:SHOWN_TABLES]:
-            about = (
-                f"understood as {table['layout']}" if table["layout"] else "no known layout: understood by its columns"
-            )
-            lines.append(
-                f"{table['table']} ({table['read_as']}): {about}" if table["read_as"] else f"{table['table']}: {about}"
-            )
+            layout, read_as = table["layout"], f" ({table['read_as']})" if table["read_as"] else ""
+            about = f"understood as {layout}" if layout else "no known layout: understood by its columns"
+            lines.append(f"{table['table']}{read_as}: {about}")
             lines += [f"  {ours:<12}{theirs}" for ours, theirs in table["columns"].items()]
             lines += [f"  guessed: {guess}" for guess in table["guesses"]]
             if table["left"]:
@@ -85,10 +75,7 @@ def understand(
 
     Files of images are not read. Where rows hold their images, or must be downloaded, only the first are read.
 
-    Args:
-        limit: so many products are counted.
-        allow_urls: images may be fetched.
-        count_all: read all rows even if they hold images.
+    With `count_all` all are read in any case, at most `limit`.
 
     Raises:
         CatalogueError: it is not understood, or its images are addresses and may not be fetched.
@@ -112,7 +99,7 @@ def understand(
     _check_addresses(source, products, allow_urls)
     again = not in_tables or all(table.again for table in source.tables)
     if count_all or (again and not any(map(_holds_images, products))):
-        for item in tqdm(_chained(first, items), desc=f"look through {source.name}", unit=" products"):
+        for item in tqdm(chain(first, items), desc=f"look through {source.name}", unit=" products"):
             if isinstance(item, Problem):
                 problems[item.reason] += 1
                 continue
@@ -130,11 +117,6 @@ def understand(
         found.counts = {name: count for name, count in told.items() if count or name in ("rows", "products")}
         found.problems = dict(problems.most_common(3))
     return found
-
-
-def _chained(first: list, items: Iterator) -> Iterator:
-    yield from first
-    yield from items
 
 
 def _holds_images(item: Item) -> bool:

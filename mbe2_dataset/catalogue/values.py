@@ -162,11 +162,8 @@ def as_words(
 ) -> str | None:
     """Return what people are meant to read: no HTML, no control characters; None where it says nothing.
 
-    Args:
-        changes: counts what was changed.
-        column: its name in the counts.
-        one_line: line ends and tabs become blanks; otherwise they stay, as in a description.
-        none: 'None' says nothing; otherwise it may be a value, like that of a pattern.
+    With `one_line` line ends and tabs become blanks; otherwise they stay, as in a description. Without `none`, 'None'
+    is a value, like that of a pattern.
     """
     given = as_text(value)
     if given is None:
@@ -202,9 +199,8 @@ def says_nothing(text: str) -> bool:
 def as_category(value: object, reading: Reading = UNDECIDED, changes: Counter | None = None) -> list[str]:
     """Return the path from general to specific, the deepest where the cell has several, the first of these.
 
-    Args:
-        value: a list of levels or of paths, or a text like 'A > B', 'A | B', 'A/B' or 'A > B > C, A'.
-        changes: counts the further paths, for which a catalogue has no place.
+    It is a list of levels or of paths, or a text like 'A > B', 'A | B', 'A/B' or 'A > B > C, A'. Further paths, for
+    which a catalogue has no place, are counted.
     """
     paths = category_paths(value, reading, changes)
     if changes is not None and len(paths) > 1:

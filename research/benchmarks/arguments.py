@@ -1,7 +1,7 @@
 """The benchmarks and what they are told; nothing here imports a model."""
 
 from argparse import ArgumentTypeError
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -210,7 +210,6 @@ class Stores:
     dimension: int = option(256, "of a vector", type=whole(8))
     queries: int = option(50, "vectors to search for", type=whole(1))
     seed: int = option(0, "of the vectors")
-    corpus: None = field(default=None, init=False)  # made-up vectors only
     scratch: Path | None = option(None, "where the stores are written (default: the temporary folder)", type=Path)
 
 

@@ -6,7 +6,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -28,7 +27,7 @@ from mbe2_dataset.coaugmentation.pictures.classical import ClassicalExtractor
 from mbe2_dataset.coaugmentation.pictures.expand import expand
 from research.benchmarks import arguments
 from research.benchmarks.measure import print_table, ratios, run_paired, spread, time_paired
-from research.benchmarks.model import build, title
+from research.benchmarks.model import model_folder, title
 
 BATCH_SIZE = 64
 DIFFERENT_PICTURES = 200
@@ -42,11 +41,7 @@ def embed_catalogue(options: arguments.EmbedCatalogue) -> dict:
         UserError: the model cannot be loaded.
         AssertionError: the ways give different vectors.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        model = options.model or str(Path(folder) / "model")
-        if options.model is None:
-            for part in build("tiny", options.seed):
-                part.save_pretrained(model)
+    with tempfile.TemporaryDirectory() as folder, model_folder(options.model, options.seed) as model:
         load_checkpoint(model)
         write_pictures(Path(folder), options.side, options.seed)
         told = (folder, model, options.products, options.workers, options.seed)
@@ -200,19 +195,11 @@ def run(command: list[str]) -> tuple[float, str, float]:
     """Run a command; return seconds, what it printed, and the peak of its processes' anonymous memory in MB."""
     start = time.perf_counter()
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    peak = 0.0
-    done = threading.Event()
-
-    def watch():
-        nonlocal peak
-        while not done.wait(0.1):
-            peak = max(peak, anonymous_memory(child.pid))
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    said, problems = child.communicate()
-    done.set()
-    thread.join()
+    said, peak = None, 0.0
+    while said is None:
+        with suppress(subprocess.TimeoutExpired):
+            said, problems = child.communicate(timeout=0.1)
+        peak = max(peak, anonymous_memory(child.pid))
     if child.returncode:
         raise RuntimeError(f"{' '.join(command)} failed: {problems[-2000:]}")
     return time.perf_counter() - start, said, peak

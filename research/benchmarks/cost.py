@@ -5,7 +5,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,8 +32,8 @@ from mbe2_dataset.synthetic.render import Look, Scene, Viewpoint, render_photo
 from research.benchmarks import arguments
 from research.benchmarks.catalogue import write_pictures
 from research.benchmarks.measure import print_table
-from research.benchmarks.model import build, title
-from research.benchmarks.search import CLUSTER, DIRECTIONS, write_vectors
+from research.benchmarks.model import model_folder, title
+from research.benchmarks.search import made_up_vectors
 
 SHARD = 4096
 NOT_RUN = "not run"
@@ -48,18 +48,6 @@ def seconds_used() -> float:
     A machine with other work to do takes longer by the clock, but hardly more processor time.
     """
     return time.perf_counter() if torch.cuda.is_available() else sum(os.times()[:4])
-
-
-@contextmanager
-def model_folder(given: str | None, seed: int) -> Iterator[str]:
-    """Give the folder of a model: the one that was named, or an untrained one of the demo's size."""
-    if given is not None:
-        yield given
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        for part in build("tiny", seed):
-            part.save_pretrained(folder)
-        yield folder
 
 
 def embedding_cost(options: arguments.EmbeddingCost) -> dict:
@@ -153,7 +141,7 @@ def compression(options: arguments.Compression) -> dict:
         return print_table(header, rows, f"{sizes}, seed {options.seed}")
 
 
-def _vectors(options, folder: Path, size: int | None = None) -> tuple[Vectors, Vectors, str]:
+def _vectors(options: arguments.Compression, folder: Path) -> tuple[Vectors, Vectors, str]:
     """Return the corpus and queries that were named, or made-up ones with the structure of embeddings."""
     if options.corpus is not None:
         corpus = open_vectors(options.corpus)
@@ -161,12 +149,7 @@ def _vectors(options, folder: Path, size: int | None = None) -> tuple[Vectors, V
             return corpus, open_vectors(options.asked), str(options.corpus)
         rows = np.sort(np.random.default_rng(options.seed).permutation(len(corpus))[: options.queries])
         return corpus, Vectors(corpus.take(rows), corpus.ids[rows]), f"{options.corpus}, which asks itself"
-    size = size or options.size
-    random = np.random.default_rng(options.seed)
-    clusters = random.standard_normal((max(1, size // CLUSTER), DIRECTIONS), dtype=np.float32)
-    for number, (name, count) in enumerate((("corpus", size), ("queries", options.queries)), 1):
-        write_vectors(folder / f"{name}.npy", count, options.dimension, options.seed + number, clusters)
-    return open_vectors(folder / "corpus.npy"), open_vectors(folder / "queries.npy"), "made up"
+    return *made_up_vectors(options, folder, options.size), "made up"
 
 
 def _compressed_row(
@@ -197,7 +180,7 @@ def stores(options: arguments.Stores) -> dict:
 def _stored(options: arguments.Stores, size: int) -> Iterator[list[str]]:
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         place = Path(scratch)
-        corpus, queries, _ = _vectors(options, place, size)
+        corpus, queries = made_up_vectors(options, place, size)
         random = np.random.default_rng(options.seed)
         fits = {name: random.random(size) < share for name, share in GROUPS.items()}
         folder = place / "v"

@@ -4,10 +4,12 @@ import importlib.util
 import os
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
+import yaml
+from torch.utils.benchmark import Timer
 from transformers import AutoConfig
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
@@ -26,12 +28,7 @@ from training_moon2.triplets import ROLES
 STEPS = "research.benchmarks.gpu:steps"
 # The largest difference that passes: of an embedding's numbers, and of losses and gradients as a share.
 ALLOWED = {"float32": 1e-4, "bf16": 1e-3, "loss": 1e-2, "gradient": 1e-2}
-# Qwen3-VL-2B, and the same in small for a CPU: text (width, feed-forward, layers, heads, key heads, size of a head,
-# vocabulary), vision (depth, width, feed-forward, heads), visual tokens of a side, tokens of a text, triplets.
-SHAPES = {
-    "Qwen3-VL-2B": ((2048, 6144, 28, 16, 8, 128, 151936), (24, 1024, 4096, 16), 16, 32, 32),
-    "tiny": ((64, 96, 2, 4, 2, 16, 512), (1, 32, 48, 2), 2, 4, 2),
-}
+SHAPES = yaml.safe_load(Path(__file__).with_name("shapes.yaml").read_text(encoding="utf-8"))
 # What of the dense feed-forward layer an expert is as wide as, experts, and how many are used for a token.
 KINDS = {
     "dense": (1.0, 1, 1),
@@ -79,13 +76,8 @@ def agreement(options: arguments.Gpu) -> Iterator[list[str]]:
         return torch.cat([part.embeddings for part in found]).float().cpu()
 
     def row(what: str, one: torch.Tensor, other: torch.Tensor, kind: str) -> list[str]:
-        difference = (one - other).abs().max().item()
-        return [
-            what,
-            f"{difference:.1e}",
-            f"{ALLOWED[kind]:.0e}",
-            "equal" if difference <= ALLOWED[kind] else "DIFFERS",
-        ]
+        difference, allowed = (one - other).abs().max().item(), ALLOWED[kind]
+        return [what, f"{difference:.1e}", f"{allowed:.0e}", "equal" if difference <= allowed else "DIFFERS"]
 
     expected, expected_bf16 = vectors(model), vectors(model, bf16=True)
     model.to(options.device)
@@ -156,15 +148,10 @@ def steps(way: str, device: str, count: int, size: int, seed: int) -> dict:
 
 def throughput(options: arguments.Gpu, name: str) -> Iterator[list[str]]:
     """Yield a row for each kind of feed-forward layer: a training step of the whole method, and embedding images."""
-    text, vision, side, length, count = SHAPES[name]
+    side, length, count = (SHAPES[name][part] for part in ("side", "length", "triplets"))
     for kind, (width, experts, used) in KINDS.items():
         torch.manual_seed(options.seed)
-        config = Moon2Config(
-            vlm_config=vlm_config(text, vision, side),
-            num_experts=experts,
-            num_experts_per_tok=used,
-            moe_intermediate_size=int(width * text[1]),
-        )
+        config = moon2_config(name, width, num_experts=experts, num_experts_per_tok=used)
         with torch.device(options.device):
             model = Moon2Model(config).to(torch.bfloat16)
         model.gradient_checkpointing_enable()
@@ -186,7 +173,10 @@ def throughput(options: arguments.Gpu, name: str) -> Iterator[list[str]]:
         if options.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         rounds = 1 if options.smoke else 3
-        seconds, embedding = timed(step, rounds, options.device), timed(embed, rounds, options.device)
+        seconds, embedding = (
+            Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads()).timeit(rounds).mean
+            for call in (step, embed)
+        )
         memory = peak_memory()
         tokens = both["input_ids"].numel() + alone["input_ids"].numel()
         yield [
@@ -202,24 +192,11 @@ def throughput(options: arguments.Gpu, name: str) -> Iterator[list[str]]:
             torch.cuda.empty_cache()
 
 
-def vlm_config(text: tuple, vision: tuple, side: int):
-    """Return a Qwen3-VL configuration of a shape in `SHAPES`."""
-    width, inner, layers, heads, key_heads, head, vocabulary = text
-    sections = [head // 2 - 2 * (head // 6), head // 6, head // 6]
-    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": sections, "mrope_interleaved": True}
-    text_config = {
-        "hidden_size": width, "intermediate_size": inner, "num_hidden_layers": layers, "num_attention_heads": heads,
-        "num_key_value_heads": key_heads, "head_dim": head, "vocab_size": vocabulary, "rope_parameters": rope,
-        "max_position_embeddings": 4096,
-    }  # fmt: skip
-    depth, vision_width, vision_inner, vision_heads = vision
-    vision_config = {
-        "depth": depth, "hidden_size": vision_width, "intermediate_size": vision_inner, "num_heads": vision_heads,
-        "patch_size": 16, "temporal_patch_size": 2, "spatial_merge_size": 2, "out_hidden_size": width,
-        "num_position_embeddings": (2 * side) ** 2, "deepstack_visual_indexes": [depth // 2],
-    }  # fmt: skip
-    ids = {"image_token_id": 1, "vision_start_token_id": 2, "vision_end_token_id": 3}
-    return AutoConfig.for_model("qwen3_vl", text_config=text_config, vision_config=vision_config, **ids)
+def moon2_config(name: str, width: float = 0.5, **experts: int) -> Moon2Config:
+    """Return the configuration of a shape in `SHAPES`, with experts of `width` times that of its dense layers."""
+    vlm_config = AutoConfig.for_model("qwen3_vl", **SHAPES[name]["config"])
+    inner = vlm_config.text_config.intermediate_size
+    return Moon2Config(vlm_config=vlm_config, moe_intermediate_size=int(width * inner), **experts)
 
 
 def inputs(config: Moon2Config, count: int, side: int, length: int, device: str) -> dict[str, torch.Tensor]:
@@ -254,19 +231,3 @@ def method_loss(model: Moon2Model, both: dict, alone: dict) -> torch.Tensor:
     return Moon2Loss()(
         roles[0], Products(*roles[1:], *keys), model.dual_alignment.weight, model.config.objectives, aux, 0.5
     ).loss
-
-
-def timed(call: Callable[[], object], rounds: int, device: str) -> float:
-    """Return the mean seconds of a call, after a warm-up."""
-
-    def wait() -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    call()
-    wait()
-    start = time.perf_counter()
-    for _ in range(rounds):
-        call()
-    wait()
-    return (time.perf_counter() - start) / rounds

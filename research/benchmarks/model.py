@@ -1,12 +1,15 @@
 """What the method's forward costs: three views of every product, and the mixture of experts."""
 
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 import yaml
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextMLP
 
@@ -16,13 +19,14 @@ from processing_moon2 import Moon2Processor
 from research.benchmarks import arguments
 from research.benchmarks.measure import ROOT, print_table, ratios, spread, time_paired
 from training_moon2.collator import TripletCollator
+from training_moon2.dry_run import grouped_mm_flops
+from training_moon2.figures import VIEWS
 from training_moon2.model import scratch_model, scratch_processor
 from training_moon2.passes import Items, role_views
 from training_moon2.triplets import ROLES
 
 RECIPES = {"tiny": ROOT / "recipes" / "tiny.yaml", "100m": Path(__file__).parent / "100m.yaml"}
 IMPLEMENTATIONS = ("grouped_mm", "eager")
-VIEWS = ("t", "i", "mm")
 # All titles have one length, and all passes as many items: the ways shall differ in what they compute, not in padding.
 TITLE_TOKENS = 24
 
@@ -36,6 +40,18 @@ def build(name: str, seed: int) -> tuple[Moon2Model, Moon2Processor]:
     processor = scratch_processor(titles, architecture, recipe["vocab_size"], recipe["max_pixels"])
     experts = {name: recipe[name] for name in ("num_experts", "num_experts_per_tok", "moe_intermediate_size")}
     return scratch_model(architecture, processor.tokenizer, **experts), processor
+
+
+@contextmanager
+def model_folder(given: str | None, seed: int) -> Iterator[str]:
+    """Give the folder of a model: the one that was named, or an untrained one of the demo's size."""
+    if given is not None:
+        yield given
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for part in build("tiny", seed):
+            part.save_pretrained(folder)
+        yield folder
 
 
 def title(random: np.random.Generator, words: int) -> str:
@@ -61,6 +77,28 @@ def triplets(count: int, pixels: int, seed: int) -> list[dict]:
     return rows
 
 
+class SeparateViews(TripletCollator):
+    """Triplets as a naive loop has them: each view of each role by itself, `chunk` items at a time, in given order."""
+
+    def __call__(self, triplets: list[dict]) -> dict:
+        batch = super().__call__(triplets)
+        for index, role in enumerate(ROLES):
+            products = [triplet[role] for triplet in triplets]
+            batch["passes"][role] = {
+                view: [
+                    dict(self.processor([{name: product[name] for name in names} for product in chunk]))
+                    for chunk in (products[start : start + self.chunk] for start in range(0, len(products), self.chunk))
+                ]
+                for view, names in VIEWS.items()
+            }
+            for offset, kind in enumerate(("pictures", "texts")):
+                batch["rows"][role][kind] = torch.arange(len(products)) + (2 * index + offset) * len(products)
+        return batch
+
+    def _items(self, triplets: list[dict], kind: str) -> Iterator:
+        return iter(())  # nothing shares a pass with another view
+
+
 class Views:
     """The three ways to get all nine embeddings (B, D) of a batch of triplets, by (role, view)."""
 
@@ -68,13 +106,8 @@ class Views:
         self.model = model
         processor.max_text_length = TITLE_TOKENS
         self.batch = TripletCollator(processor, chunk=len(rows))(rows)
-        self.separate = {}
-        for role in ROLES:
-            products = [row[role] for row in rows]
-            parts = {"t": ("text",), "i": ("image",), "mm": ("text", "image")}
-            for view, names in parts.items():
-                items = [{name: product[name] for name in names} for product in products]
-                self.separate[role, view] = dict(processor(items))
+        passes = SeparateViews(processor, chunk=len(rows))(rows)["passes"]
+        self.separate = {(role, view): passes[role][view][0] for role in ROLES for view in VIEWS}
 
     def nine_forwards(self) -> dict:
         """Embed every view of every role in a forward of its own."""
@@ -97,35 +130,18 @@ class Views:
         return {(role, view): getattr(roles[role], view).embeddings for role in ROLES for view in VIEWS}
 
 
-def operations(model: Moon2Model, views: Views) -> tuple[float, float, float]:
-    """Return the multiply-adds of one forward: nine forwards, vision once, prefix reuse (the paddings do not count).
-
-    A linear layer takes a multiply-add per weight and token, attention 2 n^2 times its width; of the experts only those
-    that are chosen count.
-    """
-    config, vision = model.config.get_text_config(), model.config.vlm_config.vision_config
-    text_weights = sum(p.numel() for p in model.vlm.language_model.layers.parameters() if p.ndim > 1)
-    experts = sum(p.numel() for name, p in model.named_parameters() if ".experts." in name)
-    text_weights += experts * model.config.num_experts_per_tok // model.config.num_experts - experts
-    tower = model.vlm.visual
-    # The mergers see one token where the blocks see merge_size^2 patches.
-    per_patch = sum(p.numel() for part in (tower.blocks, tower.patch_embed) for p in part.parameters() if p.ndim > 1)
-    per_token = sum(p.numel() for name, p in tower.named_parameters() if "merger" in name and p.ndim > 1)
-
-    def language(tokens: torch.Tensor) -> float:
-        width = config.num_attention_heads * config.head_dim
-        return (tokens * text_weights + config.num_hidden_layers * 2 * tokens**2 * width).sum().item()
-
-    def see(patches: torch.Tensor) -> float:
-        tokens = patches / vision.spatial_merge_size**2
-        attention = vision.depth * 2 * patches**2 * vision.hidden_size
-        return (patches * per_patch + tokens * per_token + attention).sum().item()
-
-    lengths = {key: features["attention_mask"].sum(1).double() for key, features in views.separate.items()}
-    images = sum(language(lengths[role, "i"]) for role in ROLES)
-    towers = sum(see(views.separate[role, "i"]["image_grid_thw"].prod(1).double()) for role in ROLES)
-    nine = sum(language(length) for length in lengths.values()) + 2 * towers
-    return nine, nine - towers, nine - towers - images
+@torch.no_grad()
+def operations(model: Moon2Model, views: Views) -> list[float]:
+    """Return the multiply-adds of one forward: nine forwards, vision once, prefix reuse."""
+    attention, found = model.config._attn_implementation, []
+    model.set_attn_implementation("eager")  # torch does not count those of its own attention on a CPU
+    experts = {torch.ops.aten._grouped_mm: grouped_mm_flops}
+    for way in (views.nine_forwards, views.vision_once, views.prefix_reuse):
+        with FlopCounterMode(display=False, custom_mapping=experts) as counter:
+            way()
+        found.append(counter.get_total_flops() / 2)
+    model.set_attn_implementation(attention)
+    return found
 
 
 def three_views(options: arguments.ThreeViews) -> dict:

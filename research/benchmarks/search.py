@@ -45,6 +45,17 @@ def write_vectors(path: Path, count: int, dimension: int, seed: int, clusters: n
     array.flush()
 
 
+def made_up_vectors(
+    options: arguments.Search | arguments.Compression | arguments.Stores, folder: Path, size: int
+) -> list[Vectors]:
+    """Write a corpus of a size and its queries to files; return both."""
+    random = np.random.default_rng(options.seed)
+    clusters = random.standard_normal((max(1, size // CLUSTER), DIRECTIONS), dtype=np.float32)
+    for number, (name, count) in enumerate((("corpus", size), ("queries", options.queries)), 1):
+        write_vectors(folder / f"{name}.npy", count, options.dimension, options.seed + number, clusters)
+    return [open_vectors(folder / f"{name}.npy") for name in ("corpus", "queries")]
+
+
 class NumpySearch:
     """The loop that one would write: a product for each batch of queries, then its k largest."""
 
@@ -78,10 +89,7 @@ def search(options: arguments.Search) -> dict:
 def compare_ways(options: arguments.Search, size: int) -> list[list[str]]:
     """Return rows of the table for one size of the corpus."""
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-        random = np.random.default_rng(options.seed)
-        clusters = random.standard_normal((max(1, size // CLUSTER), DIRECTIONS), dtype=np.float32)
-        for number, (name, count) in enumerate((("corpus", size), ("queries", options.queries)), 1):
-            write_vectors(Path(folder) / f"{name}.npy", count, options.dimension, options.seed + number, clusters)
+        made_up_vectors(options, Path(folder), size)
         told = (folder, options.slow_queries, options.k)
         found = run_paired("research.benchmarks.search:measure", WAYS, options.repeats, *told)
         rows = {way: np.load(Path(folder) / f"{way}.npy") for way in WAYS}

@@ -20,7 +20,7 @@ from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
 from research.benchmarks import arguments
 from research.benchmarks.measure import columns, print_table, ratios, run_apart, run_paired, spread
-from research.benchmarks.model import TITLE_TOKENS, VIEWS, build, triplets
+from research.benchmarks.model import TITLE_TOKENS, VIEWS, SeparateViews, build, triplets
 from training_moon2.checkpoints import newest_complete
 from training_moon2.collator import TripletCollator
 from training_moon2.passes import Items, Passes
@@ -31,29 +31,6 @@ MEASURE = "research.benchmarks.training:measure"
 PIXELS = 96 * 96
 # Larger batches take so long that one round has to do, and so much memory without GradCache that "plain" is left out.
 LARGE = 256
-
-
-class SeparateViews(TripletCollator):
-    """Triplets as a naive loop has them: each view of each role by itself, `chunk` items at a time, in given order."""
-
-    def __call__(self, triplets: list[dict]) -> dict:
-        batch = super().__call__(triplets)
-        parts = {"t": ("text",), "i": ("image",), "mm": ("text", "image")}
-        for index, role in enumerate(ROLES):
-            products = [triplet[role] for triplet in triplets]
-            batch["passes"][role] = {
-                view: [
-                    dict(self.processor([{name: product[name] for name in names} for product in chunk]))
-                    for chunk in (products[start : start + self.chunk] for start in range(0, len(products), self.chunk))
-                ]
-                for view, names in parts.items()
-            }
-            for offset, kind in enumerate(("pictures", "texts")):
-                batch["rows"][role][kind] = torch.arange(len(products)) + (2 * index + offset) * len(products)
-        return batch
-
-    def _items(self, triplets: list[dict], kind: str) -> Iterator:
-        return iter(())  # nothing shares a pass with another view
 
 
 class NineForwards(Moon2Trainer):

@@ -154,8 +154,8 @@ def unpack(file: Path, work: Path) -> list[str]:
         try:
             with tarfile.open(file, "r:xz") as archive:
                 archive.extractall(staging, filter="data")
-        except (OSError, tarfile.TarError, lzma.LZMAError) as error:
-            raise StudyError(f"--packed {file} is no file of `pack`: {error}") from error
+        except (OSError, EOFError, tarfile.TarError, lzma.LZMAError) as error:
+            raise StudyError(f"--packed {file} is no file of `pack`, or not all of it: {error}") from error
         found = sorted(staging.iterdir())
         for folder in found:
             if not (work / folder.name).is_dir():

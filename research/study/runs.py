@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -19,11 +20,9 @@ from common_moon2.files import write_json, write_text
 from processing_moon2 import Moon2Processor, ProductBatch
 from research.study.arguments import ListArguments, OneArguments, Place, RunArguments, StudyError
 from research.study.data import dataset, has_augmented_images, prepare, transfer_dataset, unpack
-from research.study.losses import LOSSES
 from research.study.models import make_smollm2, starting_model
-from research.study.results import add_result, read_keys
-from research.study.scoring import environment, score
-from research.study.variants import SMOLLM2, Variant, choose, read_variants
+from research.study.results import add_result, environment, read_keys, score
+from research.study.variants import LOSSES, SMOLLM2, Variant, choose, read_variants
 from training_moon2.callbacks import TrainingError
 from training_moon2.checkpoints import CheckpointError, checkpoints
 from training_moon2.collator import TripletCollator
@@ -54,11 +53,13 @@ def run(options: RunArguments) -> dict:
     """Do the runs that are missing, each in a process of its own.
 
     Raises:
-        StudyError: there is no such variant or catalogue, or a data set cannot be built.
+        StudyError: there is no such variant, seed or catalogue, or a data set cannot be built.
     """
     end = None if options.minutes is None else time.monotonic() + 60 * options.minutes
     known = read_variants()
     variants = [one for one in choose(known, options.only) if options.tiers is None or one.tier in options.tiers]
+    if not any(seed < variant.seeds for variant in variants for seed in options.seeds):
+        raise StudyError("No variant has such a tier and seed; what there is: python -m research.study list")
     runs = missing(variants, known, options.seeds, options)
     if not runs:
         print("nothing is missing")
@@ -99,15 +100,9 @@ def one(options: OneArguments) -> dict:
         StudyError: there is no such variant, or it cannot be trained.
         SystemExit: it was stopped, or another process is at it; the code tells which.
     """
-    known = read_variants()
-    (variant,) = choose(known, [options.name])
-    start = None
-    if variant.start in known:
-        start = folder_of(options, known[variant.start], options.seed) / MODEL
-    base = dataset(options.work, (1, 1, 1))
-    transfer = None if options.no_transfer else transfer_dataset(options.work)
+    (variant,) = choose(read_variants(), [options.name])
     try:
-        code = run_one(variant, options.seed, options, dataset(options.work, variant.query_mix), base, transfer, start)
+        code = run_one(variant, options)
     except (TrainingError, CheckpointError, ValueError, OSError) as error:
         raise StudyError(f"{variant.name}, seed {options.seed}: {error}") from error
     if code:
@@ -204,35 +199,33 @@ def launch(words: list[str], log: Path, end: float | None) -> int:
             return child.wait()
 
 
-def run_one(
-    variant: Variant, seed: int, place: Place, dataset: Path, base: Path, transfer: Path | None, start: Path | None
-) -> int:
+def run_one(variant: Variant, options: OneArguments) -> int:
     """Train, score and write one run; what of it is there already is not done again.
 
-    Args:
-        dataset: what is trained on; base: what is scored on, the data set with even query shares.
-        start: folder of the model that this one starts from, if there is one.
+    It is scored on the data set with even query shares, and on the transfer set.
 
     Returns:
         the exit code: 0, `BUSY`, or 128 + the number of a signal.
     """
-    folder = folder_of(place, variant, seed)
+    folder = folder_of(options, variant, options.seed)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(folder / "lock", timeout=0).acquire()  # goes with the process, however that ends
     except Timeout:
         return BUSY
     with lock:
-        fields = variant.fields(place)
-        code = train(variant, fields, seed, dataset, folder, start, place.device)
+        fields = variant.fields(options)
+        code = train(variant, options, fields, folder)
         if code:
             return code
-        figures = score(variant, folder / MODEL, base, transfer, folder / "vectors", place.device)
+        transfer = None if options.no_transfer else transfer_dataset(options.work)
+        even = dataset(options.work, (1, 1, 1))
+        figures = score(variant, folder / MODEL, even, transfer, folder / "vectors", options.device)
         decided = ("changes", "query_mix", "recipe", "objectives", "loss", "encoder", "start")
         content = {
             "variant": variant.name,
-            "key": variant.key(place),
-            "seed": seed,
+            "key": variant.key(options),
+            "seed": options.seed,
             "steps": fields["max_steps"],
             "batch": fields["per_device_train_batch_size"],
             **{name: getattr(variant, name) for name in decided},
@@ -240,20 +233,17 @@ def run_one(
             **figures,
             **environment(),
         }
-        add_result(place.results, content)
+        add_result(options.results, content)
         for rest in (folder / "vectors", *(folder / MODEL).glob("checkpoint-*")):
             shutil.rmtree(rest)
     return 0
 
 
-def train(
-    variant: Variant, fields: dict, seed: int, dataset: Path, folder: Path, start: Path | None, device: str
-) -> int:
+def train(variant: Variant, options: OneArguments, fields: dict, folder: Path) -> int:
     """Train one model of a variant, or go on with it; leave it in `folder`/model, and trained.json.
 
     Args:
         fields: of the recipe.
-        start: folder of the dense model that it starts from, if there is one.
 
     Returns:
         0, or 128 + the number of a signal that stopped it: the same call then goes on.
@@ -263,22 +253,24 @@ def train(
     """
     if (folder / TRAINED).is_file():
         return 0
-    output = folder / MODEL
+    output, start = folder / MODEL, None
     if variant.start == SMOLLM2:
         start = folder / SMOLLM2
         if not (start / "preprocessor_config.json").is_file():  # written last
-            make_smollm2(start, seed)
-    own = {"dataset": str(dataset), "output_dir": str(output), "seed": seed, "disable_tqdm": True}
-    own |= {"use_cpu": device == "cpu"}
+            make_smollm2(start, options.seed)
+    elif variant.start is not None:
+        start = folder_of(options, read_variants()[variant.start], options.seed) / MODEL
+    triplets = dataset(options.work, variant.query_mix)
+    own = {"dataset": str(triplets), "output_dir": str(output), "seed": options.seed, "disable_tqdm": True}
+    own |= {"use_cpu": options.device == "cpu"}
     own |= {} if start is None else {"model": str(start)}
     own |= {"resume_from_checkpoint": "true"} if checkpoints(output) else {}
     file = folder / "recipe.yaml"
     write_text(file, yaml.safe_dump(fields | own, sort_keys=False))
     recipe = read_recipe([str(file)])
-    options = {name: getattr(recipe.loss, name) for name in recipe.loss.__dataclass_fields__}
-    build, loss = partial(starting_model, variant), LOSSES[variant.loss](**options)
-    trainer = build_trainer(recipe, build, loss, variant=variant.name)
-    if device == "cuda":
+    loss = LOSSES[variant.loss](**asdict(recipe.loss))
+    trainer = build_trainer(recipe, partial(starting_model, variant), loss, variant=variant.name)
+    if options.device == "cuda":
         trainer.data_collator = RememberingCollator(trainer.processing_class, fields["per_device_train_batch_size"] * 3)
     trainer.train(resume_from_checkpoint=prepare_output(trainer, recipe))
     if trainer.interruption.signal is not None:

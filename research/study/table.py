@@ -1,9 +1,11 @@
 """Report the results: in the layout of the paper's Table 4, as differences with intervals, and as its Fig. 2."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from jinja2 import StrictUndefined, Template
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
@@ -11,7 +13,7 @@ from common_moon2.files import write_text
 from evaluation.measure.metrics import CONFIDENCE, paired_test
 from evaluation.measure.retrieval import DIRECTIONS
 from evaluation.show.report import PAPER
-from research.study.arguments import EASY_SET, HARD_SET, TRANSFER_SET, PlotArguments, StudyError, TableArguments
+from research.study.arguments import EASY_SET, HARD_SET, HERE, TRANSFER_SET, PlotArguments, StudyError, TableArguments
 from research.study.results import Runs, read_results, unpack
 from research.study.variants import Variant, read_variants
 
@@ -37,12 +39,6 @@ STYLES = {
 EVEN = (1, 1, 1)
 # Which ways of training differ in their experts only.
 TWINS = {"joint + MoE": "joint + dense", "joint + MoE, by queries": "joint + dense, by queries"}
-TRADEOFF = (
-    "Area under the curve of i→mm against t→mm, hard gallery, in per cent of the square: what a way of training "
-    "reaches over all mixes of queries at once. The curve joins its mixes by lines; a worse point beside a better one "
-    "takes nothing away. Mean over seeds ± half of the 95 % t interval. Differences are over the mixes and seeds that "
-    "both have: with the 95 % paired bootstrap interval over queries, then ± half of the t interval over seeds."
-)
 RESAMPLES = 1000
 
 
@@ -68,58 +64,44 @@ def report(options: TableArguments) -> str:
         found = {name: runs.of(seeds) for name, runs in found.items() if runs.of(seeds).by_seed}
     shown = [runs for runs in found.values() if tiers is None or runs.variant.tier in tiers]
     chosen = [name for name in SETS if galleries is None or name in galleries]
-    if not any(name in run["sets"] for runs in shown for run in runs.by_seed.values() for name in chosen):
+    if not any(_sets(runs, name) for runs in shown for name in chosen):
         raise StudyError("There are no such results yet; what there is: python -m research.study list")
     some = next(iter(next(iter(found.values())).by_seed.values()))
-    lines = [
-        f"Recall@10 in five directions, then accuracy, in per cent: mean over seeds ± half of the 95 % t interval of "
-        f"that mean (none with one seed). {some['steps']} steps of {some['batch']} triplets, unless the row says "
-        "otherwise. Queries are made as shoppers might ask, but t→i asks with each product's title for its picture, "
-        "and i→t the other way round; a group of listings counts as one product. The paper's rows are quoted from the "
-        "paper: other data and models, so that only the order of rows can be compared.",
-    ]
-    for name in chosen:
-        rows = [runs for runs in shown if any(name in run["sets"] for run in runs.by_seed.values())]
-        if not rows:
-            continue
-        sizes = next(run["sets"][name] for runs in rows for run in runs.by_seed.values() if name in run["sets"])
-        queries = ", ".join(f"{ARROWS[one]} {count:,}" for one, count in sizes["queries"].items())
-        lines += ["", f"## {SETS[name]}", "", f"{sizes['candidates']:,} candidates; queries: {queries}.", ""]
-        lines += _markdown(["variant", "seeds", *HEADER], [_row(runs, name) for runs in rows])
-        differences = [
-            _difference_row(runs, found[runs.variant.against], name)
-            for runs in rows
-            if runs.variant.against in found and runs.variant.against != runs.variant.name
-        ]
-        differences = [row for row in differences if row is not None]
-        if differences:
-            lines += [
-                "",
-                "Differences in points of Recall@10, on the queries and seeds that both have, with the 95 % paired "
-                "bootstrap interval over queries; after the ±, half of the 95 % t interval over seeds, which two seeds "
-                "or more have. Bold: neither interval holds 0. They are not corrected for the number of rows.",
-                "",
-                *_markdown(["variant", "against", "seeds", *HEADER[: len(DIRECTIONS)]], differences),
-            ]
-    if HARD_SET in chosen and (rows := tradeoff_rows([runs for runs in shown if runs.variant.curve])):
-        lines += ["", "## The see-saw between text and image queries", "", TRADEOFF, ""]
-        lines += _markdown(["way of training", "mixes", "seeds", "area", "against", "difference"], rows)
-    lines += ["", "## The paper's own rows (MBE2.0)", ""]
+    curves = [runs for runs in shown if runs.variant.curve and HARD_SET in chosen]
     here = {variant.paper: _label(variant) for variant in variants.values() if variant.paper is not None}
     rows = [[name, here.get(name, "-"), *(f"{x:.2f}" for x in row)] for name, row in PAPER.items()]
-    lines += _markdown(["variant", "its row above", *HEADER], rows)
-    lines += [
-        "",
-        "## What training came to",
-        "",
-        "Figures of the last ten steps, means over seeds; but omega is the lowest and the highest of all objectives "
-        "and seeds, and the expert is the one whose shares of pictures and texts differ most, of all seeds. Filter "
-        "precision: so much of what it distrusts is wrong; recall: so much of what is wrong it distrusts. Minutes of "
-        "one core, while another run had the other.",
-        "",
-        *_markdown(TRAINING_HEADER, [_training_row(runs) for runs in shown]),
-    ]
-    return "\n".join(lines)
+    template = (HERE / "report.md.jinja").read_text(encoding="utf-8")
+    return Template(template, trim_blocks=True, undefined=StrictUndefined).render(
+        some=some,
+        galleries=[_gallery(name, shown, found) for name in chosen if any(_sets(runs, name) for runs in shown)],
+        tradeoff=_markdown(
+            ["way of training", "mixes", "seeds", "area", "against", "difference"], tradeoff_rows(curves)
+        ),
+        paper=_markdown(["variant", "its row above", *HEADER], rows),
+        training=_markdown(TRAINING_HEADER, map(_training_row, shown)),
+    )
+
+
+def _gallery(name: str, shown: list[Runs], found: dict[str, Runs]) -> dict:
+    """Return the tables of one gallery, and what is searched there."""
+    rows = [runs for runs in shown if _sets(runs, name)]
+    first = next(iter(_sets(rows[0], name).values()))
+    against = ((runs, found.get(runs.variant.against)) for runs in rows if runs.variant.against != runs.variant.name)
+    differences = [_difference_row(runs, reference, name) for runs, reference in against if reference is not None]
+    return {
+        "title": SETS[name],
+        "candidates": f"{first['candidates']:,}",
+        "queries": ", ".join(f"{ARROWS[one]} {count:,}" for one, count in first["queries"].items()),
+        "figures": _markdown(["variant", "seeds", *HEADER], [_row(runs, name) for runs in rows]),
+        "differences": _markdown(
+            ["variant", "against", "seeds", *HEADER[: len(DIRECTIONS)]], filter(None, differences)
+        ),
+    }
+
+
+def _sets(runs: Runs, name: str) -> dict[int, dict]:
+    """Return the figures of a gallery by seed."""
+    return {seed: run["sets"][name] for seed, run in runs.by_seed.items() if name in run["sets"]}
 
 
 def _training_row(runs: Runs) -> list[str]:
@@ -152,7 +134,7 @@ def _plain_mean(values: list[float | None]) -> str:
 
 
 def _row(runs: Runs, name: str) -> list[str]:
-    sets = [run["sets"][name] for run in runs.by_seed.values() if name in run["sets"]]
+    sets = _sets(runs, name).values()
     return [
         _label(runs.variant),
         str(len(sets)),
@@ -181,11 +163,8 @@ def _half_interval(values: list[float]) -> float:
 
 
 def _difference_row(runs: Runs, reference: Runs, name: str) -> list[str] | None:
-    pairs = [
-        (run["sets"][name], reference.by_seed[seed]["sets"][name])
-        for seed, run in runs.by_seed.items()
-        if seed in reference.by_seed and name in run["sets"] and name in reference.by_seed[seed]["sets"]
-    ]
+    own, other = _sets(runs, name), _sets(reference, name)
+    pairs = [(figures, other[seed]) for seed, figures in own.items() if seed in other]
     if not pairs:
         return None
     row = [runs.variant.changes, reference.variant.name, str(len(pairs))]
@@ -205,11 +184,16 @@ def _difference(pairs: list[tuple[dict, dict]], direction: str) -> str:
         for side in (0, 1)
     )
     (test,) = paired_test(other.mean(0)[:, None], own.mean(0)[:, None], permutations=1)
-    difference, (low, high) = test["difference"], test["interval"]
+    return _with_intervals(test["difference"], test["interval"], list((own - other).mean(1)))
+
+
+def _with_intervals(difference: float, interval: tuple[float, float], by_seed: list[float]) -> str:
+    """Return a difference with its interval over queries and that over seeds; bold if neither holds 0."""
+    low, high = interval
     text = f"{100 * difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-    if len(pairs) == 1:
+    if len(by_seed) == 1:
         return text
-    half = _half_interval(list((own - other).mean(1)))
+    half = _half_interval(by_seed)
     text += f" ± {100 * half:.1f}"
     return f"**{text}**" if (low > 0 or high < 0) and abs(difference) > half else text
 
@@ -230,9 +214,7 @@ def tradeoff_rows(curves: list[Runs]) -> list[list[str]]:
     """Return a row for each way of training: its area, and the difference from its twin without experts."""
     ways: dict[str, dict] = {}
     for runs in curves:
-        hits = {
-            seed: _both_hits(run["sets"][HARD_SET]) for seed, run in runs.by_seed.items() if HARD_SET in run["sets"]
-        }
+        hits = {seed: _both_hits(figures) for seed, figures in _sets(runs, HARD_SET).items()}
         ways.setdefault(runs.variant.curve, {})[runs.variant.query_mix] = hits
     rows = []
     for name, mixes in ways.items():
@@ -280,19 +262,14 @@ def _area_difference(own: list, other: list) -> str:
         area(np.stack(pair[:2], axis=1)) - area(np.stack(pair[2:], axis=1))
         for pair in zip(own_text, own_image, other_text, other_image, strict=True)
     ]
-    low, high = np.quantile(differences, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    difference = float(np.mean(by_seed))
-    text = f"{100 * difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-    if len(by_seed) == 1:
-        return text
-    half = _half_interval(by_seed)
-    text += f" ± {100 * half:.1f}"
-    return f"**{text}**" if (low > 0 or high < 0) and abs(difference) > half else text
+    interval = np.quantile(differences, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return _with_intervals(float(np.mean(by_seed)), interval, by_seed)
 
 
-def _markdown(header: list[str], rows: list[list[str]]) -> list[str]:
+def _markdown(header: list[str], rows: Iterable[list[str]]) -> str:
+    """Return a table; without rows nothing."""
     cells = [header, ["---"] + ["--:"] * (len(header) - 1), *rows]
-    return ["| " + " | ".join(row) + " |" for row in cells]
+    return "\n".join("| " + " | ".join(row) + " |" for row in cells) if len(cells) > 2 else ""
 
 
 def plot(options: PlotArguments) -> dict:

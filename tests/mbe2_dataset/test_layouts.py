@@ -847,3 +847,22 @@ def test_a_dump_of_a_database_and_levels_in_german(tmp_path):
     )  # fmt: skip
     mug = read(tmp_path)["7"]
     assert mug["category"] == ["Haus", "Tassen"] and mug["price"] == 9.9 and mug["attributes"] == ["Größe=M"]
+
+
+def test_quotes_that_are_part_of_texts(tmp_path):
+    rows = ['1\t"Big mug\ta.jpg', "2\tCup\tb.jpg", '3\tScreen 15"\tc.jpg']
+    (tmp_path / "a.tsv").write_text("\n".join(["id\ttitle\timage", *rows]))
+    assert [record["title"] for record in read(tmp_path).values()] == ['"Big mug', "Cup", 'Screen 15"']
+    (tmp_path / "a.tsv").write_text('id\ttitle\tdescription\timage\n1\t"Big\nmug"\t"a ""fine"" mug"\ta.jpg\n')
+    assert read(tmp_path)["1"]["description"] == 'a "fine" mug'
+    (tmp_path / "a.tsv").unlink()
+    (tmp_path / "a.csv").write_text("id,title,image\n0,Jug,j.jpg\n" + '1,"Big mug,a.jpg\n' + "2,Cup,b.jpg\n" * 20)
+    (problem,) = [item for item in source(tmp_path) if isinstance(item, Problem)]
+    assert "21 lines long, so a quote in it may not be closed" in problem.reason or "22 lines" in problem.reason
+
+
+def test_a_western_catalogue_in_several_languages(tmp_path):
+    words = ("Größe", "Café", "Señor", "Øre", "Città", "Maçã", "Brûlée", "Müsli")
+    rows = (f"{n}|{word} mug with a handle|{n}.jpg" for n, word in enumerate(words))
+    table(tmp_path / "a.csv", "id|title|image", *rows, encoding="cp1252")
+    assert [record["title"].split()[0] for record in read(tmp_path).values()] == list(words)

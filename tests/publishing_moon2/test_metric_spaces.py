@@ -15,7 +15,7 @@ from hub_server import run_python
 
 from common_moon2.cli import UserError
 from evaluation.measure.metrics import retrieval_metrics
-from publishing_moon2.metric import METRICS, metric_files, metric_folder
+from publishing_moon2.push import METRICS, metric_files, metric_folder
 
 
 def load(name: str) -> evaluate.Metric:

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from configuration_moon2 import IMAGE, Moon2Config
+from configuration_moon2 import IMAGE
 from modeling_moon2 import Moon2Model
 from research.benchmarks import catalogue, gpu, measure, model, search, training
 from research.benchmarks.__main__ import main
@@ -261,8 +261,8 @@ def test_small_objects_are_harder_to_find(capsys, tmp_path):
 
 def test_a_step_of_the_whole_method_runs_at_any_shape():
     """The losses of `gpu` are finite, and every weight but those of unused experts gets a gradient."""
-    text, vision, side, length, count = gpu.SHAPES["tiny"]
-    config = Moon2Config(vlm_config=gpu.vlm_config(text, vision, side), moe_intermediate_size=48)
+    side, length, count = (gpu.SHAPES["tiny"][part] for part in ("side", "length", "triplets"))
+    config = gpu.moon2_config("tiny")
     model = Moon2Model(config)
     both = gpu.inputs(config, 3 * count, side, length, "cpu")
     assert (both["position_types"] == IMAGE).sum(1).tolist() == [side**2 + 2] * 3 * count
@@ -275,11 +275,9 @@ def test_a_step_of_the_whole_method_runs_at_any_shape():
 
 
 def test_the_shape_of_the_large_model_is_that_of_two_billion():
-    text, vision, side, *_ = gpu.SHAPES["Qwen3-VL-2B"]
-    one = dict(num_experts=1, num_experts_per_tok=1)
     with torch.device("meta"):
-        model = Moon2Model(Moon2Config(vlm_config=gpu.vlm_config(text, vision, side), **one))
-        four = Moon2Model(Moon2Config(vlm_config=gpu.vlm_config(text, vision, side)))
+        model = Moon2Model(gpu.moon2_config("Qwen3-VL-2B", 1.0, num_experts=1, num_experts_per_tok=1))
+        four = Moon2Model(gpu.moon2_config("Qwen3-VL-2B", 1.0))
     assert 1.9e9 < model.num_parameters() < 2.3e9
     assert four.num_parameters() - model.num_parameters() == pytest.approx(3 * 28 * 3 * 2048 * 6144, rel=0.01)
 

@@ -22,17 +22,15 @@ from evaluation.measure.retrieval import Embedded
 from evaluation.tables.benchmark import load_benchmark, load_corpus
 from processing_moon2 import Moon2Processor
 from research.study.__main__ import main
-from research.study.arguments import HERE, PackArguments, Place, PlotArguments, StudyError, TableArguments
+from research.study.arguments import HERE, OneArguments, PackArguments, Place, PlotArguments, StudyError, TableArguments
 from research.study.data import has_augmented_images, prepare
 from research.study.data import pack as pack_data
 from research.study.data import unpack as unpack_data
-from research.study.losses import LOSSES
 from research.study.models import TwoTowers, upcycled
-from research.study.results import add_result, pack, read_keys, read_results, unpack
+from research.study.results import add_result, evaluate_views, pack, read_keys, read_results, unpack
 from research.study.runs import BUSY, RememberingCollator, folder_of, missing, run_all, run_one
-from research.study.scoring import evaluate_views
 from research.study.table import area, plot, report, sweep, tradeoff_rows
-from research.study.variants import SMOLLM2, choose, read_variants
+from research.study.variants import LOSSES, SMOLLM2, choose, read_variants
 from test_loss_moon2 import OBJECTIVES, make_batch
 from training_moon2.collator import TripletCollator
 from training_moon2.model import scratch_model, train_tokenizer
@@ -304,7 +302,8 @@ def test_a_run_is_done_by_one_process_only(tmp_path):
     folder = folder_of(place, VARIANTS["full"], 0)
     folder.mkdir(parents=True)
     with FileLock(folder / "lock"):
-        assert run_one(VARIANTS["full"], 0, place, tmp_path, tmp_path, None, None) == BUSY
+        options = OneArguments(name="full", seed=0, results=place.results, work=place.work)
+        assert run_one(VARIANTS["full"], options) == BUSY
     assert not place.results.exists()
 
 
@@ -444,10 +443,11 @@ def test_errors_are_sentences(tmp_path, capsys):
     assert main(["table", "--results", str(tmp_path / "none.parquet")]) == 2
     assert main(["run", "--only", "nothing"]) == 2
     assert main(["run", "--max_steps", "4"]) == 2
+    assert main(["run", "--tiers", "99"]) == main(["run", "--only", "full", "--seeds", "7"]) == 2
     work = ["--work", str(tmp_path), "--results", str(tmp_path / "r.parquet"), "--catalogue", str(tmp_path / "none")]
     assert main(["run", *work]) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert [line.startswith("error: ") for line in errors] == [True] * 4
+    assert [line.startswith("error: ") for line in errors] == [True] * 6
 
 
 def test_the_area_is_that_under_the_better_points():
@@ -498,6 +498,10 @@ def test_data_sets_travel_in_one_file_and_come_out_whole(tmp_path, mbe2, capsys)
     words = ["--packed", str(tmp_path / "less.tar.xz"), "--work", str(tmp_path / "less"), "--max_steps", "1"]
     assert main(["run", *words, "--results", str(tmp_path / "r.parquet"), "--only", "full"]) == 2
     assert "has no augmented images: add --no_augmented_images" in capsys.readouterr().err
+    cut = tmp_path / "cut.tar.xz"  # a copy that broke off
+    cut.write_bytes((tmp_path / "study.tar.xz").read_bytes()[:-5000])
+    with pytest.raises(StudyError, match="or not all of it"):
+        unpack_data(cut, tmp_path / "fourth")
     with pytest.raises(StudyError, match="is no file of `pack`"):
         unpack_data(mbe2_file := next(work.rglob("*.parquet")), tmp_path / "third")
     assert mbe2_file.is_file()

@@ -31,7 +31,7 @@ from serving_moon2.__main__ import main
 from serving_moon2.arguments import ServeArguments
 
 pytest.importorskip("litserve")
-from serving_moon2 import limits, service
+from serving_moon2 import requests, service
 
 ROOT = Path(__file__).parents[2]
 CLIENTS, REQUESTS = 16, 500
@@ -128,7 +128,7 @@ BAD_BODIES = {
 def test_what_is_wrong_is_told_with_the_index_of_the_product(kind, api):
     body = [{"text": "mug"}, BAD[kind]]
     try:
-        answer = api.decode_request(limits.read_products(body))
+        answer = api.decode_request(requests.read_products(body))
     except ValueError as error:
         told = str(error)
     else:
@@ -139,9 +139,9 @@ def test_what_is_wrong_is_told_with_the_index_of_the_product(kind, api):
 
 def test_a_long_value_is_not_repeated_as_a_whole():
     with pytest.raises(ValueError) as wrong:
-        limits.read_products({"text": ["mug"] * 2000 + [5]})
+        requests.read_products({"text": ["mug"] * 2000 + [5]})
     assert len(str(wrong.value)) > 10_000
-    told = json.loads(limits.refusal(422, str(wrong.value)).body)["detail"]
+    told = json.loads(service.refusal(422, str(wrong.value)).body)["detail"]
     assert told.startswith("Item 0: the text is ['mug'") and told.endswith(", or None.") and len(told) <= 500
 
 
@@ -150,18 +150,18 @@ def test_no_file_is_opened(api, checkpoint, monkeypatch):
     assert Path("photo123").is_file()
     opened = []
     monkeypatch.setattr("builtins.open", lambda path, *_, **__: opened.append(path))
-    answer = api.decode_request(limits.read_products({"image": "photo123"}))
+    answer = api.decode_request(requests.read_products({"image": "photo123"}))
     assert answer.status_code == 422 and b"not a JPEG" in answer.body and not opened
     for image in ("/etc/passwd", "file:///etc/passwd", "http://127.0.0.1/photo.png"):
         with pytest.raises(ValueError, match="Item 0: an image is not base64; .* not opened"):
-            limits.read_products({"image": image})
+            requests.read_products({"image": image})
 
 
 def test_a_batch_has_the_vectors_of_each_product_by_itself(api, reference):
     """Requests with errors among them, more products than a forward pass takes."""
-    bad = limits.refusal(422, "wrong")
+    bad = service.refusal(422, "wrong")
     bodies = good_requests()
-    answers = api.predict([bad, *(api.decode_request(limits.read_products(body)) for body in bodies), bad])
+    answers = api.predict([bad, *(api.decode_request(requests.read_products(body)) for body in bodies), bad])
     assert api.encode_response(answers[0]) is bad and api.encode_response(answers[-1]) is bad
     for body, vectors in zip(bodies, answers[1:-1], strict=True):
         found = json.loads(api.encode_response(vectors).body)["embeddings"]
@@ -182,7 +182,7 @@ def test_a_product_on_which_the_model_fails_fails_alone(failure, api, reference,
 
     monkeypatch.setattr(api.model, "forward", broken)
     bodies = [[{"text": "red mug"}], [{"text": "shirt"}, {"text": "poison"}], [{"text": "blue mug"}]]
-    answers = api.predict([api.decode_request(limits.read_products(body)) for body in bodies])
+    answers = api.predict([api.decode_request(requests.read_products(body)) for body in bodies])
     first, second, third = (api.encode_response(answer) for answer in answers)
     assert (first.status_code, second.status_code, third.status_code) == (200, 500, 200)
     assert b"Item 1: the model fails on it" in second.body
@@ -198,7 +198,7 @@ def test_long_products_make_smaller_batches(api, monkeypatch):
     assert api.predict([items[:4], items[4:]]) == [[[0.0]] * 4, [[0.0]] * 5]
     assert sizes == [1, 1, 2, 4, 1]
     monkeypatch.setattr(service, "MAX_TOKENS", 20)
-    refused = api.decode_request(limits.read_products([{"text": "mug"}, {"text": "mug " * 50}]))
+    refused = api.decode_request(requests.read_products([{"text": "mug"}, {"text": "mug " * 50}]))
     assert b"Item 1: it has more than 20 tokens." in refused.body
 
 
@@ -208,12 +208,12 @@ def test_a_full_queue_answers_at_once():
 
         async def app(scope, receive, send):
             await done.wait()
-            await limits.refusal(200, "served")(scope, receive, send)
+            await service.refusal(200, "served")(scope, receive, send)
 
         async def send(message):
             codes.extend([message["status"]] if "status" in message else [])
 
-        queue = limits.BoundedQueue(app, most=2)
+        queue = service.BoundedQueue(app, most=2)
         waiting = [asyncio.create_task(queue({"type": "http", "method": "POST"}, None, send)) for _ in range(5)]
         await asyncio.sleep(0.05)
         assert codes == [503] * 3 and queue.inside == 2

@@ -36,10 +36,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from backbones_moon2 import image_block
 from configuration_moon2 import Moon2Config
 from conftest import IMAGE_IDS, TEXTS, picture
 from modeling_moon2 import Moon2Model
-from processing_moon2 import Moon2Processor, image_block
+from processing_moon2 import Moon2Processor
 from serving_moon2.__main__ import main
 from training_moon2.model import train_tokenizer
 

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from conftest import tiny_model, tiny_processor
-from training_moon2.filter_record import FilterRecord, precision_and_recall
+from training_moon2.figures import FilterRecord, ValidationRetrieval, precision_and_recall
 from training_moon2.triplets import TripletDataset, load_triplets
-from training_moon2.validation import ValidationRetrieval
 
 
 @pytest.fixture(scope="module")
