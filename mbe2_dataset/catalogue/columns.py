@@ -147,10 +147,15 @@ def find_columns(
             raise CatalogueError(f"A mapping has no column {ours!r}; it may have: {', '.join(names)}.")
         for name in theirs:
             named = [field for field in re.findall(r"{([^}:]*)", name) if field != "id"]
-            if (named or "{" not in name) and not any(_is_in(field, found) for field in named or [name]):
+            if (named or "{" not in name) and not all(_is_in(field, found) for field in named or [name]):
                 raise CatalogueError(
                     f"{table} has no column {name!r}, from which {ours!r} is to be read; it has: {_listed(found)}."
                 )
+            if ours == "images" and "{" in name:
+                try:
+                    name.format_map(dict.fromkeys([*named, "id"], ""))
+                except (ValueError, LookupError, AttributeError) as error:
+                    raise CatalogueError(f"{name!r} is no pattern ({error}); one is like images/{{id}}.jpg.") from error
     columns = {ours: tuple(theirs) for ours, theirs in given.items()}
     taken = {name for theirs in columns.values() for name in theirs}
     by_usual_name = _by_usual_name([name for name in found if name not in taken], languages)

@@ -245,7 +245,8 @@ class Reader:
     def _pictures(self, source: Source, name: str, value: object, row: Mapping[str, object], **_) -> list[dict]:
         if source.kind == "files":
             fields = {**row, "id": self.identity(row)}
-            found = [{"path": name.format_map(fields)}] if fields["id"] else []
+            is_whole = not any(is_empty(fields[field]) for field in re.findall(r"{([^}:]+)", name))
+            found = [{"path": name.format_map(fields)}] if is_whole else []
         else:
             found = as_pictures(value)
         for place, picture in enumerate(found):

@@ -78,7 +78,7 @@ def selected_rows(table: Table, columns: list[str], only: Mapping[str, str]) -> 
     """Yield the rows whose columns `only` have the given values, with those columns and the given ones.
 
     Raises:
-        CatalogueError: a column of `only` is not there.
+        CatalogueError: a column of `only` is not there, or holds structures.
     """
     for name in only:
         if name not in table.columns:
@@ -86,7 +86,11 @@ def selected_rows(table: Table, columns: list[str], only: Mapping[str, str]) -> 
                 f"{table.name} has no column {name!r} to select by; it has: {', '.join(table.columns)}."
             )
     for where, row in table.read(list(dict.fromkeys([*columns, *only]))):
-        if isinstance(row, Problem) or all(as_text(row.get(name)) == value for name, value in only.items()):
+        told = {} if isinstance(row, Problem) else {name: row[name] for name in only}
+        if name := next((name for name in told if isinstance(told[name], (list, dict, bytes))), None):
+            kind = type(told[name]).__name__
+            raise CatalogueError(f"Column {name!r} of {where} holds a {kind}; --only needs one of texts or numbers.")
+        if isinstance(row, Problem) or all(as_text(told[name]) == value for name, value in only.items()):
             yield where, row
 
 
@@ -313,6 +317,7 @@ def find_delimiter(path: Path, encoding: str) -> str:
     """Return what separates the cells: of the usual separators the one that gives most columns, the same everywhere."""
     with _faults_of(path, encoding), _open_text(path, encoding) as file:
         lines = list(islice(file, 50))
+    csv.field_size_limit(LONGEST_CELL)
     if lines and (said := re.fullmatch(r"sep=(.)\s*", lines[0])):
         return said[1]
     widths = {mark: [len(cells) for cells in csv.reader(lines, delimiter=mark) if cells] or [1] for mark in DELIMITERS}
@@ -344,7 +349,6 @@ def _is_text_table(path: Path) -> bool:
 
 
 def _csv(path: Path, name: str, encoding: str | None) -> Table:
-    csv.field_size_limit(LONGEST_CELL)
     encoding = encoding or find_encoding(path)
     delimiter = find_delimiter(path, encoding)
     quoting = csv.QUOTE_NONE if _has_bare_quotes(path, encoding, delimiter) else csv.QUOTE_MINIMAL
@@ -502,12 +506,18 @@ def _json(path: Path, name: str, encoding: str | None) -> Table:
         return [(f"row {number} of {name}", record) for number, record in enumerate(records)]
 
     rows = lines if _is_json_lines(path, encoding) else partial(iter, document())
-    return Table(name, _columns_of(rows()), lambda wanted: rows(), said=encoding.removesuffix("-sig"))
+    return Table(name, _columns_of(rows()), partial(_chosen, rows), said=encoding.removesuffix("-sig"))
 
 
 def _columns_of(rows: Iterator[Located]) -> list[str]:
     """Return the columns of the first rows; each may leave out what is empty."""
     return list(dict.fromkeys(name for _, row in islice(rows, FIRST_ROWS) if isinstance(row, dict) for name in row))
+
+
+def _chosen(rows: Callable[[], Iterator[Located]], wanted: list[str]) -> Iterator[Located]:
+    """Yield rows with the wanted columns; where a row leaves one out, it is None."""
+    for where, row in rows():
+        yield where, row if isinstance(row, Problem) else {name: row.get(name) for name in wanted}
 
 
 def _is_json_lines(path: Path, encoding: str) -> bool:
@@ -556,7 +566,7 @@ def _xml(path: Path, name: str, encoding: str | None) -> Table:
     columns = _columns_of(rows())
     if not columns:
         raise CatalogueError(f"{path} holds no product: an element {', '.join(sorted(XML_ROWS))}.")
-    return Table(name, columns, lambda wanted: rows(), said="XML")
+    return Table(name, columns, partial(_chosen, rows), said="XML")
 
 
 def _local(tag: str) -> str:
@@ -687,7 +697,10 @@ class HubTables:
             said = f"read as {self._builder} by datasets" if self._builder else "read by datasets"
             spread = self._builder == "webdataset"
             read = partial(_rows, dataset, name, kinds, spread)
-            columns = _columns_of(read([])) if spread else list(kinds)
+            columns = list(kinds)
+            if spread:
+                rows = partial(read, [])
+                columns, read = _columns_of(rows()), partial(_chosen, rows)
             yield Table(name, columns, read, split, said, again=self.folder is not None)
 
     def fingerprint(self) -> str:

@@ -160,6 +160,9 @@ def test_google_feeds_of_every_kind(tmp_path):
     table(tmp_path / "tsv" / "feed.tsv", header, row, separator="\t")
     table(tmp_path / "txt" / "feed.txt", header, row, separator="\t")
     (tmp_path / "txt" / "readme.txt").write_text("Words,\nnot a table.\n")
+    (tmp_path / "txt" / "long.txt").write_text(f'"{"x" * 140_000}\n')
+    csv.field_size_limit(2**17)  # as Python begins, whatever earlier tests read
+    assert layout_of(tmp_path / "txt") == "google"
     fields = dict(zip(header.replace(" ", "_").split("|"), row.split("|"), strict=True))
     fields.pop("additional_image_link")
     tags = "".join(f"<g:{name}>{value.replace('>', '&gt;')}</g:{name}>" for name, value in fields.items())
@@ -322,8 +325,20 @@ def test_pictures_named_by_ids(tmp_path):
     table(tmp_path / "blank" / "a.csv", "sku|name", "7|Mug", "|Cup")
     mug, cup = source(tmp_path / "blank", columns={"images": ("photos/{id}.jpg",)})
     assert mug.record["images"] == [{"path": "photos/7.jpg"}] and cup.record["images"] == []
-    with pytest.raises(CatalogueError, match=r"no column 'photos/\{nr\}\.jpg', from which 'images'"):
-        read(tmp_path / "own", columns={"images": ("photos/{nr}.jpg",)})
+    for pattern in ("photos/{nr}.jpg", "photos/{sku}/{nr}.jpg"):
+        with pytest.raises(CatalogueError, match=r"no column 'photos/.*\{nr\}\.jpg', from which 'images'"):
+            read(tmp_path / "own", columns={"images": (pattern,)})
+    with pytest.raises(CatalogueError, match=r"is no pattern \(.*\); one is like images/\{id\}\.jpg"):
+        read(tmp_path / "own", columns={"images": ("photos/{id:.3f}.jpg",)})
+
+
+def test_rows_of_json_may_leave_columns_out(tmp_path):
+    rows = [{"id": 1, "title": "Mug", "file": "a", "tags": ["new"]}, {"id": 2, "title": "Cup"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = read(tmp_path, columns={"images": ("photos/{file}.jpg",)})
+    assert [record["images"] for record in found.values()] == [["photos/a.jpg"], []]
+    with pytest.raises(CatalogueError, match=r"Column 'tags' of row 0 of a\.jsonl holds a list; --only needs"):
+        read(tmp_path, columns={"images": ("photos/{file}.jpg",)}, only={"tags": "new"})
 
 
 def test_shopee(tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image
 from mbe2_dataset.catalogue.columns import parse_columns
 from mbe2_dataset.catalogue.ingest import ingest
 from mbe2_dataset.catalogue.products import TripletSource
-from mbe2_dataset.catalogue.search_log import SearchLog, join_log, log_events
+from mbe2_dataset.catalogue.search_log import NEGATIVE, POSITIVE, SearchLog, join_log, log_events
 from mbe2_dataset.catalogue.store import Problem
 from mbe2_dataset.catalogue.tables import LocalTables
 from mbe2_dataset.errors import CatalogueError
@@ -170,6 +170,16 @@ def test_a_file_of_triplets_is_a_catalogue_and_a_log(tmp_path):
     }
     assert found == {"mug": (["Red mug"], ["Blue cup"]), "cup": (["Blue cup"], ["Pot"]), "pan": (["Pot"], [])}
     assert log.counts["rows_in"] == 5 == log.counts["rows_joined"]
+
+
+def test_rows_of_triplets_may_leave_columns_out(tmp_path):
+    first = {"query_text": "mug", "positive_title": "Mug", "positive_image": "m.jpg"}
+    rows = [{**first, "negative_title": "Cup", "negative_image": "c.jpg", "split": "test"}, first]
+    source = TripletSource(LocalTables(write(tmp_path / "t.jsonl", rows)))
+    assert [item.record["title"] for item in source] == ["Mug", "Cup"]
+    assert [(event.split, event.state) for event in source.events()] == [
+        ("test", POSITIVE), ("test", NEGATIVE), (None, POSITIVE)
+    ]  # fmt: skip
 
 
 def test_ids_and_splits_of_triplets_are_kept(tmp_path):
