@@ -126,6 +126,9 @@ class ProductSource:
         # A data set with one split says nothing about how to split it.
         named = len([table for table in tables if table.split]) > 1
         files = PictureFiles(self.folder) if self.folder is not None else None
+        places = next((layout.pictures for layout in self.layouts.values() if layout and layout.pictures), None)
+        beside = [table for table in tables if places and all(map(Header(table.columns).column, places))]
+        keys = {key: path for table in beside for key, path in _picture_keys(places, table)}
         found: list[Bound] = []
         others: list[NoProductsError] = []  # beside products they hold other things, which is said
         for table in tables:
@@ -138,12 +141,12 @@ class ProductSource:
             except NoProductsError as error:
                 others.append(error)
                 continue
-            beside = [other for other in tables if layout and _has_pictures(layout, other)]
-            keys = {key: path for other in beside for key, path in _picture_keys(layout, other)}
-            reader = Reader(binding, readings(binding, sample, self.languages), self.languages, files, keys)
+            keyed = layout is not None and layout.pictures is not None
+            read = readings(binding, sample, self.languages)
+            reader = Reader(binding, read, self.languages, files, keys if keyed else {})
             self._learn_pictures(table, reader, sample)
             split = SPLIT_NAMES.get((table.split or "").lower()) if named else None
-            found.append(Bound(table, reader, split, tuple(other.name for other in beside)))
+            found.append(Bound(table, reader, split, tuple(other.name for other in beside if keyed)))
         if not found:
             raise others[0]
         return found
@@ -204,7 +207,8 @@ class ProductSource:
 
     def __iter__(self) -> Iterator[Item | Problem]:
         self.counts = Counter()
-        scattered, referred, children = self._look_ahead()
+        scattered, referred, children = self._ahead
+        scattered = set(scattered)  # `_hold` takes some out
         held, parents = self._hold(scattered, referred) if scattered or referred else ({}, {})
         for run in self._runs(count=True):
             item = run.item
@@ -303,7 +307,8 @@ class ProductSource:
     def _is_wanted(self, view: str) -> bool:
         return bool(self.languages) and re.split(r"[_-]", view)[0].casefold() == self.languages[0].casefold()[:2]
 
-    def _look_ahead(self) -> tuple[set[str], set[str], dict[str, str]]:
+    @cached_property
+    def _ahead(self) -> tuple[set[str], set[str], dict[str, str]]:
         """Return ids whose rows do not follow one another, names of parents, and child -> parent."""
         scattered: set[str] = set()
         referred: set[str] = set()
@@ -365,13 +370,9 @@ class ProductSource:
         return " ".join(parts)
 
 
-def _has_pictures(layout: Layout, table: Table) -> bool:
-    """Tell whether a table has the paths of the pictures that others name by keys."""
-    return layout.pictures is not None and all(map(Header(table.columns).column, layout.pictures))
-
-
-def _picture_keys(layout: Layout, table: Table) -> Iterator[tuple[str, str]]:
-    key, path = map(Header(table.columns).column, layout.pictures)
+def _picture_keys(places: tuple[str, str], table: Table) -> Iterator[tuple[str, str]]:
+    """Yield the keys by which other tables name pictures, and their paths."""
+    key, path = map(Header(table.columns).column, places)
     yield from ((str(row[key]), str(row[path])) for _, row in table.read([key, path]) if isinstance(row, dict))
 
 

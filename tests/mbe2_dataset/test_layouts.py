@@ -5,6 +5,8 @@ import gzip
 import io
 import json
 import tarfile
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from mbe2_dataset.catalogue.columns import LAYOUTS
 from mbe2_dataset.catalogue.products import ProductSource
 from mbe2_dataset.catalogue.search_log import NEGATIVE, NEITHER, POSITIVE, log_events
 from mbe2_dataset.catalogue.store import Item, Problem
-from mbe2_dataset.catalogue.tables import find_encoding, open_tables
+from mbe2_dataset.catalogue.tables import Table, find_encoding, open_tables
 from mbe2_dataset.catalogue.understood import understand
 from mbe2_dataset.errors import CatalogueError
 
@@ -270,6 +272,31 @@ def test_amazon_berkeley_objects(tmp_path):
     assert (german["title"], german["description"], german["brand"]) == ("Tasse", "Eins", "Acme")
     told = understand(source(tmp_path)).as_dict()
     assert told["tables"][0]["columns"]["images"].endswith("images/metadata/images.csv.gz, below images/small")
+
+
+def counted(path: Path) -> tuple[ProductSource, Counter]:
+    """Return a source, and how often each of its tables is read."""
+    reads: Counter[str] = Counter()
+    found = source(path)
+
+    def reading(one: Table) -> Table:
+        return replace(one, read=lambda wanted: reads.update([one.name]) or one.read(wanted))
+
+    found.tables._tables = [reading(one) for one in found.tables]
+    return found, reads
+
+
+def test_tables_are_read_once_to_look_ahead_and_once_for_keys_of_images(tmp_path):
+    place = tmp_path / "abo"
+    place.mkdir()
+    for number in range(3):
+        (place / f"listings_{number}.jsonl").write_text(json.dumps(abo(number)))
+    table(place / "images.csv", "image_id|height|width|path", "x1|9|9|0a/x1.jpg", "x2|9|9|0b/x2.jpg")
+    listings, reads = counted(place)
+    assert [len(item.record["images"]) for item in listings] == [2, 2, 2] and reads["images.csv"] == 1
+    shop, reads = counted(table(tmp_path / "a.csv", "id|title|image", "1|Mug|a.jpg", "2|Cup|b.jpg"))
+    assert len(list(shop)) == 2 and reads["a.csv"] == 3  # the sample, the ids, the products
+    assert len(list(shop)) == 2 and reads["a.csv"] == 4
 
 
 @pytest.mark.parametrize("kind", ["lists", "columns", "texts"])
