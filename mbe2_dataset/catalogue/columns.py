@@ -51,7 +51,6 @@ class Layout:
     children: tuple[str, str] | None = None
     views: tuple[str, ...] = ()
     products: tuple[str, str] | None = None
-    roots: tuple[str, ...] = ()
     nothing: tuple[str, ...] = ()
     debris: tuple[tuple[str, str], ...] = ()
     pictures: tuple[str, str] | None = None

@@ -195,11 +195,10 @@ class Reader:
         if source.split is not None and isinstance(value, str):
             value = [[piece] for piece in value.split(source.split)]
         path = as_category(value, self.readings.get(name, UNDECIDED), changes)
-        layout = self.binding.layout
-        if layout and path and all(map(str.isdecimal, path)) and not name.endswith("id"):
+        if self.binding.layout and path and all(map(str.isdecimal, path)) and not name.endswith("id"):
             changes["category: a number without a name left out"] += 1
             return []
-        return path[1:] if layout and path and path[0] in layout.roots else path
+        return path
 
     def _attribute(
         self, source: Source, name: str, value: object, row: Mapping[str, object], changes: Counter, **_

@@ -12,7 +12,7 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -26,7 +26,7 @@ LEVELS = (*CLEAR_LEVELS, " | ", "|", " / ", "/", "\\")
 # Between several categories in one cell, the clearest first.
 PATHS = ("\n", "||", ";", "|", ",")
 # The root that platforms put above all categories.
-ROOTS = {"default category", "root catalog"}
+ROOTS = {"default category", "root catalog", "categories"}
 # Between attributes, and between the name and the value of one ('#;#' and '#:#' are M5Product's, ',,' is MBE's).
 PAIRS = ("#;#", ",,", "\n", ";", "；", "|", ",", "，")
 NAME_ENDS = ("#:#", ":", "：", "=")
@@ -594,17 +594,3 @@ def unpacked(value: object) -> object:
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             continue
     return text
-
-
-# --- cells that a product can do without ---
-
-
-def optional(
-    read: Callable[..., object], value: object, *arguments: object, column: str, nothing: object, faults: list
-) -> object:
-    """Return `read(value, *arguments)`, or `nothing` for an unreadable cell, whose (column, reason) joins `faults`."""
-    try:
-        return read(value, *arguments)
-    except ValueError as error:
-        faults.append((column, str(error)))
-        return nothing

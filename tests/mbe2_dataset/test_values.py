@@ -14,7 +14,6 @@ from mbe2_dataset.catalogue.values import (
     as_words,
     category_paths,
     decide,
-    optional,
 )
 
 
@@ -67,6 +66,7 @@ def test_what_says_something_stays(text):
         (["Home > Kitchen, Dining > Cups", "Home > Decor"], ["Home~Kitchen, Dining~Cups"]),
         (["Home \\, Garden > Pots, Sale", "Sale"], ["Home , Garden~Pots", "Sale"]),
         (["Default Category/H,Default Category/H/K,Default Category/H/K/M"], ["H~K~M"]),
+        (["/Categories/H/K\n/Categories/H", "/Categories/D"], ["H~K"]),
         (["TV - Video/Audio", "Home > Kitchen", "Home > Decor"], ["TV - Video/Audio"]),
         (["Pots/Pans", "Mugs", "Cups", "Bowls"], ["Pots/Pans"]),
         (["Home/Kitchen|Garden", "Garden/Pots", "Garden"], ["Home~Kitchen", "Garden"]),
@@ -120,9 +120,13 @@ def test_separators_of_attributes_are_those_that_yield_pairs_everywhere(cells, p
     ],
 )  # fmt: skip
 def test_the_decimal_mark_is_decided_by_the_column(cells, prices):
-    reading, faults = decide("price", cells), []
-    read = [optional(as_price, cell, reading, column="price", nothing=None, faults=faults) for cell in cells]
-    assert read == prices and [column for column, _ in faults] == ["price"] * prices.count(None)
+    reading = decide("price", cells)
+    for cell, price in zip(cells, prices, strict=True):
+        if price is None:
+            with pytest.raises(ValueError, match="may have three decimals or a thousand"):
+                as_price(cell, reading)
+        else:
+            assert as_price(cell, reading) == price
 
 
 @pytest.mark.parametrize(
