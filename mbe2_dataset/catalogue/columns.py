@@ -267,7 +267,9 @@ class Header:
 
     def column(self, name: str) -> str | None:
         """Return the table's own name of a column, or the path into its JSON; None if it has no such column."""
-        found = name if name in self.names else self._folded.get(folded(name))
+        if name in self.names or name.startswith("__"):
+            return name if name in self.names else None  # __parentId is not parentId
+        found = self._folded.get(folded(name))
         if found is None and "." in name:
             head, _, rest = name.partition(".")
             found = self._folded.get(folded(head))

@@ -416,7 +416,7 @@ def _paths(reader: Reader, sample: Sequence[dict]) -> list[str]:
 
 
 def _fits(pattern: str, value: object) -> bool:
-    return any(re.search(pattern, str(entry)) for entry in (value if isinstance(value, list) else [value]) if entry)
+    return any(re.search(pattern, str(entry or "")) for entry in (value if isinstance(value, list) else [value]))
 
 
 def _is_same(layout: Layout | None, first: Item, more: Item) -> bool:

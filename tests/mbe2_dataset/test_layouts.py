@@ -119,6 +119,40 @@ def test_shopify_products_json(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("grouped", [True, False])
+def test_shopify_bulk_operation(grouped, tmp_path):
+    def gid(kind: str, number: int, parent: int | None = None) -> dict:
+        belongs = {"__parentId": f"gid://shopify/Product/{parent}"} if parent else {}
+        return {"id": f"gid://shopify/{kind}/{number}", **belongs}
+
+    size = {"selectedOptions": [{"name": "Size", "value": "S"}]}
+    none = {"selectedOptions": [{"name": "Title", "value": "Default Title"}]}
+    mug = {"vendor": "Acme", "descriptionHtml": "<p>Red.</p>", "category": {"fullName": "Home > Mugs"}}
+    lines = [
+        {**gid("Product", 1), "title": "Mug", **mug},
+        {**gid("ProductVariant", 3, 1), "title": "S", "price": "9.90", **size},
+        {**gid("MediaImage", 4, 1), "image": {"url": "https://x.test/1.jpg"}},
+        {**gid("Collection", 5, 1), "title": "Sale", "image": {"url": "https://x.test/sale.jpg"}},
+        {**gid("Product", 2), "title": "Cup"},
+        {**gid("ProductVariant", 6, 2), "title": "Default Title", "price": "5", **none},
+        {"url": "https://x.test/2.jpg", "__parentId": "gid://shopify/Product/2"},
+    ]
+    lines = lines if grouped else sorted(lines, key=lambda line: "__parentId" in line)
+    (tmp_path / "bulk.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert layout_of(tmp_path) == "shopify_bulk"
+    found, cup = read(tmp_path).values()
+    assert found == {
+        "id": "gid://shopify/Product/1", "title": "Mug", "description": "Red.", "brand": "Acme", "price": 9.9,
+        "category": ["Home", "Mugs"], "attributes": ["Size=S"], "images": ["https://x.test/1.jpg"],
+    }  # fmt: skip
+    assert (cup["title"], cup["price"], cup["attributes"]) == ("Cup", 5, [])
+    assert cup["images"] == ["https://x.test/2.jpg"]
+    assert understand(source(tmp_path), allow_urls=True).counts["rows that are no products"] == 1
+    plain = [{"id": n, "parentId": None, "title": "Mug", "image": "a.jpg"} for n in range(2)]
+    (tmp_path / "bulk.jsonl").write_text("\n".join(map(json.dumps, plain)))
+    assert layout_of(tmp_path) is None
+
+
 WOO = (
     "ID|Type|SKU|Name|Description|Regular price|Sale price|Categories|Images|Parent|"
     "Attribute 1 name|Attribute 1 value(s)"
