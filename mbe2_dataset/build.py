@@ -174,8 +174,9 @@ def check_leakage(splits: dict[str, Iterable[Row]]) -> None:
             names = [f"{kind} '{facts[first][kind, value]}'" for kind, value in shared[:SHOWN]]
             more = f" and {len(shared) - SHOWN} more" if len(shared) > SHOWN else ""
             raise LeakageError(
-                f"The splits '{first}' and '{second}' share {', '.join(names)}{more}: put whole groups, and rows with "
-                f"the same picture, into one split (columns 'split' and 'group_id')."
+                f"The splits '{first}' and '{second}' share {', '.join(names)}{more}. Rows of one group, with the same "
+                f"picture or, where no group is given, with the same title belong in one split: change the columns "
+                f"'split' and 'group_id', or let splits be made with --assign_splits true."
             )
 
 

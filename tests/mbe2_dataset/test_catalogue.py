@@ -96,6 +96,10 @@ def test_a_bad_catalogue_is_refused_with_a_sentence(case, tmp_path):
 UNFIT = {
     "nothing to contrast": (lambda: [r for r in records() if r["id"] not in ("sku/6",)], ["'validation'", "'sku/7'"]),
     "group in two splits": (lambda: changed(0, group_id="g9"), ["'train'", "'test'", "group id 'g9'"]),
+    "title in two splits": (
+        lambda: [{**row, "title": row["title"].replace("number9", "number0")} for row in without("group_id")],
+        ["'train'", "'test'", "group id 'sku/0'", "with the same title", "--assign_splits true"],
+    ),
 }
 
 
