@@ -12,6 +12,7 @@ import json
 import os
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -334,10 +335,16 @@ def _has_bare_quotes(path: Path, encoding: str, delimiter: str) -> bool:
     """
     if delimiter not in "\t|":
         return False
+    widths: Counter[int] = Counter()
+
+    def seen(line: str) -> str:
+        widths[line.count(delimiter)] += 1
+        return line
+
     with _faults_of(path, encoding), _open_text(path, encoding) as file:
-        lines = list(islice(filter(str.strip, file), BARE_LINES))
-    whole = len({line.count(delimiter) for line in lines}) == 1
-    return whole and sum(1 for _ in csv.reader(lines, delimiter=delimiter)) != len(lines)
+        lines = map(seen, islice(filter(str.strip, file), BARE_LINES))
+        rows = sum(1 for _ in csv.reader(lines, delimiter=delimiter))
+    return len(widths) == 1 and rows != widths.total()
 
 
 def _is_text_table(path: Path) -> bool:
