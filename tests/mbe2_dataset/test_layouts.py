@@ -158,24 +158,21 @@ def test_shopify_bulk_operation(grouped, tmp_path):
     assert layout_of(tmp_path) is None
 
 
-WOO = (
-    "ID|Type|SKU|Name|Description|Regular price|Sale price|Categories|Images|Parent|"
-    "Attribute 1 name|Attribute 1 value(s)"
-)
+WOO = {
+    "en": "ID|Type|SKU|Name|Description|Regular price|Sale price|Categories|Images|Parent|Attribute 1 name|"
+    "Attribute 1 value(s)",
+    "de": "ID|Typ|Artikelnummer|Name|Beschreibung|Regulärer Preis|Angebotspreis|Kategorien|Bilder|"
+    "Übergeordnetes Produkt|Attribut 1 Name|Attribut 1 Wert(e)",
+    "fr": "ID|Type|UGS|Nom|Description|Tarif régulier|Tarif promo|Catégories|Images|Parent|Nom de l'attribut 1|"
+    "Valeur(s) de l'attribut 1",
+    "es": "ID|Tipo|SKU|Nombre|Descripción|Precio normal|Precio rebajado|Categorías|Imágenes|Superior|"
+    "Nombre del atributo 1|Valor(es) del atributo 1",
+}
 
 
-@pytest.mark.parametrize("german", [False, True])
-def test_woocommerce_variations_take_from_their_parents(german, tmp_path):
-    header, mark = WOO, ","
-    if german:
-        header, mark = (
-            (
-                "ID|Typ|Artikelnummer|Name|Beschreibung|Regulärer Preis|Angebotspreis|Kategorien|Bilder|"
-                "Übergeordnetes Produkt|"
-                "Attribut 1 Name|Attribut 1 Wert(e)"
-            ),
-            ";",
-        )
+@pytest.mark.parametrize("language", sorted(WOO))
+def test_woocommerce_variations_take_from_their_parents(language, tmp_path):
+    header, mark = WOO[language], "," if language == "en" else ";"
     table(
         tmp_path / "wc.csv", header,
         "2|variation|T-S|||19,90|||| T |Größe|S",  # before its parent
@@ -940,13 +937,14 @@ def test_nested_prices_attributes_in_languages_and_units(tmp_path):
         "sku": "1", "title": {"en": "Mug", "de": "Tasse"}, "image": "a.jpg",
         "price": {"amount": 12.5, "currency": "EUR"},
         "attributes": {"colour": {"en": "red", "de": "rot"}, "weight": {"value": 3, "unit": "kg"}},
-        "specs": [{"name": "Height", "value": 9, "unit": "cm"}, {"value": "loose"}],
+        "specs": [{"name": "Height", "value": 9, "unit": "cm"}, {"value": "loose"}], "offers": [{"price": 7}],
     }  # fmt: skip
     with gzip.open(tmp_path / "a.ndjson.gz", "wt") as file:
         file.write(json.dumps(line) + "\n")
     mug = read(tmp_path, languages=("de",))["1"]
     assert mug["title"] == "Tasse" and mug["price"] == 12.5
     assert mug["attributes"] == ["colour=rot", "weight=3 kg", "Height=9 cm"]
+    assert read(tmp_path, columns={"price": ("offers.price",)})["1"]["price"] == 7
 
 
 def test_a_graph_with_breadcrumbs_beside_the_products(tmp_path):

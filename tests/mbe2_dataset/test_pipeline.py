@@ -91,6 +91,15 @@ def test_rows_in_are_rows_used_and_rows_set_aside(shop, tmp_path, capsys):
     assert "it has no title" in aside[0] and "page.jpg" in aside[1]
 
 
+def test_how_a_catalogue_was_understood_is_in_the_answer_and_its_counts_in_the_check(shop, tmp_path, capsys):
+    assert build(shop, tmp_path / "mbe2", "--json") == 0
+    understood = json.loads(capsys.readouterr().out)["understood"]
+    assert understood["tables"][0]["columns"]["images"] == "photo" and len(understood["products"]) == 3
+    assert understood["counts"] == {"rows": 32, "products": 30}
+    assert main(["check", str(tmp_path / "mbe2"), "--num_proc", "1"]) == 0
+    assert "read from the catalogue: rows 32, products 30" in capsys.readouterr().out
+
+
 def test_an_unknown_layout_lists_what_was_found(shop, tmp_path, capsys):
     assert main(["build", "--catalogue", str(shop), "--output", str(tmp_path / "mbe2"), "--num_proc", "1"]) in (0, 2)
     pq.write_table(pa.table({"foo": ["1"], "bar": ["x"]}), tmp_path / "odd.parquet")

@@ -62,7 +62,7 @@ MUG = {
 }
 
 
-@pytest.mark.parametrize("kind", ["csv", "tsv", "semicolon", "csv.gz", "jsonl", "jsonl.gz", "json", "parquet"])
+@pytest.mark.parametrize("kind", ["csv", "tsv", "semicolon", "pipe", "csv.gz", "jsonl", "jsonl.gz", "json", "parquet"])
 def test_usual_columns_are_found_in_files_of_every_kind(kind, tmp_path):
     if kind.startswith("json") and kind != "json":
         write_jsonl(tmp_path / f"shop.{kind}", SHOP)
@@ -71,14 +71,14 @@ def test_usual_columns_are_found_in_files_of_every_kind(kind, tmp_path):
     elif kind == "parquet":
         pq.write_table(pa.Table.from_pylist(SHOP), tmp_path / "shop.parquet")
     else:
-        path = write_csv(tmp_path / "shop.csv", SHOP, delimiter={"tsv": "\t", "semicolon": ";"}.get(kind, ","))
+        path = write_csv(tmp_path / "shop.csv", SHOP, delimiter={"tsv": "\t", "semicolon": ";", "pipe": "|"}.get(kind, ","))
         if kind == "tsv":
             path.rename(tmp_path / "shop.tsv")
         elif kind == "csv.gz":
             (tmp_path / "shop.csv.gz").write_bytes(gzip.compress(path.read_bytes()))
             path.unlink()
     first, second = products(tmp_path)
-    suffix = "csv" if kind == "semicolon" else kind
+    suffix = "csv" if kind in ("semicolon", "pipe") else kind
     assert first == Item(f"row 0 of shop.{suffix}", MUG)
     assert second.record["title"] == "蓝色杯子" and second.record["price"] is None
     assert second.record["images"] == [{"path": "b.jpg"}, {"path": "c.jpg"}]
