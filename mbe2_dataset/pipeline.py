@@ -16,7 +16,8 @@ from mbe2_dataset.build import BuildOptions, Built, build_dataset
 from mbe2_dataset.card import Origin, Terms
 from mbe2_dataset.catalogue.columns import parse_columns
 from mbe2_dataset.catalogue.ingest import IngestOptions, ingest, told_lines
-from mbe2_dataset.catalogue.products import Fashion200K, ProductSource, TripletSource
+from mbe2_dataset.catalogue.products import ProductSource
+from mbe2_dataset.catalogue.published import Fashion200K, TripletSource
 from mbe2_dataset.catalogue.search_log import LOG_QUARANTINE, LoggedQuery, join_log, log_events
 from mbe2_dataset.catalogue.store import Catalogue, Source
 from mbe2_dataset.catalogue.tables import HubTables, LocalTables, Tables, open_tables

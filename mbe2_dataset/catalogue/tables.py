@@ -3,41 +3,39 @@
 What `datasets` has builders for is left to them: data sets on the Hub, folders of images and WebDataset.
 """
 
-import codecs
 import csv
-import gzip
 import hashlib
-import io
 import json
 import os
 import re
 import zipfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import chain, count, islice, pairwise
+from itertools import chain, count, islice
 from pathlib import Path
-from typing import IO, TextIO
 from xml.etree import ElementTree
 
-import charset_normalizer
 import datasets
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mbe2_dataset.catalogue.store import Problem
+from mbe2_dataset.catalogue.texts import (
+    faults_of,
+    find_delimiter,
+    find_encoding,
+    has_bare_quotes,
+    is_text_table,
+    open_bytes,
+    open_text,
+)
 from mbe2_dataset.catalogue.values import NAMES, PICTURE_FILE, as_text
 from mbe2_dataset.errors import CatalogueError
 
-# A description of this length is read, which the csv module would otherwise refuse.
-LONGEST_CELL = 2**27
-DELIMITERS = ",;\t|"
 DELIMITER_NAMES = {"\t": "tab", ",": "','", ";": "';'", "|": "'|'"}
-# In so many lines quotes are looked for that are part of texts.
-BARE_LINES = 100_000
 PARQUET_ROWS = 64
 PARQUET_BUFFER = 2**20
 # More texts than these in a folder are no tables.
@@ -233,135 +231,14 @@ def _parquet(path: Path, name: str, encoding: str | None) -> Table:
 
 # Text
 
-BYTE_ORDER_MARKS = {
-    codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
-}  # fmt: skip
-# One byte is another letter in each of these encodings; the language whose letters explain most of a text tells which.
-LETTERS = NAMES["letters"]
-OTHER_ENCODINGS = ["gb18030", "cp1250", "cp1251", "cp1253", "cp1254", "shift_jis", "euc_kr", "big5"]
-# A letter that is not of English, or a sign before a letter, which in a text of the right encoding is rare.
-FOREIGN = re.compile(r"[^\W\d_a-zªºµ]|[^\w\s\x00-\x7f„“”‚‘’‹›«»–—…•·€°×](?=[^\W\d_])")
-ALL_KNOWN, MOST_KNOWN = 0.95, 0.4
-# Lines with other letters than ASCII tell encodings apart; so many bytes of them are enough.
-TELLING_BYTES = 2**16
-
-
-@contextmanager
-def _faults_of(path: Path, encoding: str | None = None) -> Iterator[None]:
-    """Make a sentence of a fault of the whole file."""
-    try:
-        yield
-    except UnicodeError as error:
-        known = (encoding or "utf-8").removesuffix("-sig")
-        raise CatalogueError(
-            f"{path} is not {known} ({error}): say what it is, for example --encoding gb18030."
-        ) from error
-    except (OSError, EOFError, csv.Error, ElementTree.ParseError) as error:
-        raise CatalogueError(f"{path} cannot be read: {error}") from error
-
-
-def _open_bytes(path: Path) -> IO[bytes]:
-    return gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb")
-
-
-def _open_text(path: Path, encoding: str) -> TextIO:
-    return io.TextIOWrapper(_open_bytes(path), encoding=encoding, newline="")
-
-
-def find_encoding(path: Path) -> str:
-    """Return the encoding of a text: by its byte order mark, else UTF-8 if all of it is, else what it looks like."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    telling: list[bytes] = []
-    with _faults_of(path), _open_bytes(path) as file:
-        head = file.read(2**12)
-        for mark, name in BYTE_ORDER_MARKS.items():
-            if head.startswith(mark):
-                return name
-        if b"\0" in head:  # Western text in UTF-16 has a zero in every other place
-            return "utf-16-le" if head[1:2] == b"\0" else "utf-16-be"
-        try:
-            for chunk in chain([head], iter(lambda: file.read(2**20), b"")):
-                decoder.decode(chunk)
-            decoder.decode(b"", final=True)
-            return "utf-8-sig"
-        except UnicodeDecodeError:
-            file.seek(0)
-            for line in file:
-                if not line.isascii():
-                    telling.append(line)
-                if sum(map(len, telling)) > TELLING_BYTES:
-                    break
-    return _looks_like(b"".join(telling))
-
-
-def _looks_like(content: bytes) -> str:
-    likely: dict[str, float] = {}
-    for encoding, languages in LETTERS.items():
-        try:
-            text = content.decode(encoding).lower()
-        except UnicodeDecodeError:
-            continue
-        places = [match.start() for match in FOREIGN.finditer(text)]
-        share = max(sum(text[place] in letters for place in places) for letters in languages) / len(places or "1")
-        # Words of other scripts are foreign letters throughout; those in Latin letters have single ones.
-        runs = sum(after == before + 1 for before, after in pairwise(places))
-        if not places or share >= ALL_KNOWN or (share >= MOST_KNOWN and runs * 3 < len(places)):
-            likely[encoding] = share if places else 1.0
-    if likely:
-        return max(likely, key=likely.__getitem__)  # the first of equals
-    found = charset_normalizer.from_bytes(content, cp_isolation=OTHER_ENCODINGS).best()
-    return found.encoding if found else "utf-8-sig"
-
-
-def find_delimiter(path: Path, encoding: str) -> str:
-    """Return what separates the cells: of the usual separators the one that gives most columns, the same everywhere."""
-    with _faults_of(path, encoding), _open_text(path, encoding) as file:
-        lines = list(islice(file, 50))
-    csv.field_size_limit(LONGEST_CELL)
-    if lines and (said := re.fullmatch(r"sep=(.)\s*", lines[0])):
-        return said[1]
-    widths = {mark: [len(cells) for cells in csv.reader(lines, delimiter=mark) if cells] or [1] for mark in DELIMITERS}
-    first = {mark: rows[0] for mark, rows in widths.items()}
-    if max(first.values()) == 1:  # a line of words stands above the names of columns
-        first = {mark: max(rows, key=lambda width: width * rows.count(width)) for mark, rows in widths.items()}
-    return max(DELIMITERS, key=lambda mark: first[mark] * widths[mark].count(first[mark]) / len(widths[mark]))
-
-
-def _has_bare_quotes(path: Path, encoding: str, delimiter: str) -> bool:
-    """Tell whether quotes are part of texts, as in '15" screen': each line is whole, but quotes would join some.
-
-    It is asked of tabs and '|' only; between commas such texts are quoted.
-    """
-    if delimiter not in "\t|":
-        return False
-    widths: Counter[int] = Counter()
-
-    def seen(line: str) -> str:
-        widths[line.count(delimiter)] += 1
-        return line
-
-    with _faults_of(path, encoding), _open_text(path, encoding) as file:
-        lines = map(seen, islice(filter(str.strip, file), BARE_LINES))
-        rows = sum(1 for _ in csv.reader(lines, delimiter=delimiter))
-    return len(widths) == 1 and rows != widths.total()
-
-
-def _is_text_table(path: Path) -> bool:
-    """Tell a table from prose: each of its first lines has the same three cells or more."""
-    encoding = find_encoding(path)
-    with _faults_of(path, encoding), _open_text(path, encoding) as file:
-        widths = {len(cells) for cells in csv.reader(islice(file, 3), delimiter=find_delimiter(path, encoding))}
-    return len(widths) == 1 and widths.pop() >= 3
-
 
 def _csv(path: Path, name: str, encoding: str | None) -> Table:
     encoding = encoding or find_encoding(path)
     delimiter = find_delimiter(path, encoding)
-    quoting = csv.QUOTE_NONE if _has_bare_quotes(path, encoding, delimiter) else csv.QUOTE_MINIMAL
+    quoting = csv.QUOTE_NONE if has_bare_quotes(path, encoding, delimiter) else csv.QUOTE_MINIMAL
 
     def cells_of_rows() -> Iterator[list[str]]:
-        with _faults_of(path, encoding), _open_text(path, encoding) as file:
+        with faults_of(path, encoding), open_text(path, encoding) as file:
             reader = csv.reader(file, delimiter=delimiter, quoting=quoting)
             for cells in filter(None, reader):
                 if reader.line_num > 1 or not re.fullmatch(r"sep=.?", delimiter.join(cells).strip()):
@@ -481,7 +358,7 @@ def _json(path: Path, name: str, encoding: str | None) -> Table:
 
     def lines() -> Iterator[Located]:
         number = 0
-        with _faults_of(path, encoding), _open_text(path, encoding) as file:
+        with faults_of(path, encoding), open_text(path, encoding) as file:
             for line in filter(str.strip, file):
                 reason = None
                 try:
@@ -496,7 +373,7 @@ def _json(path: Path, name: str, encoding: str | None) -> Table:
                     yield where, record if known else Problem(where, None, said)
 
     def document() -> list[Located]:
-        with _faults_of(path, encoding), _open_text(path, encoding) as file:
+        with faults_of(path, encoding), open_text(path, encoding) as file:
             try:
                 loaded = json.load(file, object_hook=_plain)
             except json.JSONDecodeError as error:
@@ -531,7 +408,7 @@ def _is_json_lines(path: Path, encoding: str) -> bool:
     """Tell lines from a document, which some sets name alike: of lines, the first is whole."""
     if ".jsonl" in path.suffixes or ".ndjson" in path.suffixes:
         return True
-    with _faults_of(path, encoding), _open_text(path, encoding) as file:
+    with faults_of(path, encoding), open_text(path, encoding) as file:
         lines = list(islice(filter(str.strip, file), 2))
     try:
         return len(lines) == 2 and all(isinstance(json.loads(line), dict) for line in lines)
@@ -545,7 +422,7 @@ XML_ROWS = set(NAMES["rows"].split())
 
 
 def _is_feed(path: Path) -> bool:
-    with _faults_of(path), _open_bytes(path) as file:
+    with faults_of(path), open_bytes(path) as file:
         head = file.read(2**16).decode("utf-8", "replace").lower()
     return any(re.search(rf"<(?:\w+:)?{tag}[\s>]", head) for tag in XML_ROWS)
 
@@ -555,7 +432,7 @@ def _xml(path: Path, name: str, encoding: str | None) -> Table:
 
     def rows() -> Iterator[Located]:
         number, row_tag, parents = 0, None, []
-        with _faults_of(path), _open_bytes(path) as file:
+        with faults_of(path), open_bytes(path) as file:
             for event, element in ElementTree.iterparse(file, events=("start", "end")):
                 tag = _local(element.tag)
                 if event == "start":
@@ -653,7 +530,7 @@ _OPENERS: dict[str, Callable[[Path, str, str | None], Table]] = {
     ".xml": _xml,
     ".xlsx": _xlsx,
 }
-_LOOKED_AT: dict[str, Callable[[Path], bool]] = {".txt": _is_text_table, ".xml": _is_feed}
+_LOOKED_AT: dict[str, Callable[[Path], bool]] = {".txt": is_text_table, ".xml": _is_feed}
 
 
 class HubTables:

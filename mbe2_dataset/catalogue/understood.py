@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 from mbe2_dataset.catalogue.columns import CATALOGUE_NAMES, Source
 from mbe2_dataset.catalogue.pictures import picture_place
-from mbe2_dataset.catalogue.products import Bound, Fashion200K, ProductSource, TripletSource
+from mbe2_dataset.catalogue.products import Bound, ProductSource
+from mbe2_dataset.catalogue.published import Fashion200K, TripletSource
 from mbe2_dataset.catalogue.store import Item, Problem
 from mbe2_dataset.errors import CatalogueError
 

@@ -21,7 +21,8 @@ from mbe2_dataset.catalogue.columns import LAYOUTS
 from mbe2_dataset.catalogue.products import ProductSource
 from mbe2_dataset.catalogue.search_log import NEGATIVE, NEITHER, POSITIVE, log_events
 from mbe2_dataset.catalogue.store import Item, Problem
-from mbe2_dataset.catalogue.tables import Table, find_encoding, open_tables
+from mbe2_dataset.catalogue.tables import Table, open_tables
+from mbe2_dataset.catalogue.texts import find_encoding
 from mbe2_dataset.catalogue.understood import understand
 from mbe2_dataset.errors import CatalogueError
 
@@ -671,6 +672,11 @@ def test_encodings_are_detected(encoding, name, text, tmp_path):
     )
     assert find_encoding(path) == name
     assert read(path)["0"]["title"] == f"{text} 0"
+
+
+def test_a_stray_zero_is_no_other_encoding(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"id,title,image\n" + b"1,Mug,a.jpg\n2,Red\0cup,b.jpg\n")
+    assert [record["title"] for record in read(tmp_path).values()] == ["Mug", "Red cup"]
 
 
 def test_separators_and_columns_without_a_name(tmp_path):

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from mbe2_dataset.catalogue.columns import parse_columns
-from mbe2_dataset.catalogue.products import Fashion200K, ProductSource
+from mbe2_dataset.catalogue.products import ProductSource
+from mbe2_dataset.catalogue.published import Fashion200K
 from mbe2_dataset.catalogue.store import Item, Problem
 from mbe2_dataset.catalogue.tables import HubTables, LocalTables
 from mbe2_dataset.catalogue.understood import understand
@@ -71,7 +72,9 @@ def test_usual_columns_are_found_in_files_of_every_kind(kind, tmp_path):
     elif kind == "parquet":
         pq.write_table(pa.Table.from_pylist(SHOP), tmp_path / "shop.parquet")
     else:
-        path = write_csv(tmp_path / "shop.csv", SHOP, delimiter={"tsv": "\t", "semicolon": ";", "pipe": "|"}.get(kind, ","))
+        path = write_csv(
+            tmp_path / "shop.csv", SHOP, delimiter={"tsv": "\t", "semicolon": ";", "pipe": "|"}.get(kind, ",")
+        )
         if kind == "tsv":
             path.rename(tmp_path / "shop.tsv")
         elif kind == "csv.gz":

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mbe2_dataset.catalogue.columns import parse_columns
 from mbe2_dataset.catalogue.ingest import ingest
-from mbe2_dataset.catalogue.products import TripletSource
+from mbe2_dataset.catalogue.published import TripletSource
 from mbe2_dataset.catalogue.search_log import NEGATIVE, POSITIVE, SearchLog, join_log, log_events
 from mbe2_dataset.catalogue.store import Problem
 from mbe2_dataset.catalogue.tables import LocalTables
