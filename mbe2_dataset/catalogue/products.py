@@ -203,7 +203,6 @@ class ProductSource:
     def __iter__(self) -> Iterator[Item | Problem]:
         self.counts = Counter()
         scattered, referred, children = self._ahead
-        scattered = set(scattered)  # `_hold` takes some out
         held, parents = self._hold(scattered, referred) if scattered or referred else ({}, {})
         for run in self._runs(count=True):
             item = run.item
