@@ -222,7 +222,7 @@ def read_fields(
         raise UserError(f"The recipe {file} has unknown fields: {', '.join(unknown)}.")
     for action in parser._actions:  # argparse looks at the choices of the command line only
         value = fields.get(action.dest)
-        if action.choices and value is not None and value not in action.choices:
+        if action.choices and value is not None and value not in list(action.choices):
             choices = ", ".join(map(str, action.choices))
             raise UserError(f"The recipe {file} has {action.dest}: {value!r}; it may be: {choices}.")
     parser.set_defaults(**fields)
