@@ -419,7 +419,7 @@ class Build(OutputArguments, ConsistencyArguments, PictureArguments, TitleArgume
             value = getattr(self, field.name)
             if field.name in _NOT_IN_COMMAND or value in (None, field.default, []):
                 continue
-            shown = map(str, value if isinstance(value, list) else [value])
+            shown = value if isinstance(value, list) else [str(value).lower() if value is True else str(value)]
             if field.name in _PATHS:  # what is not on this disk is the name of a model
                 shown = (Path(text).name if Path(text).exists() else text for text in shown)
             words.append(f"--{field.name} {shlex.join(shown)}")

@@ -155,6 +155,7 @@ def test_the_command_of_the_card_says_what_was_told(tmp_path):
     python, *_, name = (command := shlex.split(told.command("my shop")))[:4]
     again, _ = COMMANDS["build"].read(command[4:], "build")
     assert (python, name) == ("python", "build") and str(tmp_path) not in " ".join(command)
+    assert "--allow_urls true" in told.command("x")
     assert again == dataclasses.replace(told, search_log="log 1.csv", consistency_model="clip")
 
 
