@@ -220,5 +220,10 @@ def read_fields(
     unknown = sorted(map(str, set(fields) - {action.dest for action in parser._actions}))
     if unknown:
         raise UserError(f"The recipe {file} has unknown fields: {', '.join(unknown)}.")
+    for action in parser._actions:  # argparse looks at the choices of the command line only
+        value = fields.get(action.dest)
+        if action.choices and value is not None and value not in list(action.choices):
+            choices = ", ".join(map(str, action.choices))
+            raise UserError(f"The recipe {file} has {action.dest}: {value!r}; it may be: {choices}.")
     parser.set_defaults(**fields)
     return frozenset(given | set(fields))

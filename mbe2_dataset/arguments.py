@@ -1,10 +1,12 @@
 """What the commands of `python -m mbe2_dataset` can be told, on the command line or, for `build`, in a YAML file."""
 
 import dataclasses
+import math
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_origin
 
 from common_moon2.cli import whole
 from common_moon2.fields import Command, option, positional
@@ -16,14 +18,13 @@ from mbe2_dataset.errors import CheckError, OptionError, PublishError
 FORMATS = ("auto", "table", "triplets", "fashion200k", *LAYOUTS)
 SYNTHETIC_FALSE_POSITIVES = 0.08
 SYNTHETIC_SIZES = {"num_products": 2400, "num_validation": 120, "num_test": 500, "picture_size": 96}
-# What `--revisions` may name.
-REVISED = ("catalogue", "negative_model", "title_model", "consistency_model")
 # Options of several words like 'cost=20': what each word is. The first word of a licence is the licence.
 PAIRS = {
     "hub": {"config": str, "split": str},
     "title_budget": {"requests": int, "tokens": int, "cost": float, "read": float, "written": float},
     "editor_budget": {"cost": float, "edit": float},
     "licence": {"name": str, "link": str, "attribution": str},
+    "revisions": dict.fromkeys(("catalogue", "negative_model", "title_model", "consistency_model"), str),
 }
 # Products that `--dry_run` tries.
 DRY_RUN_ROWS = 100
@@ -34,7 +35,7 @@ MOVED = {
     "log_only": "--only log:COLUMN=VALUE",
     "made_queries": "--query_mix none (for false)",
     "most_alike": "the third number of --hardness",
-    "title_pictures": "--title_uses picture",
+    "title_pictures": "--title_uses picture (or text, for false)",
     "title_entities": "--title_uses entities",
     "title_concurrency": "--concurrency",
     "editor_concurrency": "--concurrency",
@@ -55,6 +56,14 @@ MOVED = {
 def processes() -> int:
     """Return one process for each core."""
     return os.cpu_count() or 1
+
+
+def _tried(text: str) -> int:
+    """Read how many products a dry run tries, or whether there is one."""
+    return {"true": DRY_RUN_ROWS, "false": 0}[text.lower()] if text.lower() in ("true", "false") else int(text)
+
+
+_tried.__name__ = "number of rows"  # as argparse calls it
 
 
 @dataclass
@@ -102,15 +111,13 @@ class SourceArguments:
         """Raise an OptionError for what cannot be."""
         if not self.catalogue:
             raise OptionError("Give --catalogue: 'synthetic', a folder or file, or user/name of a data set on the Hub.")
-        if self.format not in FORMATS:
-            raise OptionError(f"--format has no {self.format!r}; it may be: {', '.join(FORMATS)}.")
         sizes = [name for name in SYNTHETIC_SIZES if getattr(self, name) is not None]
         if sizes and not self.synthetic:
             raise OptionError(
                 f"{', '.join(f'--{name}' for name in sizes)} only means something with the synthetic catalogue."
             )
         _at_least(self, num_products=1, num_validation=0, num_test=1, picture_size=16, limit=1, max_pixels=1)
-        if not all(share >= 0 for share in self.shares) or not sum(self.shares) > 0:
+        if min(self.shares) < 0 or sum(self.shares) == 0:
             raise OptionError(f"--split_shares must be three shares like 0.8,0.1,0.1, not {self.split_shares!r}.")
         if self.search_log is None and self.log_columns:
             raise OptionError("--log_columns only means something with --search_log.")
@@ -160,7 +167,7 @@ class TripletArguments:
 
     def check(self) -> None:
         """Raise an OptionError for what cannot be."""
-        if not all(0 <= share < float("inf") for share in self.mix) or sum(self.mix) == 0:
+        if min(self.mix) < 0 or sum(self.mix) == 0:
             raise OptionError(f"--query_mix must be three shares like 1,1,1, not {self.query_mix!r}.")
         if self.false_positive_rate is not None and not 0 <= self.false_positive_rate <= 1:
             raise OptionError(f"--false_positive_rate must lie between 0 and 1, not {self.false_positive_rate}.")
@@ -169,8 +176,8 @@ class TripletArguments:
         nearest, farthest, most_alike = self.window
         if not (1 <= nearest <= farthest and -1 < most_alike <= 1):
             raise OptionError(
-                f"--hardness must be two ranks, the nearest from 1, and a cosine similarity above -1 and up to 1, like "
-                f"5,50,0.95, not {self.hardness!r}."
+                f"--hardness must be two whole ranks, the nearest from 1, and a cosine similarity above -1 and up to "
+                f"1, like 5,50,0.95, not {self.hardness!r}."
             )
 
     @property
@@ -186,9 +193,10 @@ class TripletArguments:
     @property
     def window(self) -> tuple[int, int, float]:
         """Return the nearest and the farthest rank of a mined negative, and its greatest similarity."""
-        told = self.hardness if str(self.hardness).count(",") == 2 else f"{self.hardness},0.95"
-        nearest, farthest, most_alike = _numbers("hardness", told, 3)
-        return int(nearest), int(farthest), most_alike
+        told = self.hardness if self.hardness.count(",") == 2 else f"{self.hardness},0.95"
+        *ranks, most_alike = _numbers("hardness", told, 3)
+        nearest, farthest = (int(rank) if rank.is_integer() else 0 for rank in ranks)  # 0 is refused by `check`
+        return nearest, farthest, most_alike
 
 
 @dataclass
@@ -224,8 +232,10 @@ class TitleArguments:
             raise OptionError("--title_model names the model of --titles endpoint or local, and only of these.")
         if self.title_budget and not served:
             raise OptionError("--title_budget only means something with --titles endpoint.")
-        if unknown := self.uses - {"picture", "entities", "text"}:
-            raise OptionError(f"--title_uses is picture, entities, both or text, not {', '.join(sorted(unknown))}.")
+        if (budget := self.pairs("title_budget")).get("cost") and not budget.keys() & {"read", "written"}:
+            raise OptionError("--title_budget cost=... also needs the prices: read=... written=...")
+        if self.uses not in ({"picture"}, {"entities"}, {"picture", "entities"}, {"text"}):
+            raise OptionError(f"--title_uses is picture, entities, both or text, not {self.title_uses!r}.")
 
     @property
     def uses(self) -> set[str]:
@@ -240,8 +250,9 @@ class PictureArguments:
     _argument_group_name = "changed views"
 
     augmented_images: int | None = option(
-        None, "Changed views of each product (n_c in the paper); left out: 1 for synthetic, or with a --subject or "
-        "--editor, else 0, since recipes for real products do not show them. They can be added later.",
+        None, "Changed views of each product (n_c in the paper); left out: 1 for synthetic, with an --editor, or "
+        "with a --subject other than classical, else 0, since recipes for real products do not show them. They can be "
+        "added later.",
     )  # fmt: skip
     subject: Literal["classical", "rembg", "segmentation", "none"] = option(
         "classical", "Who finds the subject of a photo: classical segmentation, rembg, a transformers segmentation "
@@ -270,10 +281,14 @@ class PictureArguments:
             raise OptionError("--editor endpoint or diffusers and --editor_model go together.")
         if self.subject == "segmentation" and not self.subject_model:
             raise OptionError("--subject segmentation needs --subject_model.")
-        if self.subject_model[1:] and self.subject != "segmentation":
+        if self.subject_model and self.subject not in ("rembg", "segmentation"):
+            raise OptionError("--subject_model only means something with --subject rembg or segmentation.")
+        if self.subject_model[1:] and self.subject == "rembg":
             raise OptionError("--subject_model takes labels only with --subject segmentation.")
         if self.editor_budget and self.editor != "endpoint":
             raise OptionError("--editor_budget only means something with --editor endpoint.")
+        if (budget := self.pairs("editor_budget")).get("cost") and "edit" not in budget:
+            raise OptionError("--editor_budget cost=... also needs the price: edit=...")
 
     @property
     def views(self) -> int:
@@ -328,8 +343,7 @@ class OutputArguments:
     num_proc: int | None = option(None, "Processes; left out: one for each core.")
     dry_run: int = option(
         0, f"Make nothing: try {DRY_RUN_ROWS} products, or as many as are named, and say what the build would take.",
-        type=lambda text: {"true": DRY_RUN_ROWS, "false": 0}.get(text.lower()) if text.isalpha() else int(text),
-        nargs="?", const=DRY_RUN_ROWS, metavar="ROWS",
+        type=_tried, nargs="?", const=DRY_RUN_ROWS, metavar="ROWS",
     )  # fmt: skip
     licence: list[str] = option(
         list, "Of the catalogue, as the Hub names it (cc-by-4.0 ...), or 'other' with name=... link=...; and a "
@@ -344,25 +358,13 @@ class OutputArguments:
         if not self.output:
             raise OptionError("Give --output: the folder to write.")
         _at_least(self, seed=0, rows_per_shard=1, dry_run=0, num_proc=1)
-        for name in (word.partition("=")[0] for word in self.revisions):
-            if name not in REVISED:
-                raise OptionError(f"--revisions has no {name!r}, only {', '.join(REVISED)}.")
         if self.licence and "=" in self.licence[0]:
             raise OptionError(f"--licence must begin with the licence itself, not with {self.licence[0]!r}.")
-
-    @property
-    def tried(self) -> int:
-        """Return how many products a dry run tries."""
-        return DRY_RUN_ROWS if self.dry_run is True else self.dry_run
 
     @property
     def spoken(self) -> tuple[str, ...]:
         """Return the languages of the texts."""
         return tuple(code.strip() for code in self.languages.split(",") if code.strip())
-
-    def revision(self, of: str) -> str | None:
-        """Return the revision of what an option names, None if it was not told."""
-        return dict(word.split("=", 1) for word in self.revisions if "=" in word).get(of)
 
 
 # The bases in the other order: fields of a dataclass begin with those of the last one.
@@ -374,9 +376,16 @@ class Build(OutputArguments, ConsistencyArguments, PictureArguments, TitleArgume
     """
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):  # a YAML file may have one word where several are possible
-            if field.default_factory is list and isinstance(value := getattr(self, field.name), str):
+        """Read what a YAML file gives: one word for a list, a list for a text with commas, true for a dry run."""
+        self.dry_run = DRY_RUN_ROWS if self.dry_run is True else self.dry_run
+        for field in dataclasses.fields(self):
+            value, is_list = getattr(self, field.name), field.default_factory is list
+            if is_list and isinstance(value, str):
                 setattr(self, field.name, [value])
+            elif field.type is str and isinstance(value, list):
+                setattr(self, field.name, ",".join(map(str, value)))
+            elif value != field.default and not _is_of(value, list if is_list else field.type):
+                raise OptionError(f"--{field.name} cannot be {value!r} ({type(value).__name__}); see --help.")
 
     def check(self) -> None:
         """Raise an OptionError for options that cannot be, or do not go together."""
@@ -399,17 +408,21 @@ class Build(OutputArguments, ConsistencyArguments, PictureArguments, TitleArgume
                 raise OptionError(f"--{name} takes {words}, and not {word!r}.") from None
         return found
 
+    def revision(self, of: str) -> str | None:
+        """Return the revision of what an option names, None if it was not told."""
+        return self.pairs("revisions").get(of)
+
     def command(self, name: str) -> str:
         """Return the command for the card: all that shapes the data and is not the default, without paths."""
-        words = [f"python -m mbe2_dataset build --catalogue {name} --output mbe2"]
+        words = [f"python -m mbe2_dataset build --catalogue {shlex.quote(name)} --output mbe2"]
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name in _NOT_IN_COMMAND or value in (None, field.default, []):
                 continue
-            shown = value if isinstance(value, list) else [value]
-            if field.name in _PATHS:
-                shown = [Path(text).name for text in shown]
-            words.append(f"--{field.name} {' '.join(map(_quoted, shown))}")
+            shown = value if isinstance(value, list) else [str(value).lower() if value is True else str(value)]
+            if field.name in _PATHS:  # what is not on this disk is the name of a model
+                shown = (Path(text).name if Path(text).exists() else text for text in shown)
+            words.append(f"--{field.name} {shlex.join(shown)}")
         return " ".join(words)
 
 
@@ -419,17 +432,21 @@ _NOT_IN_COMMAND = {"catalogue", "output", "overwrite", "work", "num_proc", "engi
                    "concurrency", "title_budget", "editor_budget", "title_endpoint", "editor_endpoint"}  # fmt: skip
 
 
-def _quoted(value: object) -> str:
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    return f'"{text}"' if " " in text or not text else text
+def _is_of(value: object, kind: object) -> bool:
+    """Tell whether a value is of the kind that a field says; argparse has looked at those of the command line."""
+    if kind is list:
+        return isinstance(value, list) and all(isinstance(word, str) for word in value)
+    if get_origin(kind) is Literal:  # `fields.read_fields` looks at choices
+        return True
+    return isinstance(value, kind | int if kind in (float, float | None) else kind)
 
 
 def _numbers(name: str, text: str, count: int) -> tuple[float, ...]:
     try:
-        numbers = tuple(float(number) for number in str(text).split(","))
+        numbers = tuple(float(number) for number in text.split(","))
     except ValueError:
         numbers = ()
-    if len(numbers) != count:
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
         raise OptionError(f"--{name} must be {count} numbers with commas between them, not {text!r}.")
     return numbers
 

@@ -14,9 +14,6 @@ from mbe2_dataset.catalogue.store import Row
 from mbe2_dataset.coaugmentation.titles.enrich import Enrichment
 from mbe2_dataset.schema import provenance
 
-# SQLite takes at most so many parameters in one statement, in the oldest versions.
-_PARAMETERS = 900
-
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -73,15 +70,8 @@ class Journal:
 
     def known(self, keys: Iterable[str]) -> set[str]:
         """Return those of the keys that have a final result."""
-        found, keys = set(), list(keys)
-        for start in range(0, len(keys), _PARAMETERS):
-            part = keys[start : start + _PARAMETERS]
-            marks = ",".join("?" * len(part))
-            found.update(
-                key
-                for (key,) in self._database.execute(f"SELECT key FROM results WHERE final AND key IN ({marks})", part)
-            )
-        return found
+        query = "SELECT key FROM results WHERE final AND key IN (SELECT value FROM json_each(?))"
+        return {key for (key,) in self._database.execute(query, (json.dumps(list(keys)),))}
 
     def facts(self, key: str) -> dict:
         """Return the facts of a result, without its blobs.

@@ -213,7 +213,7 @@ def dry_run(told: Build) -> dict:
     Returns:
         The same as figures.
     """
-    num_proc, few = told.num_proc or processes(), told.tried
+    num_proc, few = told.num_proc or processes(), told.dry_run
     folder = Path(tempfile.mkdtemp(prefix="mbe2-dry-run-"))
     try:
         start = time.perf_counter()

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 
 import numpy as np
@@ -134,7 +134,7 @@ def check_dataset(
     parts = _parts(folder, report)
     is_whole = not report.failed
     scans, engine = [], Engine("processes", num_proc)
-    with tqdm(total=sum(_rows_of(part) for part in parts), desc="check", unit="row") as bar:
+    with tqdm(total=sum(part.rows for part in parts), desc="check", unit="row") as bar:
         for found in engine.map(scan, parts):
             scans.append(found)
             bar.update(found.rows)
@@ -218,14 +218,11 @@ def _row_groups(
             Finding("error", "schema", "columns are not those of the format", f"{config}/{split}", len(wrong), what)
         )
         return []
-    firsts = np.cumsum([0, *(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))])
+    sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    places = zip(accumulate(sizes, initial=0), sizes, strict=False)
     report.rows.setdefault(config, {}).setdefault(split, 0)
     report.rows[config][split] += file.metadata.num_rows
-    return [Part(path, number, config, split, group, int(firsts[group])) for group in range(file.num_row_groups)]
-
-
-def _rows_of(part: Part) -> int:
-    return pq.read_metadata(part.path).row_group(part.row_group).num_rows
+    return [Part(path, number, config, split, group, first, rows) for group, (first, rows) in enumerate(places)]
 
 
 def _looked_at(scans: list[Scan], engine: Engine) -> np.ndarray:
@@ -241,7 +238,9 @@ def _looked_at(scans: list[Scan], engine: Engine) -> np.ndarray:
     # Photos first: of bytes that are a photo anywhere, it is the look of a photo that is wanted.
     order = np.argsort(~photos, kind="stable")
     chosen = order[np.unique(seen["sha"][order], return_index=True)[1]]
-    tasks = [(scans[place].part, seen[chosen[places[chosen] == place]]) for place in np.unique(places[chosen])]
+    chosen = chosen[np.argsort(places[chosen], kind="stable")]
+    wanted = np.split(seen[chosen], np.searchsorted(places[chosen], np.arange(1, len(scans))))
+    tasks = [(found.part, pictures) for found, pictures in zip(scans, wanted, strict=True) if len(pictures)]
     looks, faults = [np.empty(0, LOOK)], {}
     with tqdm(total=len(chosen), desc="decode", unit="picture") as bar:
         for found, wrong in engine.map(look, tasks):

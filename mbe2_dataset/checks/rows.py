@@ -103,7 +103,7 @@ _FREQUENCIES = np.cos(np.pi / THUMBNAIL * np.arange(8)[:, None] * (np.arange(THU
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A row group: `file` numbers the files of the data set, `first` is its first row within the file."""
+    """A row group of so many `rows`: `file` numbers the files of the data set, `first` is its first row in the file."""
 
     path: Path
     file: int
@@ -111,6 +111,7 @@ class Part:
     split: str
     row_group: int
     first: int
+    rows: int
 
     @property
     def where(self) -> str:

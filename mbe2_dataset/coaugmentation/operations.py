@@ -1,5 +1,6 @@
 """Work that is done once for each product (MOON2.0, section 5), and its results in the journal."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Literal
@@ -20,7 +21,7 @@ from mbe2_dataset.parallel import Engine, Stopwatch, in_threads
 from mbe2_dataset.schema import identity_of
 
 
-class Operation:
+class Operation(ABC):
     """What is made of a product: an enriched title, changed views, a score, a vector.
 
     Attributes:
@@ -36,17 +37,17 @@ class Operation:
     batch: int = 1
     threads: int = 1
 
+    @abstractmethod
     def identity(self) -> dict:
         """Return all that results depend on besides the product: parameters, seed, model, revision, prompt version."""
-        raise NotImplementedError
 
+    @abstractmethod
     def inputs(self, row: Row) -> list:
         """Return what of the product results depend on, in a form that JSON can hold."""
-        raise NotImplementedError
 
+    @abstractmethod
     def __call__(self, rows: Sequence[Row]) -> list[Result]:
         """Make one result for each row. What goes wrong with one product is a fact of its result and no exception."""
-        raise NotImplementedError
 
 
 def carry_out(operation: Operation, rows: Sequence[Row], journal: Journal, engine: Engine) -> list[str]:

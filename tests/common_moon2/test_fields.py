@@ -162,6 +162,7 @@ def test_a_file_gives_defaults_that_the_command_line_overrides(tmp_path):
         ("a: [", "is not YAML"),
         ("- a\n", "is not a list of 'field: value' lines"),
         ("mots: 3\n", "unknown fields: mots"),
+        ("level: seldom\n", "level: 'seldom'; it may be: "),
     ],
 )
 def test_a_file_that_is_no_recipe_is_named(tmp_path, text, sentence):

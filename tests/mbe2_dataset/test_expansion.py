@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -12,6 +13,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from mbe2_dataset.catalogue.pictures import Picture, decode, encode
 from mbe2_dataset.catalogue.store import Row
+from mbe2_dataset.coaugmentation import operations
+from mbe2_dataset.coaugmentation.operations import ExpandPictures
 from mbe2_dataset.coaugmentation.pictures.classical import ClassicalExtractor, nearest_core_colours
 from mbe2_dataset.coaugmentation.pictures.expand import KINDS, apply_view, expand, kinds_for, make_view, source_image
 from mbe2_dataset.coaugmentation.pictures.views import apply_viewpoint
@@ -172,6 +175,16 @@ def test_views_do_not_depend_on_the_number_of_threads():
         assert expand(source, EXTRACTOR, None, 8, seed=0) == alone
     finally:
         cv2.setNumThreads(threads)
+
+
+def test_another_drawing_makes_views_anew_but_not_those_that_were_paid(monkeypatch):
+    editor = SimpleNamespace(model="m", revision="r", prompt_version="p")
+    drawn, paid = (ExpandPictures(EXTRACTOR, one, 1, 0, "processes") for one in (None, editor))
+    before = drawn.identity(), paid.identity()
+    monkeypatch.setattr(operations, "DRAWING", operations.DRAWING + 1)
+    assert drawn.identity() != before[0] and paid.identity() == before[1]
+    monkeypatch.setattr(ClassicalExtractor, "revision", "another")
+    assert paid.identity() != before[1], "the subject that it was shown was another one"
 
 
 @pytest.mark.parametrize("kind", KINDS)

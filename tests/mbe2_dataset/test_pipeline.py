@@ -1,10 +1,12 @@
 """The whole build on the command line: logs, mined negatives, paid titles, scores; stopped, killed and gone on with."""
 
+import dataclasses
 import hashlib
 import io
 import json
 import os
 import re
+import shlex
 import time
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from PIL import Image
 
 from conftest import tiny_model, tiny_processor
 from mbe2_dataset.__main__ import main
-from mbe2_dataset.arguments import COMMANDS, Build
+from mbe2_dataset.arguments import COMMANDS, MOVED, Build
 from mbe2_dataset.catalogue.pictures import Picture
 from mbe2_dataset.catalogue.store import Row
 from mbe2_dataset.coaugmentation import makers
@@ -63,6 +65,11 @@ def shop(tmp_path_factory) -> Path:
     rows += [product(30, name=None), product(31, photo={"bytes": b"<html>", "path": "page.jpg"})]
     pq.write_table(pa.Table.from_pylist(rows), folder / "shop.parquet")
     return folder
+
+
+def paid(url: str, *options: str) -> tuple[str, ...]:
+    served = ("--titles", "endpoint", "--title_endpoint", url, "--title_model", "writer-1", "--title_uses", "text")
+    return (*served, "--concurrency", "3", *options)
 
 
 def build(shop: Path, output: Path, *options: str) -> int:
@@ -112,8 +119,53 @@ def test_a_yaml_file_holds_options_and_the_command_line_wins(shop, tmp_path):
     (tmp_path / "build.yaml").write_text(f"catalogue: {shop}\noutput: here\nseed: 3\nquery_mix: 1,0,0\n")
     told, _ = COMMANDS["build"].read([str(tmp_path / "build.yaml"), "--seed", "4"], "build")
     assert told.seed == 4 and build_options(told).query_mix == (1.0, 0.0, 0.0)
-    (tmp_path / "build.yaml").write_text("catalog: x\n")
+    (tmp_path / "build.yaml").write_text("query_mix: [2, 1, 1]\nlanguages: [en, zh]\nonly: a=b\ndry_run: true\n")
+    words = [str(tmp_path / "build.yaml"), "--catalogue", "shop", "--output", "here"]
+    told, _ = COMMANDS["build"].read(words, "build")
+    assert (told.query_mix, told.spoken, told.only, told.dry_run) == ("2,1,1", ("en", "zh"), ["a=b"], 100)
+
+
+@pytest.mark.parametrize(
+    "field, said",
+    [
+        ("catalog: x", "catalog"),
+        ("subject: rembgg", "classical, rembg"),
+        ("negatives: no", "negatives: False"),
+        ("languages: no", "--languages cannot be False"),
+        ("columns: {title: name}", "--columns cannot be"),
+        ("seed: 1.5", "--seed cannot be 1.5"),
+        ("hub: 3", "--hub cannot be 3"),
+        ("made_queries: false", "--query_mix none"),
+    ],
+)
+def test_fields_of_a_yaml_file_that_cannot_be_are_refused_in_a_sentence(shop, tmp_path, capsys, field, said):
+    (tmp_path / "build.yaml").write_text(f"catalogue: {shop}\noutput: {tmp_path / 'mbe2'}\n{field}\n")
     assert main(["build", str(tmp_path / "build.yaml")]) == 2
+    message = capsys.readouterr().err.split("error: ")[-1]
+    assert said in message and message.count("\n") == 1 and not (tmp_path / "mbe2").exists()
+
+
+def test_options_of_earlier_versions_are_refused_with_one_that_there_is(capsys):
+    fields = {field.name for field in dataclasses.fields(Build)}
+    assert len(MOVED) == 20 and not fields & MOVED.keys()
+    for name, instead in MOVED.items():
+        assert main(["build", f"--{name}", "x"]) == 2
+        assert f"no option --{name} any more; say it with {instead}." in capsys.readouterr().err
+        assert re.search(r"--(\w+)", instead)[1] in fields
+
+
+def test_the_command_of_the_card_says_what_was_told(tmp_path):
+    table, model = tmp_path / "log 1.csv", tmp_path / "clip"
+    table.touch(), model.mkdir()
+    words = ["--only", "price<5", "title=it's", "--augmented_images", "0", "--query_mix", "none", "--search_log",
+             str(table), "--allow_urls", "--licence", "other", "name=of the shop", "--consistency_model", str(model),
+             "--negatives", "mined", "--negative_model", "user/name", "--revisions", "negative_model=v1"]  # fmt: skip
+    told, _ = COMMANDS["build"].read(["--catalogue", "my shop", "--output", "mbe2", *words], "build")
+    python, *_, name = (command := shlex.split(told.command("my shop")))[:4]
+    again, _ = COMMANDS["build"].read(command[4:], "build")
+    assert (python, name) == ("python", "build") and str(tmp_path) not in " ".join(command)
+    assert "--allow_urls true" in told.command("x")
+    assert again == dataclasses.replace(told, search_log="log 1.csv", consistency_model="clip")
 
 
 @pytest.mark.parametrize(
@@ -130,14 +182,22 @@ def test_a_yaml_file_holds_options_and_the_command_line_wins(shop, tmp_path):
         (["--negatives", "mined", "--negative_model", "nowhere"], "nowhere"),
         (["--hardness", "9,3"], "--hardness"),
         (["--hardness", "5,50,2"], "--hardness"),
+        (["--hardness", "5.5,50"], "--hardness"),
+        (["--hardness", "5,inf,0.9"], "--hardness"),
+        (["--query_mix", "1,1,inf"], "--query_mix"),
         (["--revisions", "editor_model=v1"], "--revisions"),
+        (["--revisions", "catalogue"], "--revisions"),
+        (["--dry_run", "yes"], "--dry_run"),
+        (["--subject_model", "u2net"], "--subject rembg or segmentation"),
         (["--search_log", "nowhere.csv"], "nowhere.csv"),
         (["--licence", "attribution=Acme"], "--licence"),
         (["--licence", "mit", "name=mine"], "has a name of its own"),
         (["--split_shares", "1,2"], "--split_shares"),
         (["--title_budget", "cost=1"], "--titles endpoint"),
         (["--editor_budget", "cost=much"], "cost=... edit=..."),
+        ([*paid("http://nowhere"), "--title_budget", "cost=1"], "read=... written=..."),
         (["--title_uses", "sound"], "--title_uses"),
+        (["--title_uses", "picture,text"], "--title_uses"),
         (["--hub", "branch=x"], "config=... split=..."),
         (["--made_queries", "false"], "--query_mix none"),
         (["--title-max-cost=3"], "--title_budget cost=..."),
@@ -271,11 +331,6 @@ def said(asked: dict) -> str:
     return content if isinstance(content, str) else content[-1]["text"]
 
 
-def paid(url: str, *options: str) -> tuple[str, ...]:
-    served = ("--titles", "endpoint", "--title_endpoint", url, "--title_model", "writer-1", "--title_uses", "text")
-    return (*served, "--concurrency", "3", *options)
-
-
 def test_titles_of_a_service_are_paid_once(shop, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
     with chat_server(better) as server:
@@ -312,7 +367,7 @@ def test_labels_reach_the_segmentation_model():
     others = [SegmentationExtractor("m"), SegmentationExtractor("m", ("Bag",))]
     assert all(identity_of(extractor) != identity_of(other) for other in others), "other labels, other journal entries"
     with pytest.raises(OptionError, match="labels only with --subject segmentation"):
-        Build(catalogue="shop", output="mbe2", subject_model=["m", "Hat"]).check()
+        Build(catalogue="shop", output="mbe2", subject="rembg", subject_model=["m", "Hat"]).check()
 
 
 def test_the_same_command_asks_again_for_what_a_server_failed_to_make(shop, tmp_path, capsys):

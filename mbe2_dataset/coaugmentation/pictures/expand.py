@@ -36,7 +36,8 @@ _OPERATIONS = {
     "detail": (draw_detail, apply_detail),
 }
 KINDS = tuple(_OPERATIONS)
-# Of how views are drawn without an editing model; another number makes those of a journal anew.
+# Of how views are drawn without an editing model; another number makes those of a journal anew. `build.FORMAT` needs
+# another one then, too, or a finished data set with masks of rembg counts as up to date.
 DRAWING = 2
 # A new background cannot be put behind a subject that was not found.
 KINDS_WITHOUT_MASK = tuple(kind for kind in KINDS if kind != "background")

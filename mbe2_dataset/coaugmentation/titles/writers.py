@@ -6,6 +6,7 @@ First comes the prompt and the reading of an answer, then those who ask.
 import base64
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -152,7 +153,7 @@ IMAGE_TOKENS = 2000
 TEMPLATE_TOKENS = 200
 
 
-class ModelWriter:
+class ModelWriter(ABC):
     """Asks a model for a title, and asks again where the answer cannot be used.
 
     Args:
@@ -210,13 +211,13 @@ class ModelWriter:
         image.thumbnail((self.max_side, self.max_side), self.resampling)
         return image
 
+    @abstractmethod
     def _shown(self, image: Image.Image) -> dict:
         """Return the part of a message that holds an image."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _ask(self, messages: list[dict], row: Row) -> tuple[str, Usage]:
         """Return the model's answer, and what it took."""
-        raise NotImplementedError
 
 
 class EndpointWriter(ModelWriter):
