@@ -61,7 +61,7 @@ def search_all(arguments: Search, part: int = PART) -> dict:
     settings = sources | {"k": arguments.k, "engine": engine, "part": part}
     check_fit(queries, corpus, arguments.k)
     _check_models(**sources)
-    search = _Search(arguments, queries, corpus)
+    search = _Search(arguments, queries, corpus, sources["corpus"].get("model_fingerprint"))
     settings |= search.facts
     k = min(arguments.k, search.fitting)
     parts = output.with_name(f"{output.name}.parts")
@@ -105,7 +105,7 @@ class _Search:
         said: the same for people.
     """
 
-    def __init__(self, arguments: Search, queries: Vectors, corpus: Vectors):
+    def __init__(self, arguments: Search, queries: Vectors, corpus: Vectors, model: str | None):
         self.arguments, self.queries, self.corpus = arguments, queries, corpus
         self.facts, self.said, self.fitting = {}, [], len(corpus)
         self._rows, self._fusion, self._filters = None, None, []
@@ -121,8 +121,10 @@ class _Search:
                 raise UserError(f"No product of {arguments.corpus} fits {', '.join(arguments.filter)}.")
             self.said.append(f"{self.fitting:,} products fit {', '.join(arguments.filter)}")
         if arguments.hybrid == "weighted":
-            self._fusion = read_fusion(arguments.weights or arguments.corpus)
+            self._fusion = read_fusion(arguments.weights or arguments.corpus, model)
             self.said.append(f"Words and vectors: {self._fusion.sentence()}")
+            if self._fusion.model is None:
+                self.said.append("The weights do not say for which model they were fitted")
             shown = {direction for direction in _directions(arguments) if direction[0] != "i"}
             for direction in sorted(shown - self._fusion.weights.keys()):
                 self.said.append(f"No weights for {direction.replace('2', '->')}: its queries use vectors alone")
@@ -212,11 +214,13 @@ def weigh(arguments: Weigh) -> dict:
     """
     queries, corpus = open_vectors(arguments.queries), open_vectors(arguments.corpus)
     check_fit(queries, corpus, 1)
-    _check_models(identity(arguments.queries), identity(arguments.corpus))
+    made = identity(arguments.corpus)
+    _check_models(identity(arguments.queries), made)
     judged = read_table(arguments.qrels, "qrels", ("query-id", "corpus-id", "score"))
     places = {identifier: row for row, identifier in enumerate(corpus.ids.tolist())}
     asked = {identifier: row for row, identifier in enumerate(queries.ids.tolist())}
     right: list[list[int]] = [[] for _ in asked]
+    unknown = []
     for row, (query, product, score) in enumerate(zip(*judged.values(), strict=True)):
         try:
             value = float(score)
@@ -224,12 +228,20 @@ def weigh(arguments: Weigh) -> dict:
             value = np.nan
         if np.isnan(value):
             raise UserError(f"Row {row} of {arguments.qrels} has the score {score!r}, which is no number.")
-        if str(query) in asked and value > 0:
+        if str(query) not in asked:
+            unknown.append((row, query))
+        elif value > 0:
             if str(product) not in places:
                 raise UserError(
                     f"Row {row} of {arguments.qrels} names the product {product!r}, which {corpus.name} lacks."
                 )
             right[asked[str(query)]].append(places[str(product)])
+    if unknown:
+        row, query = unknown[0]
+        print(
+            f"{len(unknown):,} of {len(judged['score']):,} judgements are left out: {queries.name} lacks their queries "
+            f"(row {row}: {query!r})"
+        )
     worded, texts, directions = WordedCorpus(corpus, _texts(arguments.corpus)), _texts(arguments.queries), {}
     for row, direction in enumerate(_directions(arguments)):
         directions.setdefault(direction, []).append(row)
@@ -245,7 +257,7 @@ def weigh(arguments: Weigh) -> dict:
             f"{arguments.qrels} has too few judgements above zero of the queries with words in {queries.name}: "
             "some dozens are needed."
         )
-    fusion = Fusion(weights, str(arguments.qrels))
+    fusion = Fusion(weights, str(arguments.qrels), made.get("model_fingerprint"))
     output = arguments.output or arguments.corpus / FILE
     fusion.save(output)
     print(f"{fusion.sentence()}; written to {output}")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -16,6 +17,7 @@ from conftest import tiny_model, tiny_processor
 from evaluation.__main__ import main
 from evaluation.measure.compare import compare_runs
 from evaluation.models.bm25 import Bm25
+from evaluation.models.encoders import load_encoder
 from evaluation.vectors import hybrid
 from evaluation.vectors.hybrid import (
     Fusion,
@@ -122,15 +124,17 @@ def test_a_search_of_words_and_vectors_is_exact():
 
 
 def test_weights_are_kept_and_found_again(tmp_path):
-    fusion = Fusion({"t2mm": HALF}, "judgements")
+    fusion = Fusion({"t2mm": HALF}, "judgements", "a model")
     fusion.save(tmp_path / "fusion.json")
-    assert read_fusion(tmp_path) == read_fusion(tmp_path / "fusion.json") == fusion
+    assert read_fusion(tmp_path) == read_fusion(tmp_path / "fusion.json", "a model") == fusion
     assert fusion.sentence() == "t->mm: words count 0.50 on average (50 queries); fitted on judgements"
     (tmp_path / "results.json").write_text("{}")
     with pytest.raises(UserError, match="holds no weights of words and vectors"):
         read_fusion(tmp_path / "results.json")
     with pytest.raises(UserError, match="fit them with `python -m evaluation weigh`"):
         read_fusion(tmp_path / "nothing")
+    with pytest.raises(UserError, match="fusion.json were fitted for another model, or another state of this one"):
+        read_fusion(tmp_path, "another")
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +214,14 @@ def test_weights_come_from_validation_triplets_and_go_to_a_search(model, mbe2, t
     weigh = ["weigh", "--queries", str(tmp_path / "q"), "--corpus", str(tmp_path / "v"), "--qrels", mbe2]
     assert main(weigh) == 0
     assert read_fusion(tmp_path / "v").source == mbe2
+    assert read_fusion(tmp_path / "v").model == fusion.model == load_encoder(model).fingerprint
+    assert "judgements are left out" not in capsys.readouterr().out
+    strange = pa.table({"query-id": ["nobody's"], "corpus-id": [judged[0]["corpus-id"]], "score": [1]})
+    own = {name: judged[name][:] for name in strange.column_names}
+    pq.write_table(pa.concat_tables([pa.table(own), strange]), tmp_path / "more.parquet")
+    assert main([*weigh[:-1], str(tmp_path / "more.parquet")]) == 0
+    left_out = f"1 of {len(judged) + 1} judgements are left out: {tmp_path / 'q'} lacks their queries"
+    assert f"{left_out} (row {len(judged)}: \"nobody's\")" in capsys.readouterr().out
     assert main([*search, "--output", str(tmp_path / "own")]) == 0
     assert main([*search, "rrf", "--output", str(tmp_path / "rrf")]) == 0
     assert "reciprocal-rank fusion" in capsys.readouterr().out
@@ -222,7 +234,12 @@ def test_weights_come_from_validation_triplets_and_go_to_a_search(model, mbe2, t
     # A direction without weights is not passed over in silence.
     Fusion({"t2mm": fusion.weights["t2mm"]}, "few").save(tmp_path / "v" / "fusion.json")
     assert main([*search, "--output", str(tmp_path / "own")]) == 0
-    assert "No weights for mm->mm: its queries use vectors alone" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "No weights for mm->mm: its queries use vectors alone" in said
+    assert "The weights do not say for which model they were fitted" in said
+    Fusion(fusion.weights, "an older model", "older").save(tmp_path / "v" / "fusion.json")
+    assert main([*search, "--output", str(tmp_path / "own")]) == 2
+    assert "were fitted for another model" in capsys.readouterr().err
     # Vectors of another model fit by their size only.
     manifest = tmp_path / "q" / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"model_fingerprint": "another"}))
