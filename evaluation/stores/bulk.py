@@ -41,7 +41,7 @@ class BulkStore(Store):
         refuse_place(location)
         if location.startswith(SERVER):
             raise UserError(
-                f"--location {location}: give a folder for the files; docs/vectors.md says how to send them."
+                f"--location {location}: give a folder for the files; docs/search.md says how to send them."
             )
         self.folder, self.name, self._source = Path(location), name, source
         self._written: dict[str, str] = {}
@@ -52,6 +52,11 @@ class BulkStore(Store):
             table = pq.read_table(self.folder / VERSIONS)
             self._written = dict(zip(table["id"].to_pylist(), table["version"].to_pylist(), strict=True))
             self._files = int(table.schema.metadata[b"files"])
+            index = table.schema.metadata.get(b"name", name.encode()).decode()
+            if index != name:  # which lacks what the earlier files hold
+                raise UserError(
+                    f"{location} has the files of the index {index!r}: give --name {index}, or another --location."
+                )
         else:
             self._files = 0
         # Of an interrupted run: this one may write fewer, and what is left would be sent after them.
@@ -96,7 +101,7 @@ class BulkStore(Store):
         columns = {"id": list(self._written), "version": list(self._written.values())}
         table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
         with staged(self.folder / VERSIONS) as temporary:
-            pq.write_table(table.replace_schema_metadata({"files": str(self._files)}), temporary)
+            pq.write_table(table.replace_schema_metadata({"files": str(self._files), "name": self.name}), temporary)
 
     def search(self, asked: Asked, filters: Sequence[Filter], k: int) -> list[tuple[str, float]]:
         raise NotImplementedError

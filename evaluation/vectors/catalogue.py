@@ -294,17 +294,18 @@ def _update(products: Products, arguments: Embed, encoder: Encoder, details: pa.
     same = sum(known.of_id.get(identifier) == digest for identifier, digest in now.items())
     new = sum(identifier not in known.of_id for identifier in now)
     waiting = [row for row, digest in enumerate(digests) if digest not in known]
-    seconds = _estimate(embedder, waiting) if len(waiting) > 2 * SAMPLE or (arguments.dry_run and waiting) else None
+    seconds = _estimate(embedder, waiting) if len(waiting) >= 2 * SAMPLE or (arguments.dry_run and waiting) else None
     removed = len(known.of_id.keys() - now.keys())
     plan = Plan(same, new, len(now) - same - new, removed, len(waiting), seconds)
     print(plan.sentence(), flush=True)
     if arguments.dry_run:
         return plan._asdict()
-    # Stores and searches compare the manifest: what is the same in all that counts stays as it is.
+    # Stores and searches compare the manifest: what is the same in all that counts stays as it is. The fingerprint of
+    # the data knows files by size and time only.
     counted = settings.keys() | {"keep"} - {"versions"}
-    if before and all(before.get(name) == settings.get(name) for name in counted):
+    if before and same == len(now) and all(before.get(name) == settings.get(name) for name in counted):
         return before | plan._asdict()
-    name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    name = hashlib.sha256(json.dumps([settings, digests], sort_keys=True).encode()).hexdigest()[:12]
     manifest = _fill(embedder, details, settings, output / UPDATES.replace("*", name), known, digests)
     finish_update(output)
     return manifest | plan._asdict()

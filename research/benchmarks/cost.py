@@ -19,6 +19,7 @@ from common_moon2.cli import UserError
 from evaluation.arguments import Embed
 from evaluation.measure.evaluate import compress
 from evaluation.measure.metrics import intervals
+from evaluation.measure.retrieval import relevant_ranks
 from evaluation.models.encoders import Encoder, load_encoder
 from evaluation.stores.engines import ENGINES
 from evaluation.stores.load import synchronise
@@ -239,9 +240,9 @@ def small_objects(options: arguments.SmallObjects) -> dict:
                 picture, own = _photo(look, SCALE * (share / full) ** 0.5, (options.seed, index, number), scene)
                 asked.append({"image": picture})
                 covered.append(own)
-            scores = encoder.encode(asked, role="query").double() @ corpus.double().T
-            ranks = (scores > scores.diagonal()[:, None]).sum(1)
-            hits = {"found": (ranks < K).double().numpy()}
+            every = torch.arange(len(looks))
+            ranks = relevant_ranks(encoder.encode(asked, role="query"), corpus, every[:, None].tolist(), every)
+            hits = {"found": (np.concatenate(ranks) <= K).astype(float)}
             low, high = intervals(hits, options.seed)["found"]
             cells.append(f"{100 * hits['found'].mean():.1f} [{100 * low:.1f}, {100 * high:.1f}]")
         return [f"{share:.0%} ({np.mean(covered):.1%})", *cells]

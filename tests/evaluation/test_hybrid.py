@@ -221,7 +221,7 @@ def test_weights_come_from_validation_triplets_and_go_to_a_search(model, mbe2, t
     pq.write_table(pa.concat_tables([pa.table(own), strange]), tmp_path / "more.parquet")
     assert main([*weigh[:-1], str(tmp_path / "more.parquet")]) == 0
     left_out = f"1 of {len(judged) + 1} judgements are left out: {tmp_path / 'q'} lacks their queries"
-    assert f"{left_out} (row {len(judged)}: \"nobody's\")" in capsys.readouterr().out
+    assert f'{left_out} (row {len(judged)}: "nobody\'s")' in capsys.readouterr().out
     assert main([*search, "--output", str(tmp_path / "own")]) == 0
     assert main([*search, "rrf", "--output", str(tmp_path / "rrf")]) == 0
     assert "reciprocal-rank fusion" in capsys.readouterr().out

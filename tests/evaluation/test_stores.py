@@ -372,6 +372,8 @@ def test_files_for_a_bulk_interface(tmp_path, kind):
     assert documents["new"]["vector"] == open_vectors(vectors).array[3].tolist()
     with pytest.raises(UserError, match="has such files already"):
         filled((kind, place), vectors, "shop")
+    with pytest.raises(UserError, match="has the files of the index 'shop': give --name shop, or another --location"):
+        filled((kind, place), vectors, "other", update=True)
 
 
 def replay(files: Path, index: str) -> tuple[dict, list]:

@@ -14,7 +14,7 @@ import pytest
 from test_bulk import digests, model, run, table  # noqa: F401
 
 from common_moon2.cli import UserError
-from conftest import tiny_model, tiny_processor
+from conftest import picture, tiny_model, tiny_processor
 from evaluation.models.encoders import Moon2Encoder
 from evaluation.tables.details import read_filters
 from evaluation.vectors import catalogue, store
@@ -121,6 +121,22 @@ def test_an_update_that_was_cut_short_embeds_nothing_twice(tmp_path, model, embe
     run(source, model, tmp_path / "v", update=True)
     assert sum(embedded) == COUNT - 8, "two shards of four were embedded already"
     assert not list((tmp_path / "v").glob("update-*"))
+
+
+def test_an_image_of_the_same_size_and_time_is_another_one(tmp_path, model, embedded):  # noqa: F811
+    for row in range(3):
+        picture(24, 24, seed=row).convert("RGB").save(tmp_path / f"{row}.bmp")
+        os.utime(tmp_path / f"{row}.bmp", ns=(0, 0))
+    (tmp_path / "c.csv").write_text("sku,title,photo\n1,mug,0.bmp\n2,cup,1.bmp\n3,jug,none.bmp\n")
+    source, options = str(tmp_path / "c.csv"), {"on_error": "skip", "update": True}
+    assert run(source, model, tmp_path / "v", **options)["skipped"] == 1
+    embedded.clear()
+    (tmp_path / "0.bmp").write_bytes((tmp_path / "2.bmp").read_bytes())
+    os.utime(tmp_path / "0.bmp", ns=(0, 0))
+    facts = run(source, model, tmp_path / "v", **options)
+    assert (facts["unchanged"], facts["changed"], facts["new"]) == (1, 1, 1), "what was skipped is tried again"
+    run(source, model, tmp_path / "whole", **options)
+    np.testing.assert_allclose(open_vectors(tmp_path / "v").array, open_vectors(tmp_path / "whole").array, atol=1e-6)
 
 
 @pytest.mark.parametrize("step", range(8))
