@@ -11,7 +11,7 @@ from common_moon2.cli import UserError
 from evaluation.arguments import Store as StoreArguments
 from evaluation.stores.bulk import FILES
 from evaluation.stores.engines import ENGINES
-from evaluation.stores.records import BATCH, Asking, Records, Source, Store
+from evaluation.stores.records import BATCH, Asking, Engine, Records, Source, Store
 from evaluation.tables.details import Filter
 from evaluation.vectors.nearest import Hits, NearestSearch
 from evaluation.vectors.store import Vectors
@@ -89,7 +89,7 @@ class StoreSearch(NearestSearch):
     """
 
     corpus: Vectors
-    store: Store
+    store: Engine
     asking: Asking
     filters: Sequence[Filter] = ()
     threads: int = field(default=1, init=False)
@@ -111,6 +111,6 @@ class StoreSearch(NearestSearch):
         return hits
 
 
-def open_store(kind: str, location: str, name: str) -> Store:
+def open_store(kind: str, location: str, name: str) -> Engine:
     """Open a store to ask it."""
     return ENGINES[kind](location, name)
