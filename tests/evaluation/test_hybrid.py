@@ -13,7 +13,6 @@ from scipy.special import expit
 from test_benchmark import benchmark_rows, write_benchmark
 
 from common_moon2.cli import UserError
-from conftest import tiny_model, tiny_processor
 from evaluation.__main__ import main
 from evaluation.measure.compare import compare_runs
 from evaluation.models.bm25 import Bm25
@@ -137,18 +136,8 @@ def test_weights_are_kept_and_found_again(tmp_path):
         read_fusion(tmp_path, "another")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("model") / "moon2"
-    tiny_model().save_pretrained(folder)
-    tiny_processor().save_pretrained(folder)
-    return str(folder)
-
-
 @pytest.fixture
-def fresh_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
-    monkeypatch.setattr("evaluation.score.DEFAULT_CACHE", tmp_path / "vectors")
+def few_suffice(fresh_cache, monkeypatch):
     monkeypatch.setattr(hybrid, "FEWEST", 3)
 
 
@@ -157,7 +146,7 @@ def evaluated(names: list[str], dataset: str, output: Path) -> None:
     assert main([*words, "--dataset", dataset, "--output", str(output)]) == 0
 
 
-def test_a_run_of_both_says_what_either_alone_gives(model, tmp_path, fresh_cache, capsys):
+def test_a_run_of_both_says_what_either_alone_gives(model, tmp_path, few_suffice, capsys):
     """Without validation triplets: each half of the queries has the weights of the other."""
     dataset = str(write_benchmark(tmp_path / "mbe2", benchmark_rows()))
     evaluated([model, "bm25", f"{model}+bm25"], dataset, tmp_path / "results")
@@ -184,7 +173,7 @@ def test_a_run_of_both_says_what_either_alone_gives(model, tmp_path, fresh_cache
     assert "Vectors and words together" in (tmp_path / "results" / "moon2+bm25" / "results.md").read_text()
 
 
-@pytest.mark.usefixtures("fresh_cache")
+@pytest.mark.usefixtures("few_suffice")
 def test_weights_come_from_validation_triplets_and_go_to_a_search(model, mbe2, tmp_path, capsys):
     evaluated([f"{model}+bm25"], mbe2, tmp_path / "results")
     fusion = read_fusion(tmp_path / "results")

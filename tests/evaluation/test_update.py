@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_bulk import digests, model, run, table  # noqa: F401
+from test_bulk import digests, run, table
 
 from common_moon2.cli import UserError
 from conftest import picture, tiny_model, tiny_processor
@@ -48,7 +48,7 @@ def change(content: dict) -> None:
     content["photo"].append(content["photo"][0])
 
 
-def test_only_what_is_new_or_changed_is_embedded(tmp_path, model, embedded, capsys):  # noqa: F811
+def test_only_what_is_new_or_changed_is_embedded(tmp_path, model, embedded, capsys):
     source = table(tmp_path / "c.parquet")
     run(source, model, tmp_path / "v", update=True)  # nothing there yet: a run like any other
     before = {identifier: row for row, identifier in enumerate(open_vectors(tmp_path / "v").ids.tolist())}
@@ -75,7 +75,7 @@ def test_only_what_is_new_or_changed_is_embedded(tmp_path, model, embedded, caps
     assert not embedded and (tmp_path / "v" / "manifest.json").read_bytes() == manifest
 
 
-def test_what_a_new_model_costs_is_said_before_it_starts(tmp_path, model, embedded, capsys):  # noqa: F811
+def test_what_a_new_model_costs_is_said_before_it_starts(tmp_path, model, embedded, capsys):
     source, other = table(tmp_path / "c.parquet"), tmp_path / "other"
     run(source, model, tmp_path / "v")
     tiny_model(seed=1).save_pretrained(other)
@@ -94,7 +94,7 @@ def test_what_a_new_model_costs_is_said_before_it_starts(tmp_path, model, embedd
     np.testing.assert_array_equal(open_vectors(tmp_path / "v").array, open_vectors(tmp_path / "whole").array)
 
 
-def test_an_update_that_was_cut_short_embeds_nothing_twice(tmp_path, model, embedded, monkeypatch):  # noqa: F811
+def test_an_update_that_was_cut_short_embeds_nothing_twice(tmp_path, model, embedded, monkeypatch):
     source = table(tmp_path / "c.parquet")
     run(source, model, tmp_path / "v")
     old = digests(tmp_path / "v")
@@ -123,7 +123,7 @@ def test_an_update_that_was_cut_short_embeds_nothing_twice(tmp_path, model, embe
     assert not list((tmp_path / "v").glob("update-*"))
 
 
-def test_an_image_of_the_same_size_and_time_is_another_one(tmp_path, model, embedded):  # noqa: F811
+def test_an_image_of_the_same_size_and_time_is_another_one(tmp_path, model, embedded):
     for row in range(3):
         picture(24, 24, seed=row).convert("RGB").save(tmp_path / f"{row}.bmp")
         os.utime(tmp_path / f"{row}.bmp", ns=(0, 0))
@@ -140,7 +140,7 @@ def test_an_image_of_the_same_size_and_time_is_another_one(tmp_path, model, embe
 
 
 @pytest.mark.parametrize("step", range(8))
-def test_files_that_were_changing_places_are_finished_by_whoever_opens_them(tmp_path, model, step, monkeypatch):  # noqa: F811
+def test_files_that_were_changing_places_are_finished_by_whoever_opens_them(tmp_path, model, step, monkeypatch):
     source = table(tmp_path / "c.parquet")
     run(source, model, tmp_path / "v")
     table(tmp_path / "c.parquet", change)
@@ -179,7 +179,7 @@ def test_files_that_were_changing_places_are_finished_by_whoever_opens_them(tmp_
 
 
 @pytest.mark.slow
-def test_kill_9_while_it_updates(tmp_path, model):  # noqa: F811
+def test_kill_9_while_it_updates(tmp_path, model):
     """Killed again and again, ever later, until it is done: the folder can always be read, and is right in the end."""
     source = table(tmp_path / "c.parquet", count=60)
     run(source, model, tmp_path / "v")
@@ -220,7 +220,7 @@ def priced(path: Path) -> str:
     return str(path)
 
 
-def test_columns_are_kept_and_filtered_by(tmp_path, model, embedded):  # noqa: F811
+def test_columns_are_kept_and_filtered_by(tmp_path, model, embedded):
     source, keep = priced(tmp_path / "c.parquet"), ["price", "cost:number", "category", "attributes"]
     run(source, model, tmp_path / "v", keep=keep)
     beside = read_beside(tmp_path / "v")
@@ -266,13 +266,13 @@ def test_columns_are_kept_and_filtered_by(tmp_path, model, embedded):  # noqa: F
         ("version", "a column of this name is there already; rename it"),
     ],
 )
-def test_columns_that_cannot_be_kept_are_refused(tmp_path, model, keep, problem):  # noqa: F811
+def test_columns_that_cannot_be_kept_are_refused(tmp_path, model, keep, problem):
     with pytest.raises(UserError, match=problem):
         run(priced(tmp_path / "c.parquet"), model, tmp_path / "v", keep=[keep])
     assert not (tmp_path / "v").exists()
 
 
-def test_a_folder_of_an_earlier_version_is_embedded_anew(tmp_path, model, capsys):  # noqa: F811
+def test_a_folder_of_an_earlier_version_is_embedded_anew(tmp_path, model, capsys):
     source = table(tmp_path / "c.parquet")
     run(source, model, tmp_path / "v")
     for shard in (tmp_path / "v" / "shards").glob("*.parquet"):
@@ -283,13 +283,13 @@ def test_a_folder_of_an_earlier_version_is_embedded_anew(tmp_path, model, capsys
     assert json.loads((tmp_path / "v" / "manifest.json").read_text())["vectors"] == COUNT
 
 
-def test_a_dry_run_into_a_new_folder_embeds_nothing(tmp_path, model, capsys):  # noqa: F811
+def test_a_dry_run_into_a_new_folder_embeds_nothing(tmp_path, model, capsys):
     facts = run(table(tmp_path / "c.parquet"), model, tmp_path / "v", update=True, dry_run=True)
     assert facts["new"] == facts["to_embed"] == COUNT and not (tmp_path / "v").exists()
     assert f"{COUNT} new, 0 changed, 0 removed: {COUNT} to embed" in capsys.readouterr().out
 
 
-def test_two_at_once_do_not_fill_one_folder(tmp_path, model):  # noqa: F811
+def test_two_at_once_do_not_fill_one_folder(tmp_path, model):
     source = table(tmp_path / "c.parquet")
     with store.alone(tmp_path / "v"), pytest.raises(UserError, match="Another `embed` is at work in "):
         run(source, model, tmp_path / "v", update=True)
