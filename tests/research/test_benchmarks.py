@@ -235,7 +235,13 @@ def test_stores_are_compared_with_exact_search(capsys):
         (store, fits) for store in ("exact", "lancedb", "qdrant") for fits in ("1 %", "5 %", "20 %", "all")
     ]
     assert {row[3] for row in rows} == {"1.000"}, "without an index they are exact"
-    assert main(["stores", "--sizes", "1000", "--queries", "1", "--stores", "pgvector"]) == 2
+
+
+def test_benchmarks_refuse_what_they_could_not_measure(capsys):
+    assert main(["stores", "--stores", "lancedb", "pgvector+index"]) == 2
+    assert "--stores pgvector needs a server: give its address with --postgres" in capsys.readouterr().err
+    assert main(["compression", "--asked", "asked.npy"]) == 2
+    assert "--asked only means something with --corpus" in capsys.readouterr().err
 
 
 @pytest.mark.slow
