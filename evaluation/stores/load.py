@@ -14,7 +14,7 @@ from evaluation.stores.engines import ENGINES
 from evaluation.stores.records import BATCH, Asking, Engine, Records, Source, Store
 from evaluation.tables.details import Filter
 from evaluation.vectors.nearest import Hits, NearestSearch
-from evaluation.vectors.store import Vectors
+from evaluation.vectors.store import Vectors, unchanged
 from pictures_moon2 import address
 
 STORES = ENGINES | FILES
@@ -28,7 +28,8 @@ def load(arguments: StoreArguments) -> dict:
     Raises:
         UserError: the vectors cannot be read, or the store refuses.
     """
-    source, where = Source(arguments.vectors), address(arguments.location)
+    with unchanged(arguments.vectors):
+        source, where = Source(arguments.vectors), address(arguments.location)
     source.check()
     with STORES[arguments.store](arguments.location, arguments.name, source, arguments.update) as store:
         facts = synchronise(store, source, arguments.index)

@@ -53,6 +53,7 @@ from evaluation.vectors.store import (
     read_beside,
     read_shard,
     shards_of,
+    take_over,
     write_shard,
 )
 
@@ -169,7 +170,7 @@ def embed_catalogue(arguments: Embed) -> dict:
     _check_view(products, arguments, encoder)
     settings = _settings(products, arguments, encoder, details)
     with nullcontext() if arguments.dry_run else alone(output):
-        finish_update(output)
+        (finish_update if arguments.dry_run else take_over)(output)
         if arguments.dry_run or (arguments.update and (output / RUN).exists()):
             facts = _update(products, arguments, encoder, details, settings)
         else:
@@ -307,7 +308,7 @@ def _update(products: Products, arguments: Embed, encoder: Encoder, details: pa.
         return before | plan._asdict()
     name = hashlib.sha256(json.dumps([settings, digests], sort_keys=True).encode()).hexdigest()[:12]
     manifest = _fill(embedder, details, settings, output / UPDATES.replace("*", name), known, digests)
-    finish_update(output)
+    take_over(output)
     return manifest | plan._asdict()
 
 

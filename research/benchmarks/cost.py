@@ -222,7 +222,10 @@ def _stored(options: arguments.Stores, size: int) -> Iterator[list[str]]:
 
 
 def small_objects(options: arguments.SmallObjects) -> dict:
-    """Print how often a product is found by a photo of which it covers a given share, alone or among clutter."""
+    """Print how often a product is found by a photo of which it covers a given share, alone or among clutter.
+
+    Of equal scores the first product's is better, so that a model that sees nothing finds by chance.
+    """
     scenes = ("plain", "clutter")
     encoder = load_encoder(options.model, options.model_revision)
     looks = [synthetic_product(index, options.seed).look for index in range(options.products)]

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 from pathlib import Path
+from threading import Thread
 
 import fresh
 import numpy as np
@@ -15,9 +16,10 @@ from test_bulk import digests, run, table
 
 from common_moon2.cli import UserError
 from conftest import picture, tiny_model, tiny_processor
+from evaluation.__main__ import main
 from evaluation.models.encoders import Moon2Encoder
 from evaluation.tables.details import read_filters
-from evaluation.vectors import catalogue, store
+from evaluation.vectors import catalogue, search, store
 from evaluation.vectors.store import open_vectors, read_beside
 
 COUNT = 11
@@ -158,7 +160,7 @@ def test_files_that_were_changing_places_are_finished_by_whoever_opens_them(tmp_
 
     with monkeypatch.context() as patched:
         real = store.Path.rename, store.Path.replace
-        finish = catalogue.finish_update
+        finish = catalogue.take_over
 
         def killed(folder):
             with monkeypatch.context() as inner:
@@ -166,7 +168,7 @@ def test_files_that_were_changing_places_are_finished_by_whoever_opens_them(tmp_
                 inner.setattr(store.Path, "replace", dying(real[1]))
                 finish(folder)
 
-        patched.setattr(catalogue, "finish_update", killed)
+        patched.setattr(catalogue, "take_over", killed)
         if step < 7:
             with pytest.raises(KeyboardInterrupt):
                 run(source, model, tmp_path / "v", update=True)
@@ -176,6 +178,42 @@ def test_files_that_were_changing_places_are_finished_by_whoever_opens_them(tmp_
     assert opened.ids.tolist() == whole.ids.tolist()
     np.testing.assert_allclose(opened.array, whole.array, atol=1e-6)
     assert sorted(digests(tmp_path / "v")) == sorted(digests(tmp_path / "whole"))
+
+
+def test_a_reader_waits_while_files_change_places(tmp_path, model, monkeypatch):
+    source = table(tmp_path / "c.parquet")
+    run(source, model, tmp_path / "v")
+    table(tmp_path / "c.parquet", change)
+    found, readers, replace = [], [], store.Path.replace
+
+    def replacing(path, target):
+        if path.name == "vectors.npy" and "update-" in str(path):
+            readers.append(Thread(target=lambda: found.append(open_vectors(tmp_path / "v").ids.tolist())))
+            readers[0].start()
+            readers[0].join(0.5)  # time enough to take the file away, if it did not wait
+        return replace(path, target)
+
+    monkeypatch.setattr(store.Path, "replace", replacing)
+    run(source, model, tmp_path / "v", update=True)
+    readers[0].join()
+    assert found == [open_vectors(tmp_path / "v").ids.tolist()] and "500" in found[0]
+
+
+def test_what_was_read_before_and_after_an_update_is_not_taken_together(tmp_path, model, monkeypatch, capsys):
+    source = table(tmp_path / "c.parquet")
+    run(source, model, tmp_path / "v")
+    table(tmp_path / "c.parquet", change)
+
+    def late(path, *names):
+        run(source, model, tmp_path / "v", update=True)
+        return read_beside(path, *names)
+
+    words = ["search", "--queries", str(tmp_path / "v"), "--corpus", str(tmp_path / "v"), "--hybrid", "rrf"]
+    with monkeypatch.context() as patched:
+        patched.setattr(search, "read_beside", late)
+        assert main([*words, "--output", str(tmp_path / "hits")]) == 2
+    assert "was brought up to date while it was read: run the same command again" in capsys.readouterr().err
+    assert main([*words, "--output", str(tmp_path / "hits")]) == 0
 
 
 @pytest.mark.slow
