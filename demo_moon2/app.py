@@ -57,8 +57,8 @@ def serve(arguments: ServeArguments):
     from evaluation.models.encoders import load_encoder
     from evaluation.vectors.hybrid import read_fusion
 
-    fusion = read_fusion(arguments.weights) if arguments.weights else None
     encoder = load_encoder(arguments.model, arguments.model_revision)
+    fusion = read_fusion(arguments.weights, encoder.fingerprint) if arguments.weights else None
     if encoder.kind != "moon2":
         raise UserError(f"{arguments.model} is a {encoder.kind} model; the page needs a Moon2 checkpoint.")
     catalogue = open_catalogue(

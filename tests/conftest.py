@@ -203,6 +203,23 @@ def cut_picture(row: dict):
     row["negative_image"]["bytes"] = row["negative_image"]["bytes"][:100]
 
 
+@pytest.fixture(scope="session")
+def model(tmp_path_factory) -> str:
+    """The folder of a tiny checkpoint, which nobody writes to."""
+    folder = tmp_path_factory.mktemp("model") / "moon2"
+    tiny_model().save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def fresh_cache(tmp_path, monkeypatch):
+    """Caches of data sets and of vectors in which nothing is yet."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+    for module in ("score", "show.page"):
+        monkeypatch.setattr(f"evaluation.{module}.DEFAULT_CACHE", tmp_path / "vectors")
+
+
 @pytest.fixture
 def after_demo(mbe2, tmp_path, monkeypatch) -> Path:
     """A working directory with what `make demo` leaves, in small: `moon2` and `mbe2`."""

@@ -59,7 +59,7 @@ def fit_fusion(
     if benchmark is None:
         return None
     queries, corpus = embed_benchmark(encoder, benchmark, cache, options, ("text", "mixed"), ("t", "mm"))
-    return fit_on(benchmark, queries, corpus, "the validation triplets")
+    return fit_on(benchmark, queries, corpus, "the validation triplets", encoder.fingerprint)
 
 
 def fit_on(
@@ -67,9 +67,14 @@ def fit_on(
     queries: dict[str, Embedded],
     corpus: dict[str, Embedded],
     source: str,
+    model: str,
     rows: set[int] | None = None,
 ) -> Fusion:
-    """Fit the weights of each direction that has words on a benchmark's queries, or on some rows of them."""
+    """Fit the weights of each direction that has words on a benchmark's queries, or on some rows of them.
+
+    Args:
+        model: the fingerprint of the model whose vectors these are.
+    """
     weights = {}
     for direction in directions_of(queries, corpus):
         words = Words(benchmark)
@@ -81,7 +86,7 @@ def fit_on(
         weight = fit_weight(words.bm25, asked.vectors[chosen], products.vectors, texts, right)
         if weight is not None:
             weights[direction] = weight
-    return Fusion(weights, source)
+    return Fusion(weights, source, model)
 
 
 def directions_of(queries: dict[str, Embedded], corpus: dict[str, Embedded]) -> list[str]:
@@ -119,11 +124,11 @@ def evaluate_hybrid(
     queries, corpus = embed_benchmark(encoder, benchmark, cache, options)
     words, parts = Words(benchmark), None
     if fusion is None:
-        source = "the other half of the queries"
+        told = benchmark, queries, corpus, "the other half of the queries", encoder.fingerprint
         order = np.random.default_rng(0).permutation(len(benchmark.queries))
         parts = [set(order[start::2].tolist()) for start in (0, 1)]
-        fitted = [fit_on(benchmark, queries, corpus, source, half) for half in parts]
-        fusion = fit_on(benchmark, queries, corpus, source)
+        fitted = [fit_on(*told, half) for half in parts]
+        fusion = fit_on(*told)
     retrieval, per_query = dict(evaluation.results["retrieval"]), dict(evaluation.queries)
     directions = {}
     for direction in directions_of(queries, corpus):

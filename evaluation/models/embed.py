@@ -25,14 +25,12 @@ def embed(
     lengths: Sequence[int],
     describe: Callable[[int], str],
     batch_size: int = 64,
-    description: str = "embed",
-    workers: int = 0,
-    leave: bool = True,
     output: str = "embeddings",
+    **options,
 ) -> torch.Tensor:
     """Embed products with a Moon2 model in eval mode, or return another of its outputs; see `embed_batches`."""
     prepare, forward = partial(moon2_inputs, processor), partial(moon2_output, model, output)
-    return embed_batches(prepare, forward, products, lengths, describe, batch_size, description, workers, leave)
+    return embed_batches(prepare, forward, products, lengths, describe, batch_size, **options)
 
 
 class Routing(NamedTuple):
@@ -58,8 +56,8 @@ def read_routing(checkpoint: Checkpoint, products: Products, rows: list[int], ba
     model, usage = checkpoint.model, {}
     for view in VIEWS:
         shown, what = ProductView(products, view, rows), f"experts ({view})"
-        told = shown, shown.text_lengths, shown.describe, batch_size, what
-        usage[view] = embed(model, checkpoint.processor, *told, output="expert_usage").numpy()
+        told = model, checkpoint.processor, shown, shown.text_lengths, shown.describe, batch_size, "expert_usage"
+        usage[view] = embed(*told, description=what).numpy()
     preference = model.dual_alignment.weight.detach().float().softmax(dim=1).cpu().numpy()
     return Routing(usage, preference, list(model.config.objectives))
 

@@ -1,5 +1,6 @@
 """Encoders: any model through one adapter, products in, L2-normalised vectors out."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -66,7 +67,7 @@ TOKENIZED = 4096  # texts whose tokens are counted at a time
 MEAN_NOTE = "mm is the normalised mean of the text vector and the image vector"
 
 
-class Encoder:
+class Encoder(ABC):
     """A model as the evaluation uses it.
 
     Attributes:
@@ -95,9 +96,9 @@ class Encoder:
         """Return the instruction that queries (or "document"s) are embedded with."""
         return None
 
+    @abstractmethod
     def cut(self, texts: Sequence[str], role: str = "document") -> int:
         """Count the texts that have more than `longest` tokens, of which the encoder silently drops the rest."""
-        raise NotImplementedError
 
     def encode(
         self,
@@ -130,8 +131,9 @@ class Encoder:
     # What `encode` hands to `embed_batches`, as a picklable function and as a method.
     _prepare: Callable[[list[dict]], Any]
 
+    @abstractmethod
     def _forward(self, role: str, inputs: Any) -> torch.Tensor:
-        raise NotImplementedError
+        """Return (B, D), L2-normalised, of what `_prepare` has made."""
 
 
 def load_encoder(name: str, revision: str | None = None, kind: str = "auto") -> Encoder:

@@ -10,7 +10,7 @@ The words are searched in the field `words`, which is split at spaces only.
 """
 
 import json
-from collections.abc import Sequence
+from abc import abstractmethod
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,8 +20,7 @@ from common_moon2.cli import UserError
 from common_moon2.files import staged, write_json, write_text
 from evaluation.models.bm25 import K1, B, tokens
 from evaluation.stores.engines import SERVER, refuse_misfit, refuse_place
-from evaluation.stores.records import CANDIDATES, Asked, Records, Source, Store
-from evaluation.tables.details import Filter
+from evaluation.stores.records import CANDIDATES, Records, Source, Store
 
 INDEX, VERSIONS = "index.json", "versions.parquet"
 ANALYSIS = {"analyzer": {"words": {"type": "custom", "tokenizer": "whitespace"}}}
@@ -29,19 +28,13 @@ SIMILARITY = {"default": {"type": "BM25", "k1": K1, "b": B}}
 
 
 class BulkStore(Store):
-    """A folder of files for one of the two servers; see `Store`. It cannot be asked."""
+    """A folder of files for one of the two servers; see `Store`."""
 
-    server: str
-
-    def __init__(self, location: str, name: str, source: Source | None = None, update: bool = False):
-        if source is None:
-            raise UserError(
-                f"{self.server} is a server of its own: this project writes files for it, and asks it nothing."
-            )
+    def __init__(self, location: str, name: str, source: Source, update: bool = False):
         refuse_place(location)
         if location.startswith(SERVER):
             raise UserError(
-                f"--location {location}: give a folder for the files; docs/vectors.md says how to send them."
+                f"--location {location}: give a folder for the files; docs/search.md says how to send them."
             )
         self.folder, self.name, self._source = Path(location), name, source
         self._written: dict[str, str] = {}
@@ -52,6 +45,11 @@ class BulkStore(Store):
             table = pq.read_table(self.folder / VERSIONS)
             self._written = dict(zip(table["id"].to_pylist(), table["version"].to_pylist(), strict=True))
             self._files = int(table.schema.metadata[b"files"])
+            index = table.schema.metadata.get(b"name", name.encode()).decode()
+            if index != name:  # which lacks what the earlier files hold
+                raise UserError(
+                    f"{location} has the files of the index {index!r}: give --name {index}, or another --location."
+                )
         else:
             self._files = 0
         # Of an interrupted run: this one may write fewer, and what is left would be sent after them.
@@ -96,17 +94,11 @@ class BulkStore(Store):
         columns = {"id": list(self._written), "version": list(self._written.values())}
         table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
         with staged(self.folder / VERSIONS) as temporary:
-            pq.write_table(table.replace_schema_metadata({"files": str(self._files)}), temporary)
+            pq.write_table(table.replace_schema_metadata({"files": str(self._files), "name": self.name}), temporary)
 
-    def search(self, asked: Asked, filters: Sequence[Filter], k: int) -> list[tuple[str, float]]:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        pass
-
+    @abstractmethod
     def _settings(self) -> dict[str, dict]:
         """Return the files that are written once."""
-        raise NotImplementedError
 
     def _fields(self, vector: dict) -> dict:
         fields = {"id": {"type": "keyword"}, "vector": vector}
@@ -126,8 +118,6 @@ class BulkStore(Store):
 class ElasticsearchFiles(BulkStore):
     """For Elasticsearch from 8.12 on, which adds the scores of `knn` and `query` up, each with its boost."""
 
-    server = "Elasticsearch"
-
     def _settings(self) -> dict[str, dict]:
         size = self._source.vectors.dimension
         field = {"type": "dense_vector", "dims": size, "index": True, "similarity": "cosine"}
@@ -143,8 +133,6 @@ class ElasticsearchFiles(BulkStore):
 
 class OpenSearchFiles(BulkStore):
     """For OpenSearch from 2.11 on, which normalises and weighs the scores of a hybrid query in a search pipeline."""
-
-    server = "OpenSearch"
 
     def _settings(self) -> dict[str, dict]:
         method = {"name": "hnsw", "engine": "lucene", "space_type": "cosinesimil"}

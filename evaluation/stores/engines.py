@@ -9,14 +9,16 @@ import os
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
 
 from common_moon2.cli import UserError
 from evaluation.models.bm25 import tokens
-from evaluation.stores.records import CANDIDATES, TERMS, Asked, Records, Source, Sparse, Store, terms_of
+from evaluation.stores.records import CANDIDATES, TERMS, Asked, Engine, Records, Source, Sparse, terms_of
 from evaluation.tables.details import Filter
 from pictures_moon2 import address
 
@@ -46,11 +48,22 @@ def refuse_place(location: str) -> None:
         )
 
 
-def _taken(location: str, kind: str, name: str, drop: str) -> UserError:
-    return UserError(
-        f"{address(location)} has a {kind} {name!r} already: bring it up to date with --update, give another --name, "
-        f"or {drop} it."
-    )
+def _library(module: str, store: str) -> ModuleType:
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise UserError(f"The store {store} needs a package: pip install 'moon2[{store}]'.") from error
+
+
+def _check_state(there: bool, source: Source | None, update: bool, location: str, kind: str, name: str) -> None:
+    """Refuse to fill what is there already, and to ask what is not."""
+    if there and source is not None and not update:
+        raise UserError(
+            f"{address(location)} has a {kind} {name!r} already: bring it up to date with --update, give another "
+            "--name, or delete it."
+        )
+    if not there and source is None:
+        raise UserError(f"{address(location)} has no {kind} {name!r}: make it with `python -m evaluation store`.")
 
 
 def refuse_misfit(location: str, name: str, there: dict, wanted: dict) -> None:
@@ -63,30 +76,20 @@ def refuse_misfit(location: str, name: str, there: dict, wanted: dict) -> None:
         )
 
 
-def _absent(location: str, kind: str, name: str) -> UserError:
-    return UserError(f"{address(location)} has no {kind} {name!r}: make it with `python -m evaluation store`.")
-
-
-class LanceStore(Store):
+class LanceStore(Engine):
     """A table of an embedded LanceDB; see `Store`."""
 
     def __init__(self, location: str, name: str, source: Source | None = None, update: bool = False):
-        try:
-            import lancedb
-        except ModuleNotFoundError as error:
-            raise UserError("The store lancedb needs LanceDB: pip install 'moon2[lancedb]'.") from error
+        lancedb = _library("lancedb", "lancedb")
         refuse_place(location)
         if location.startswith(SERVER):
             raise UserError(f"--location {address(location)} is a web server; LanceDB is kept in a folder.")
-        if source is None and "://" not in location and not Path(location).is_dir():  # which would be made
-            raise _absent(location, "table", name)
+        if "://" not in location and not Path(location).is_dir():  # which would be made
+            _check_state(False, source, update, location, "table", name)
         with refusals("LanceDB", location, name):
             database = lancedb.connect(location)
             there = name in database.list_tables().tables
-            if there and source is not None and not update:
-                raise _taken(location, "table", name, "drop")
-            if not there and source is None:
-                raise _absent(location, "table", name)
+            _check_state(there, source, update, location, "table", name)
             self.table = database.open_table(name) if there else database.create_table(name, schema=_schema(source))
             if there and source is not None:
                 schemas = self.table.schema, _schema(source)
@@ -124,9 +127,6 @@ class LanceStore(Store):
             if index and "vector" not in there:
                 self.table.create_index(metric="cosine", index_type="IVF_HNSW_SQ")
             self.table.optimize()
-
-    def close(self) -> None:
-        pass
 
     def search(self, asked: Asked, filters: Sequence[Filter], k: int) -> list[tuple[str, float]]:
         condition = " AND ".join(map(_sql, filters)) or None
@@ -195,15 +195,12 @@ def _sql(one: Filter) -> str:
     return f"array_has({column}, {value})" if one.is_list else f"{column} {one.comparison} {value}"
 
 
-class QdrantStore(Store):
+class QdrantStore(Engine):
     """A collection of Qdrant, in a folder or on a server; the words are a sparse vector "words". See `Store`."""
 
     def __init__(self, location: str, name: str, source: Source | None = None, update: bool = False):
-        try:
-            from qdrant_client import QdrantClient, models
-            from qdrant_client.http.exceptions import ApiException
-        except ModuleNotFoundError as error:
-            raise UserError("The store qdrant needs its client: pip install 'moon2[qdrant]'.") from error
+        qdrant = _library("qdrant_client", "qdrant")
+        models, failure = qdrant.models, _library("qdrant_client.http.exceptions", "qdrant").ApiException
         refuse_place(location)
         is_server = location.startswith(SERVER)
         if ":" in location and not is_server:
@@ -211,18 +208,15 @@ class QdrantStore(Store):
                 f"--location {address(location)} would be a folder of that name: the address of a server begins with "
                 "http:// or https://, as in http://localhost:6333."
             )
-        if source is None and not is_server and not Path(location).is_dir():  # which would be made
-            raise _absent(location, "collection", name)
-        self._models, self._errors, self._place, self._name = models, ApiException, (location, name), name
-        with refusals("Qdrant", location, name, ApiException):
+        if not is_server and not Path(location).is_dir():  # which would be made
+            _check_state(False, source, update, location, "collection", name)
+        self._models, self._errors, self._place, self._name = models, failure, (location, name), name
+        with refusals("Qdrant", location, name, failure):
             key = os.environ.get("QDRANT_API_KEY")
             place = {"url": location, "api_key": key, "check_compatibility": False}
-            self.client = QdrantClient(**place if is_server else {"path": location})
+            self.client = qdrant.QdrantClient(**place if is_server else {"path": location})
             there = self.client.collection_exists(name)
-            if there and source is not None and not update:
-                raise _taken(location, "collection", name, "delete")
-            if not there and source is None:
-                raise _absent(location, "collection", name)
+            _check_state(there, source, update, location, "collection", name)
             if not there:
                 self.client.create_collection(
                     name,
@@ -238,7 +232,9 @@ class QdrantStore(Store):
         found, place = {}, None
         while True:
             points, place = self.client.scroll(self._name, limit=READ, offset=place, with_payload=["id", "version"])
-            found |= {point.payload["id"]: point.payload.get("version", "") for point in points}
+            if not all("version" in (point.payload or ()) for point in points):
+                raise UserError(f"{self._name!r} holds what this command has not written: give another --name.")
+            found |= {point.payload["id"]: point.payload["version"] for point in points}
             if place is None:
                 return found
 
@@ -311,27 +307,20 @@ def point_of(identifier: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, identifier))
 
 
-class PostgresStore(Store):
+class PostgresStore(Engine):
     """A table of PostgreSQL with pgvector; see `Store`."""
 
     def __init__(self, location: str, name: str, source: Source | None = None, update: bool = False):
-        try:
-            import psycopg
-            from psycopg import sql
-        except ModuleNotFoundError as error:
-            raise UserError("The store pgvector needs psycopg: pip install 'moon2[pgvector]'.") from error
+        psycopg = _library("psycopg", "pgvector")
         if not location.startswith(("postgresql://", "postgres://")):
             raise UserError(f"--location {address(location)}: give an address as postgresql://user@host/database.")
-        self._sql, self._name, self._place = sql, sql.Identifier(name), (location, name)
+        self._sql, self._name, self._place = psycopg.sql, psycopg.sql.Identifier(name), (location, name)
         self._errors = psycopg.Error
         with refusals("PostgreSQL", location, name, psycopg.Error):
             self.connection = psycopg.connect(location, autocommit=True)
             self.connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
             found = self.connection.execute("SELECT to_regclass(%s)", [json.dumps(name)]).fetchone()[0]
-            if found and source is not None and not update:
-                raise _taken(location, "table", name, "drop")
-            if not found and source is None:
-                raise _absent(location, "table", name)
+            _check_state(bool(found), source, update, location, "table", name)
             if not found:
                 self._create(source)
             columns = self.connection.execute(

@@ -11,10 +11,10 @@ from common_moon2.cli import UserError
 from evaluation.arguments import Store as StoreArguments
 from evaluation.stores.bulk import FILES
 from evaluation.stores.engines import ENGINES
-from evaluation.stores.records import BATCH, Asking, Records, Source, Store
+from evaluation.stores.records import BATCH, Asking, Engine, Records, Source, Store
 from evaluation.tables.details import Filter
 from evaluation.vectors.nearest import Hits, NearestSearch
-from evaluation.vectors.store import Vectors
+from evaluation.vectors.store import Vectors, unchanged
 from pictures_moon2 import address
 
 STORES = ENGINES | FILES
@@ -28,7 +28,8 @@ def load(arguments: StoreArguments) -> dict:
     Raises:
         UserError: the vectors cannot be read, or the store refuses.
     """
-    source, where = Source(arguments.vectors), address(arguments.location)
+    with unchanged(arguments.vectors):
+        source, where = Source(arguments.vectors), address(arguments.location)
     source.check()
     with STORES[arguments.store](arguments.location, arguments.name, source, arguments.update) as store:
         facts = synchronise(store, source, arguments.index)
@@ -89,7 +90,7 @@ class StoreSearch(NearestSearch):
     """
 
     corpus: Vectors
-    store: Store
+    store: Engine
     asking: Asking
     filters: Sequence[Filter] = ()
     threads: int = field(default=1, init=False)
@@ -111,6 +112,6 @@ class StoreSearch(NearestSearch):
         return hits
 
 
-def open_store(kind: str, location: str, name: str) -> Store:
+def open_store(kind: str, location: str, name: str) -> Engine:
     """Open a store to ask it."""
     return ENGINES[kind](location, name)

@@ -9,7 +9,7 @@
     ...         the columns that `embed --keep` has kept
 
 A word's place in `terms` is a hash of it: a new product needs no vocabulary. Products have that part of BM25 that does
-not depend on the others, with the mean length that the store was made with; how rare a word is comes with the query.
+not depend on the others, with the mean length of a text at the time; how rare a word is comes with the query.
 """
 
 import hashlib
@@ -183,7 +183,7 @@ class Store(ABC):
 
     Args:
         location, name: of the table.
-        source: what it is to hold; `None` to ask only.
+        source: what it is to hold; `None` to ask only, which takes an `Engine`.
         update: whether the table may be there already.
 
     Raises:
@@ -207,16 +207,19 @@ class Store(ABC):
     def finish(self, index: bool) -> None:
         """Bring the indexes up to date; `index` asks for an approximate one of the vectors."""
 
-    @abstractmethod
-    def search(self, asked: Asked, filters: Sequence[Filter], k: int) -> list[tuple[str, float]]:
-        """Return id and score of the k best, best first, by one query of the store."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Close the connection."""
+    def close(self) -> None:  # noqa: B027 (files have none)
+        """Close the connection, where there is one."""
 
     def __enter__(self) -> "Store":
         return self
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+class Engine(Store):
+    """A store that can be asked."""
+
+    @abstractmethod
+    def search(self, asked: Asked, filters: Sequence[Filter], k: int) -> list[tuple[str, float]]:
+        """Return id and score of the k best, best first, by one query of the store."""

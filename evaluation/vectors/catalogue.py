@@ -53,6 +53,7 @@ from evaluation.vectors.store import (
     read_beside,
     read_shard,
     shards_of,
+    take_over,
     write_shard,
 )
 
@@ -169,7 +170,7 @@ def embed_catalogue(arguments: Embed) -> dict:
     _check_view(products, arguments, encoder)
     settings = _settings(products, arguments, encoder, details)
     with nullcontext() if arguments.dry_run else alone(output):
-        finish_update(output)
+        (finish_update if arguments.dry_run else take_over)(output)
         if arguments.dry_run or (arguments.update and (output / RUN).exists()):
             facts = _update(products, arguments, encoder, details, settings)
         else:
@@ -294,19 +295,20 @@ def _update(products: Products, arguments: Embed, encoder: Encoder, details: pa.
     same = sum(known.of_id.get(identifier) == digest for identifier, digest in now.items())
     new = sum(identifier not in known.of_id for identifier in now)
     waiting = [row for row, digest in enumerate(digests) if digest not in known]
-    seconds = _estimate(embedder, waiting) if len(waiting) > 2 * SAMPLE or (arguments.dry_run and waiting) else None
+    seconds = _estimate(embedder, waiting) if len(waiting) >= 2 * SAMPLE or (arguments.dry_run and waiting) else None
     removed = len(known.of_id.keys() - now.keys())
     plan = Plan(same, new, len(now) - same - new, removed, len(waiting), seconds)
     print(plan.sentence(), flush=True)
     if arguments.dry_run:
         return plan._asdict()
-    # Stores and searches compare the manifest: what is the same in all that counts stays as it is.
+    # Stores and searches compare the manifest: what is the same in all that counts stays as it is. The fingerprint of
+    # the data knows files by size and time only.
     counted = settings.keys() | {"keep"} - {"versions"}
-    if before and all(before.get(name) == settings.get(name) for name in counted):
+    if before and same == len(now) and all(before.get(name) == settings.get(name) for name in counted):
         return before | plan._asdict()
-    name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    name = hashlib.sha256(json.dumps([settings, digests], sort_keys=True).encode()).hexdigest()[:12]
     manifest = _fill(embedder, details, settings, output / UPDATES.replace("*", name), known, digests)
-    finish_update(output)
+    take_over(output)
     return manifest | plan._asdict()
 
 

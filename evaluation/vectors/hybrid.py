@@ -79,10 +79,14 @@ class Fusion:
     """The weights by direction ("t2mm", "mm2mm", "t2t"), and what they were fitted on.
 
     A direction that is not there had too few queries; then vectors are used alone.
+
+    Attributes:
+        model: the fingerprint of the model whose vectors they were fitted on; `None`: not known.
     """
 
     weights: dict[str, Weight]
     source: str
+    model: str | None = None
 
     def save(self, path: Path) -> None:
         """Write the weights as JSON."""
@@ -98,11 +102,14 @@ class Fusion:
         return f"{'; '.join(said) or 'vectors alone'}; fitted on {self.source}"
 
 
-def read_fusion(path: Path) -> Fusion:
+def read_fusion(path: Path, model: str | None = None) -> Fusion:
     """Read the weights from a fusion.json, a results.json, or a folder with one of these.
 
+    Args:
+        model: the fingerprint of the model whose vectors they are for.
+
     Raises:
-        UserError: there are none, or they are damaged.
+        UserError: there are none, or they are damaged, or were fitted for another model.
     """
     files = [path / FILE, path / "results.json"] if path.is_dir() else [path]
     file = next((file for file in files if file.is_file()), None)
@@ -113,10 +120,18 @@ def read_fusion(path: Path) -> Fusion:
         )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        content = content["hybrid"]["fusion"] if file.name == "results.json" else content
-        return Fusion({name: Weight(**one) for name, one in content["weights"].items()}, content["source"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if file.name == "results.json":
+            content = content["hybrid"]["fusion"] | {"model": content["run"]["model"]["fingerprint"]}
+        weights = {name: Weight(**one) for name, one in content["weights"].items()}
+        fusion = Fusion(weights, content["source"], content.get("model"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} holds no weights of words and vectors: {error}.") from error
+    if None not in (model, fusion.model) and model != fusion.model:
+        raise UserError(
+            f"The weights of {file} were fitted for another model, or another state of this one: fit them again with "
+            "`python -m evaluation weigh`, or name others with --weights."
+        )
+    return fusion
 
 
 class Texts(NamedTuple):

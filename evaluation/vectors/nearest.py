@@ -6,6 +6,7 @@ to float32. So the result depends neither on the processor nor on the order of s
 how it searches).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -31,7 +32,7 @@ class Hits(NamedTuple):
     scores: np.ndarray
 
 
-class NearestSearch:
+class NearestSearch(ABC):
     """A corpus that is ready to be searched.
 
     Raises:
@@ -77,9 +78,9 @@ class NearestSearch:
         empty = Hits(np.empty((0, k), np.int64), np.empty((0, k), np.float32))
         return Hits(*(np.concatenate(arrays) for arrays in zip(empty, *parts, strict=True)))
 
+    @abstractmethod
     def _best(self, queries: np.ndarray, k: int, first: int) -> Hits:
         """Return the k best for (Q, D) queries, of which the first is that of a number among all."""
-        raise NotImplementedError
 
 
 class ExactSearch(NearestSearch):

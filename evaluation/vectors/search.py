@@ -34,7 +34,7 @@ from evaluation.vectors.hybrid import (
     read_fusion,
 )
 from evaluation.vectors.nearest import ExactSearch, FaissSearch, Hits, NearestSearch, check_fit, recall_of
-from evaluation.vectors.store import Vectors, identity, open_vectors, read_beside
+from evaluation.vectors.store import Vectors, open_vectors, read_beside, unchanged
 from pictures_moon2 import address
 
 PART = 16384  # queries between two marks to go on from
@@ -55,22 +55,22 @@ def search_all(arguments: Search, part: int = PART) -> dict:
         UserError: the vectors cannot be read or do not fit together, no product fits the filters, or `output` holds
             another search's parts.
     """
-    queries, corpus = open_vectors(arguments.queries), open_vectors(arguments.corpus)
     output, engine = arguments.output, arguments.engine
-    sources = {"queries": identity(arguments.queries), "corpus": identity(arguments.corpus)}
-    settings = sources | {"k": arguments.k, "engine": engine, "part": part}
-    check_fit(queries, corpus, arguments.k)
-    _check_models(**sources)
-    search = _Search(arguments, queries, corpus)
-    settings |= search.facts
-    k = min(arguments.k, search.fitting)
-    parts = output.with_name(f"{output.name}.parts")
-    _claim(parts, settings)
-    start = time.perf_counter()
-    files = [parts / f"{number:05d}.parquet" for number in range(-(-len(queries) // part))]
-    exact = engine == "exact"
-    if not exact or not all(file.exists() for file in files):
-        index = search.exact() if exact else search.engine()
+    exact, parts, index = engine == "exact", output.with_name(f"{output.name}.parts"), None
+    with unchanged(arguments.queries, arguments.corpus) as made:
+        queries, corpus = open_vectors(arguments.queries), open_vectors(arguments.corpus)
+        settings = dict(zip(("queries", "corpus"), made, strict=True))
+        check_fit(queries, corpus, arguments.k)
+        _check_models(*made)
+        search = _Search(arguments, queries, corpus, made[1].get("model_fingerprint"))
+        settings |= {"k": arguments.k, "engine": engine, "part": part} | search.facts
+        k = min(arguments.k, search.fitting)
+        _claim(parts, settings)
+        start = time.perf_counter()
+        files = [parts / f"{number:05d}.parquet" for number in range(-(-len(queries) // part))]
+        if not exact or not all(file.exists() for file in files):
+            index, truth = search.exact() if exact else search.engine(), None if exact else search.exact()
+    if index is not None:
         with tqdm(total=len(queries), desc="search", unit="query") as progress:
             for number, file in enumerate(files):
                 first, last = number * part, min((number + 1) * part, len(queries))
@@ -81,7 +81,7 @@ def search_all(arguments: Search, part: int = PART) -> dict:
                 with staged(file) as temporary:
                     pq.write_table(_table(queries, index.corpus, found, first), temporary, compression="zstd")
         if not exact:
-            settings |= {"recall": recall_of(search.exact(), index, queries, k, SAMPLE), "recall_sample": SAMPLE}
+            settings |= {"recall": recall_of(truth, index, queries, k, SAMPLE), "recall_sample": SAMPLE}
     with staged(output) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
         for file in files:
             writer.write_table(pq.read_table(file))
@@ -105,7 +105,7 @@ class _Search:
         said: the same for people.
     """
 
-    def __init__(self, arguments: Search, queries: Vectors, corpus: Vectors):
+    def __init__(self, arguments: Search, queries: Vectors, corpus: Vectors, model: str | None):
         self.arguments, self.queries, self.corpus = arguments, queries, corpus
         self.facts, self.said, self.fitting = {}, [], len(corpus)
         self._rows, self._fusion, self._filters = None, None, []
@@ -121,8 +121,10 @@ class _Search:
                 raise UserError(f"No product of {arguments.corpus} fits {', '.join(arguments.filter)}.")
             self.said.append(f"{self.fitting:,} products fit {', '.join(arguments.filter)}")
         if arguments.hybrid == "weighted":
-            self._fusion = read_fusion(arguments.weights or arguments.corpus)
+            self._fusion = read_fusion(arguments.weights or arguments.corpus, model)
             self.said.append(f"Words and vectors: {self._fusion.sentence()}")
+            if self._fusion.model is None:
+                self.said.append("The weights do not say for which model they were fitted")
             shown = {direction for direction in _directions(arguments) if direction[0] != "i"}
             for direction in sorted(shown - self._fusion.weights.keys()):
                 self.said.append(f"No weights for {direction.replace('2', '->')}: its queries use vectors alone")
@@ -210,13 +212,18 @@ def weigh(arguments: Weigh) -> dict:
     Raises:
         UserError: the vectors or the judgements cannot be read, do not fit together, or are too few.
     """
-    queries, corpus = open_vectors(arguments.queries), open_vectors(arguments.corpus)
-    check_fit(queries, corpus, 1)
-    _check_models(identity(arguments.queries), identity(arguments.corpus))
+    with unchanged(arguments.queries, arguments.corpus) as made:
+        queries, corpus = open_vectors(arguments.queries), open_vectors(arguments.corpus)
+        check_fit(queries, corpus, 1)
+        _check_models(*made)
+        worded, texts, shown = WordedCorpus(corpus, _texts(arguments.corpus)), _texts(arguments.queries), {}
+        for row, direction in enumerate(_directions(arguments)):
+            shown.setdefault(direction, []).append(row)
     judged = read_table(arguments.qrels, "qrels", ("query-id", "corpus-id", "score"))
     places = {identifier: row for row, identifier in enumerate(corpus.ids.tolist())}
     asked = {identifier: row for row, identifier in enumerate(queries.ids.tolist())}
     right: list[list[int]] = [[] for _ in asked]
+    unknown = []
     for row, (query, product, score) in enumerate(zip(*judged.values(), strict=True)):
         try:
             value = float(score)
@@ -224,28 +231,33 @@ def weigh(arguments: Weigh) -> dict:
             value = np.nan
         if np.isnan(value):
             raise UserError(f"Row {row} of {arguments.qrels} has the score {score!r}, which is no number.")
-        if str(query) in asked and value > 0:
+        if str(query) not in asked:
+            unknown.append((row, query))
+        elif value > 0:
             if str(product) not in places:
                 raise UserError(
                     f"Row {row} of {arguments.qrels} names the product {product!r}, which {corpus.name} lacks."
                 )
             right[asked[str(query)]].append(places[str(product)])
-    worded, texts, directions = WordedCorpus(corpus, _texts(arguments.corpus)), _texts(arguments.queries), {}
-    for row, direction in enumerate(_directions(arguments)):
-        directions.setdefault(direction, []).append(row)
+    if unknown:
+        row, query = unknown[0]
+        print(
+            f"{len(unknown):,} of {len(judged['score']):,} judgements are left out: {queries.name} lacks their queries "
+            f"(row {row}: {query!r})"
+        )
     weights = {}
-    for direction, rows in directions.items():
+    for direction, rows in shown.items():
         own = [texts[row] for row in rows]
         vectors = torch.from_numpy(queries.take(np.array(rows)))
-        shown = as_queries(worded.bm25, vectors, own, [None] * len(rows))
-        weight = fit_weight(worded.bm25, shown, worded.products(), own, [right[row] for row in rows])
+        told = as_queries(worded.bm25, vectors, own, [None] * len(rows))
+        weight = fit_weight(worded.bm25, told, worded.products(), own, [right[row] for row in rows])
         weights |= {direction: weight} if weight else {}
     if not weights:
         raise UserError(
             f"{arguments.qrels} has too few judgements above zero of the queries with words in {queries.name}: "
             "some dozens are needed."
         )
-    fusion = Fusion(weights, str(arguments.qrels))
+    fusion = Fusion(weights, str(arguments.qrels), made[1].get("model_fingerprint"))
     output = arguments.output or arguments.corpus / FILE
     fusion.save(output)
     print(f"{fusion.sentence()}; written to {output}")

@@ -21,8 +21,9 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -102,12 +103,7 @@ def open_vectors(path: str | Path) -> Vectors:
     path = Path(path)
     folder = path.is_dir()
     if folder:
-        finish_update(path)
-    if folder and not (path / MANIFEST).exists():
-        raise UserError(
-            f"{path} has no {MANIFEST}: it is not a folder of vectors, or its embedding was interrupted; run the same "
-            "`embed` again to finish it."
-        )
+        identity(path)
     file = path / VECTORS if folder else path
     array = _mapped(file)
     if array.ndim != 2 or array.dtype.name not in DTYPES:
@@ -134,12 +130,37 @@ def _mapped(file: Path) -> np.ndarray:
 
 
 def identity(path: str | Path) -> dict:
-    """Return what tells these vectors from others: a folder's manifest, or a file's size and time of change."""
+    """Return what tells these vectors from others: a folder's manifest, or a file's size and time of change.
+
+    Raises:
+        UserError: it is neither, or unfinished.
+    """
     path = Path(path)
     if path.is_dir():
+        finish_update(path)
+        if not (path / MANIFEST).exists():
+            raise UserError(
+                f"{path} has no {MANIFEST}: it is not a folder of vectors, or its embedding was interrupted; run the "
+                "same `embed` again to finish it."
+            )
         return json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    _mapped(path)
     state = path.stat()
     return {"file": str(path.resolve()), "size": state.st_size, "changed": state.st_mtime_ns}
+
+
+@contextmanager
+def unchanged(*paths: Path) -> Iterator[list[dict]]:
+    """Yield the identities of vectors, to be opened and read meanwhile.
+
+    Raises:
+        UserError: an update took their place, so that what was read does not fit together.
+    """
+    before = [identity(path) for path in paths]
+    yield before
+    for path, one in zip(paths, before, strict=True):
+        if identity(path) != one:
+            raise UserError(f"{path} was brought up to date while it was read: run the same command again.")
 
 
 @contextmanager
@@ -187,7 +208,16 @@ def claim(folder: Path, settings: dict) -> None:
 
 
 def finish_update(folder: Path) -> None:
-    """Put a complete update in the place of what a folder holds; do nothing where there is none."""
+    """Put a complete update in the place of what a folder holds, or wait for the process that does."""
+    while any(folder.glob(f"{UPDATES}/{MANIFEST}")):
+        with suppress(UserError), alone(folder):
+            take_over(folder)
+            continue
+        time.sleep(0.05)
+
+
+def take_over(folder: Path) -> None:
+    """Put a complete update in the place of what a folder holds, which must be `alone`."""
     for update in [path.parent for path in folder.glob(f"{UPDATES}/{MANIFEST}")]:
         for name in (SHARDS, VECTORS, IDS, SKIPPED, RUN, MANIFEST):  # the manifest last: until then there is work left
             new, old = update / name, folder / name

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from common_moon2.cli import whole
+from common_moon2.cli import UserError, whole
 from common_moon2.fields import option
 
 GPU_PARTS = ("agreement", "throughput")
@@ -190,6 +190,11 @@ class Compression:
     seed: int = option(0, "of the vectors")
     scratch: Path | None = option(None, "where the vectors are written (default: the temporary folder)", type=Path)
 
+    def check(self) -> None:
+        """Refuse queries for vectors that are made up."""
+        if self.asked is not None and self.corpus is None:
+            raise UserError("--asked only means something with --corpus.")
+
 
 @dataclass
 class Stores:
@@ -211,6 +216,11 @@ class Stores:
     queries: int = option(50, "vectors to search for", type=whole(1))
     seed: int = option(0, "of the vectors")
     scratch: Path | None = option(None, "where the stores are written (default: the temporary folder)", type=Path)
+
+    def check(self) -> None:
+        """Refuse PostgreSQL without its address."""
+        if self.postgres is None and any(store.startswith("pgvector") for store in self.stores):
+            raise UserError("--stores pgvector needs a server: give its address with --postgres.")
 
 
 @dataclass

@@ -5,7 +5,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from common_moon2.cli import UserError
 from evaluation.arguments import Embed
 from evaluation.measure.evaluate import compress
 from evaluation.measure.metrics import intervals
+from evaluation.measure.retrieval import relevant_ranks
 from evaluation.models.encoders import Encoder, load_encoder
 from evaluation.stores.engines import ENGINES
 from evaluation.stores.load import synchronise
@@ -129,8 +129,7 @@ def _updates(options: arguments.UpdateCost) -> Iterator[list[str]]:
 
 def compression(options: arguments.Compression) -> dict:
     """Print how many of the exact neighbours smaller vectors find, before and after rescoring."""
-    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-        corpus, queries, name = _vectors(options, Path(folder))
+    with _vectors(options) as (corpus, queries, name):
         best = ExactSearch(corpus).search(queries, K).rows
         factors = options.factors
         header = ["dimensions", "precision", "bytes", *(f"recall@10, rescored {factor}" for factor in factors)]
@@ -141,15 +140,18 @@ def compression(options: arguments.Compression) -> dict:
         return print_table(header, rows, f"{sizes}, seed {options.seed}")
 
 
-def _vectors(options: arguments.Compression, folder: Path) -> tuple[Vectors, Vectors, str]:
-    """Return the corpus and queries that were named, or made-up ones with the structure of embeddings."""
-    if options.corpus is not None:
+@contextmanager
+def _vectors(options: arguments.Compression) -> Iterator[tuple[Vectors, Vectors, str]]:
+    """Yield the corpus and queries that were named, or made-up ones with the structure of embeddings."""
+    if options.corpus is None:
+        with made_up_vectors(options, options.size) as (_, corpus, queries):
+            yield corpus, queries, "made up"
+    elif options.asked is not None:
+        yield open_vectors(options.corpus), open_vectors(options.asked), str(options.corpus)
+    else:
         corpus = open_vectors(options.corpus)
-        if options.asked is not None:
-            return corpus, open_vectors(options.asked), str(options.corpus)
         rows = np.sort(np.random.default_rng(options.seed).permutation(len(corpus))[: options.queries])
-        return corpus, Vectors(corpus.take(rows), corpus.ids[rows]), f"{options.corpus}, which asks itself"
-    return *made_up_vectors(options, folder, options.size), "made up"
+        yield corpus, Vectors(corpus.take(rows), corpus.ids[rows]), f"{options.corpus}, which asks itself"
 
 
 def _compressed_row(
@@ -178,9 +180,7 @@ def stores(options: arguments.Stores) -> dict:
 
 
 def _stored(options: arguments.Stores, size: int) -> Iterator[list[str]]:
-    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
-        place = Path(scratch)
-        corpus, queries = made_up_vectors(options, place, size)
+    with made_up_vectors(options, size) as (place, corpus, queries):
         random = np.random.default_rng(options.seed)
         fits = {name: random.random(size) < share for name, share in GROUPS.items()}
         folder = place / "v"
@@ -206,8 +206,6 @@ def _stored(options: arguments.Stores, size: int) -> Iterator[list[str]]:
         for kind in options.stores:
             engine, _, index = kind.partition("+")
             location = options.postgres if engine == "pgvector" else str(place / kind)
-            if location is None:
-                raise UserError("--stores pgvector needs a server: give its address with --postgres.")
             with ENGINES[engine](location, f"moon2_{size}_{len(kind)}", Source(folder)) as store:
                 begun = time.perf_counter()
                 synchronise(store, Source(folder), bool(index))
@@ -224,7 +222,10 @@ def _stored(options: arguments.Stores, size: int) -> Iterator[list[str]]:
 
 
 def small_objects(options: arguments.SmallObjects) -> dict:
-    """Print how often a product is found by a photo of which it covers a given share, alone or among clutter."""
+    """Print how often a product is found by a photo of which it covers a given share, alone or among clutter.
+
+    Of equal scores the first product's is better, so that a model that sees nothing finds by chance.
+    """
     scenes = ("plain", "clutter")
     encoder = load_encoder(options.model, options.model_revision)
     looks = [synthetic_product(index, options.seed).look for index in range(options.products)]
@@ -239,9 +240,9 @@ def small_objects(options: arguments.SmallObjects) -> dict:
                 picture, own = _photo(look, SCALE * (share / full) ** 0.5, (options.seed, index, number), scene)
                 asked.append({"image": picture})
                 covered.append(own)
-            scores = encoder.encode(asked, role="query").double() @ corpus.double().T
-            ranks = (scores > scores.diagonal()[:, None]).sum(1)
-            hits = {"found": (ranks < K).double().numpy()}
+            every = torch.arange(len(looks))
+            ranks = relevant_ranks(encoder.encode(asked, role="query"), corpus, every[:, None].tolist(), every)
+            hits = {"found": (np.concatenate(ranks) <= K).astype(float)}
             low, high = intervals(hits, options.seed)["found"]
             cells.append(f"{100 * hits['found'].mean():.1f} [{100 * low:.1f}, {100 * high:.1f}]")
         return [f"{share:.0%} ({np.mean(covered):.1%})", *cells]

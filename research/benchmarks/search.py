@@ -4,6 +4,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -45,15 +46,18 @@ def write_vectors(path: Path, count: int, dimension: int, seed: int, clusters: n
     array.flush()
 
 
+@contextmanager
 def made_up_vectors(
-    options: arguments.Search | arguments.Compression | arguments.Stores, folder: Path, size: int
-) -> list[Vectors]:
-    """Write a corpus of a size and its queries to files; return both."""
+    options: arguments.Search | arguments.Compression | arguments.Stores, size: int
+) -> Iterator[tuple[Path, Vectors, Vectors]]:
+    """Write a corpus of a size and its queries to a temporary folder; yield the folder and both."""
     random = np.random.default_rng(options.seed)
     clusters = random.standard_normal((max(1, size // CLUSTER), DIRECTIONS), dtype=np.float32)
-    for number, (name, count) in enumerate((("corpus", size), ("queries", options.queries)), 1):
-        write_vectors(folder / f"{name}.npy", count, options.dimension, options.seed + number, clusters)
-    return [open_vectors(folder / f"{name}.npy") for name in ("corpus", "queries")]
+    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+        files = [Path(scratch, f"{name}.npy") for name in ("corpus", "queries")]
+        for number, (file, count) in enumerate(zip(files, (size, options.queries), strict=True), 1):
+            write_vectors(file, count, options.dimension, options.seed + number, clusters)
+        yield Path(scratch), *map(open_vectors, files)
 
 
 class NumpySearch:
@@ -88,11 +92,10 @@ def search(options: arguments.Search) -> dict:
 
 def compare_ways(options: arguments.Search, size: int) -> list[list[str]]:
     """Return rows of the table for one size of the corpus."""
-    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-        made_up_vectors(options, Path(folder), size)
-        told = (folder, options.slow_queries, options.k)
+    with made_up_vectors(options, size) as (folder, *_):
+        told = (str(folder), options.slow_queries, options.k)
         found = run_paired("research.benchmarks.search:measure", WAYS, options.repeats, *told)
-        rows = {way: np.load(Path(folder) / f"{way}.npy") for way in WAYS}
+        rows = {way: np.load(folder / f"{way}.npy") for way in WAYS}
     expected = rows["faiss flat"]
     return [
         [

@@ -3,7 +3,6 @@
 from io import BytesIO
 from pathlib import Path
 
-import datasets
 import pytest
 from datasets import Dataset, Features, Image, List, Value
 from hub_server import hub as hub
@@ -31,9 +30,7 @@ FEATURES = {
 COLORS = ("red", "blue")
 
 
-@pytest.fixture(autouse=True)
-def fresh_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+pytestmark = pytest.mark.usefixtures("fresh_cache")
 
 
 def encoded(seed: int) -> dict:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from common_moon2.cli import UserError
-from conftest import picture, tiny_model, tiny_processor
+from conftest import picture
 from evaluation.arguments import Embed
 from evaluation.models import encoders
 from evaluation.models.encoders import load_encoder
@@ -23,14 +23,6 @@ from evaluation.vectors.catalogue import embed_catalogue
 from evaluation.vectors.store import open_vectors
 
 COUNT = 11
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("model")
-    tiny_model().save_pretrained(folder)
-    tiny_processor().save_pretrained(folder)
-    return str(folder)
 
 
 def rows(count: int = COUNT) -> dict:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import datasets
 import pytest
 from datasets import Dataset, Features, Image, List, Value
 from test_benchmark import benchmark_rows, encoded, write_benchmark
@@ -10,10 +9,7 @@ from test_benchmark import benchmark_rows, encoded, write_benchmark
 from common_moon2.cli import UserError
 from evaluation.tables.benchmark import load_benchmark, train_products, with_gallery
 
-
-@pytest.fixture(autouse=True)
-def fresh_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+pytestmark = pytest.mark.usefixtures("fresh_cache")
 
 
 def product(name: str, number: int, group: str) -> dict:

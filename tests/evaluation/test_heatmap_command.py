@@ -14,14 +14,6 @@ from evaluation.show import heatmap
 from evaluation.tables import benchmark
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("model")
-    tiny_model().save_pretrained(folder)
-    tiny_processor().save_pretrained(folder)
-    return str(folder)
-
-
 @pytest.fixture
 def corpus(monkeypatch):
     """Three products, the second without a picture."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -12,10 +13,10 @@ from scipy.special import expit
 from test_benchmark import benchmark_rows, write_benchmark
 
 from common_moon2.cli import UserError
-from conftest import tiny_model, tiny_processor
 from evaluation.__main__ import main
 from evaluation.measure.compare import compare_runs
 from evaluation.models.bm25 import Bm25
+from evaluation.models.encoders import load_encoder
 from evaluation.vectors import hybrid
 from evaluation.vectors.hybrid import (
     Fusion,
@@ -122,29 +123,21 @@ def test_a_search_of_words_and_vectors_is_exact():
 
 
 def test_weights_are_kept_and_found_again(tmp_path):
-    fusion = Fusion({"t2mm": HALF}, "judgements")
+    fusion = Fusion({"t2mm": HALF}, "judgements", "a model")
     fusion.save(tmp_path / "fusion.json")
-    assert read_fusion(tmp_path) == read_fusion(tmp_path / "fusion.json") == fusion
+    assert read_fusion(tmp_path) == read_fusion(tmp_path / "fusion.json", "a model") == fusion
     assert fusion.sentence() == "t->mm: words count 0.50 on average (50 queries); fitted on judgements"
     (tmp_path / "results.json").write_text("{}")
     with pytest.raises(UserError, match="holds no weights of words and vectors"):
         read_fusion(tmp_path / "results.json")
     with pytest.raises(UserError, match="fit them with `python -m evaluation weigh`"):
         read_fusion(tmp_path / "nothing")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("model") / "moon2"
-    tiny_model().save_pretrained(folder)
-    tiny_processor().save_pretrained(folder)
-    return str(folder)
+    with pytest.raises(UserError, match="fusion.json were fitted for another model, or another state of this one"):
+        read_fusion(tmp_path, "another")
 
 
 @pytest.fixture
-def fresh_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
-    monkeypatch.setattr("evaluation.score.DEFAULT_CACHE", tmp_path / "vectors")
+def few_suffice(fresh_cache, monkeypatch):
     monkeypatch.setattr(hybrid, "FEWEST", 3)
 
 
@@ -153,7 +146,7 @@ def evaluated(names: list[str], dataset: str, output: Path) -> None:
     assert main([*words, "--dataset", dataset, "--output", str(output)]) == 0
 
 
-def test_a_run_of_both_says_what_either_alone_gives(model, tmp_path, fresh_cache, capsys):
+def test_a_run_of_both_says_what_either_alone_gives(model, tmp_path, few_suffice, capsys):
     """Without validation triplets: each half of the queries has the weights of the other."""
     dataset = str(write_benchmark(tmp_path / "mbe2", benchmark_rows()))
     evaluated([model, "bm25", f"{model}+bm25"], dataset, tmp_path / "results")
@@ -180,7 +173,7 @@ def test_a_run_of_both_says_what_either_alone_gives(model, tmp_path, fresh_cache
     assert "Vectors and words together" in (tmp_path / "results" / "moon2+bm25" / "results.md").read_text()
 
 
-@pytest.mark.usefixtures("fresh_cache")
+@pytest.mark.usefixtures("few_suffice")
 def test_weights_come_from_validation_triplets_and_go_to_a_search(model, mbe2, tmp_path, capsys):
     evaluated([f"{model}+bm25"], mbe2, tmp_path / "results")
     fusion = read_fusion(tmp_path / "results")
@@ -210,6 +203,14 @@ def test_weights_come_from_validation_triplets_and_go_to_a_search(model, mbe2, t
     weigh = ["weigh", "--queries", str(tmp_path / "q"), "--corpus", str(tmp_path / "v"), "--qrels", mbe2]
     assert main(weigh) == 0
     assert read_fusion(tmp_path / "v").source == mbe2
+    assert read_fusion(tmp_path / "v").model == fusion.model == load_encoder(model).fingerprint
+    assert "judgements are left out" not in capsys.readouterr().out
+    strange = pa.table({"query-id": ["nobody's"], "corpus-id": [judged[0]["corpus-id"]], "score": [1]})
+    own = {name: judged[name][:] for name in strange.column_names}
+    pq.write_table(pa.concat_tables([pa.table(own), strange]), tmp_path / "more.parquet")
+    assert main([*weigh[:-1], str(tmp_path / "more.parquet")]) == 0
+    left_out = f"1 of {len(judged) + 1} judgements are left out: {tmp_path / 'q'} lacks their queries"
+    assert f'{left_out} (row {len(judged)}: "nobody\'s")' in capsys.readouterr().out
     assert main([*search, "--output", str(tmp_path / "own")]) == 0
     assert main([*search, "rrf", "--output", str(tmp_path / "rrf")]) == 0
     assert "reciprocal-rank fusion" in capsys.readouterr().out
@@ -222,7 +223,12 @@ def test_weights_come_from_validation_triplets_and_go_to_a_search(model, mbe2, t
     # A direction without weights is not passed over in silence.
     Fusion({"t2mm": fusion.weights["t2mm"]}, "few").save(tmp_path / "v" / "fusion.json")
     assert main([*search, "--output", str(tmp_path / "own")]) == 0
-    assert "No weights for mm->mm: its queries use vectors alone" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "No weights for mm->mm: its queries use vectors alone" in said
+    assert "The weights do not say for which model they were fitted" in said
+    Fusion(fusion.weights, "an older model", "older").save(tmp_path / "v" / "fusion.json")
+    assert main([*search, "--output", str(tmp_path / "own")]) == 2
+    assert "were fitted for another model" in capsys.readouterr().err
     # Vectors of another model fit by their size only.
     manifest = tmp_path / "q" / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"model_fingerprint": "another"}))

@@ -7,7 +7,6 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 from hub_server import hub as hub
@@ -17,25 +16,13 @@ from test_benchmark import benchmark_rows, write_benchmark
 from test_encoders import save_clip
 from test_gallery import add_triplets, triplet_rows
 
-from conftest import NEEDS_TOWERS, picture, tiny_model, tiny_processor
+from conftest import NEEDS_TOWERS, picture, tiny_model
 from evaluation.__main__ import main
 from evaluation.measure.evaluate import TITLE_NOTE
 from evaluation.measure.metrics import DIRECTIONS, METRICS
 from evaluation.models.encoders import MEAN_NOTE
 
-
-@pytest.fixture(autouse=True)
-def fresh_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
-    monkeypatch.setattr("evaluation.score.DEFAULT_CACHE", tmp_path / "vectors")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("model") / "moon2"
-    tiny_model().save_pretrained(folder)
-    tiny_processor().save_pretrained(folder)
-    return str(folder)
+pytestmark = pytest.mark.usefixtures("fresh_cache")
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from sentence_transformers import SentenceTransformer
 from test_benchmark import FEATURES, benchmark_rows, write_benchmark
 
 from common_moon2.cli import UserError
-from conftest import tiny_model, tiny_processor
 from evaluation.measure.evaluate import Options, evaluate
 from evaluation.measure.retrieval import DIRECTIONS
 from evaluation.models.encoders import load_encoder
@@ -22,17 +21,7 @@ NAMES |= {"mrr": "mrr_at_1000"}
 ROUNDED = 5  # digits that mteb keeps, of all but mrr
 
 
-@pytest.fixture(autouse=True)
-def fresh_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("model") / "moon2"
-    tiny_model().save_pretrained(folder)
-    tiny_processor().save_pretrained(folder)
-    return str(folder)
+pytestmark = pytest.mark.usefixtures("fresh_cache")
 
 
 def uneven_rows() -> dict[str, list[dict]]:

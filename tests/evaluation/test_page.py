@@ -8,7 +8,6 @@ from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -29,19 +28,7 @@ from evaluation.tables.benchmark import load_benchmark
 HOSTILE = '<script>alert("mug")</script>'
 
 
-@pytest.fixture(autouse=True)
-def fresh_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
-    for module in ("score", "show.page"):
-        monkeypatch.setattr(f"evaluation.{module}.DEFAULT_CACHE", tmp_path / "vectors")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("model") / "moon2"
-    tiny_model().save_pretrained(folder)
-    tiny_processor().save_pretrained(folder)
-    return str(folder)
+pytestmark = pytest.mark.usefixtures("fresh_cache")
 
 
 class Reader(HTMLParser):

@@ -372,6 +372,8 @@ def test_files_for_a_bulk_interface(tmp_path, kind):
     assert documents["new"]["vector"] == open_vectors(vectors).array[3].tolist()
     with pytest.raises(UserError, match="has such files already"):
         filled((kind, place), vectors, "shop")
+    with pytest.raises(UserError, match="has the files of the index 'shop': give --name shop, or another --location"):
+        filled((kind, place), vectors, "other", update=True)
 
 
 def replay(files: Path, index: str) -> tuple[dict, list]:
@@ -395,3 +397,13 @@ def replay(files: Path, index: str) -> tuple[dict, list]:
 
 def test_every_store_can_be_named():
     assert stores.STORES.keys() == {"lancedb", "qdrant", "pgvector", "opensearch", "elasticsearch"}
+
+
+def test_a_collection_of_someone_else_is_left_alone(tmp_path):
+    client = pytest.importorskip("qdrant_client")
+    theirs = client.QdrantClient(path=str(tmp_path / "db"))
+    theirs.create_collection("shop", client.models.VectorParams(size=16, distance="Cosine"))
+    theirs.upsert("shop", [client.models.PointStruct(id=1, vector=[1.0] * 16)])
+    theirs.close()
+    with pytest.raises(UserError, match="'shop' holds what this command has not written: give another --name"):
+        filled(("qdrant", str(tmp_path / "db")), folder(tmp_path / "v"), "shop", update=True)

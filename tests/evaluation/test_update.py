@@ -5,19 +5,21 @@ import os
 import re
 import signal
 from pathlib import Path
+from threading import Thread
 
 import fresh
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_bulk import digests, model, run, table  # noqa: F401
+from test_bulk import digests, run, table
 
 from common_moon2.cli import UserError
-from conftest import tiny_model, tiny_processor
+from conftest import picture, tiny_model, tiny_processor
+from evaluation.__main__ import main
 from evaluation.models.encoders import Moon2Encoder
 from evaluation.tables.details import read_filters
-from evaluation.vectors import catalogue, store
+from evaluation.vectors import catalogue, search, store
 from evaluation.vectors.store import open_vectors, read_beside
 
 COUNT = 11
@@ -48,7 +50,7 @@ def change(content: dict) -> None:
     content["photo"].append(content["photo"][0])
 
 
-def test_only_what_is_new_or_changed_is_embedded(tmp_path, model, embedded, capsys):  # noqa: F811
+def test_only_what_is_new_or_changed_is_embedded(tmp_path, model, embedded, capsys):
     source = table(tmp_path / "c.parquet")
     run(source, model, tmp_path / "v", update=True)  # nothing there yet: a run like any other
     before = {identifier: row for row, identifier in enumerate(open_vectors(tmp_path / "v").ids.tolist())}
@@ -75,7 +77,7 @@ def test_only_what_is_new_or_changed_is_embedded(tmp_path, model, embedded, caps
     assert not embedded and (tmp_path / "v" / "manifest.json").read_bytes() == manifest
 
 
-def test_what_a_new_model_costs_is_said_before_it_starts(tmp_path, model, embedded, capsys):  # noqa: F811
+def test_what_a_new_model_costs_is_said_before_it_starts(tmp_path, model, embedded, capsys):
     source, other = table(tmp_path / "c.parquet"), tmp_path / "other"
     run(source, model, tmp_path / "v")
     tiny_model(seed=1).save_pretrained(other)
@@ -94,7 +96,7 @@ def test_what_a_new_model_costs_is_said_before_it_starts(tmp_path, model, embedd
     np.testing.assert_array_equal(open_vectors(tmp_path / "v").array, open_vectors(tmp_path / "whole").array)
 
 
-def test_an_update_that_was_cut_short_embeds_nothing_twice(tmp_path, model, embedded, monkeypatch):  # noqa: F811
+def test_an_update_that_was_cut_short_embeds_nothing_twice(tmp_path, model, embedded, monkeypatch):
     source = table(tmp_path / "c.parquet")
     run(source, model, tmp_path / "v")
     old = digests(tmp_path / "v")
@@ -123,8 +125,24 @@ def test_an_update_that_was_cut_short_embeds_nothing_twice(tmp_path, model, embe
     assert not list((tmp_path / "v").glob("update-*"))
 
 
+def test_an_image_of_the_same_size_and_time_is_another_one(tmp_path, model, embedded):
+    for row in range(3):
+        picture(24, 24, seed=row).convert("RGB").save(tmp_path / f"{row}.bmp")
+        os.utime(tmp_path / f"{row}.bmp", ns=(0, 0))
+    (tmp_path / "c.csv").write_text("sku,title,photo\n1,mug,0.bmp\n2,cup,1.bmp\n3,jug,none.bmp\n")
+    source, options = str(tmp_path / "c.csv"), {"on_error": "skip", "update": True}
+    assert run(source, model, tmp_path / "v", **options)["skipped"] == 1
+    embedded.clear()
+    (tmp_path / "0.bmp").write_bytes((tmp_path / "2.bmp").read_bytes())
+    os.utime(tmp_path / "0.bmp", ns=(0, 0))
+    facts = run(source, model, tmp_path / "v", **options)
+    assert (facts["unchanged"], facts["changed"], facts["new"]) == (1, 1, 1), "what was skipped is tried again"
+    run(source, model, tmp_path / "whole", **options)
+    np.testing.assert_allclose(open_vectors(tmp_path / "v").array, open_vectors(tmp_path / "whole").array, atol=1e-6)
+
+
 @pytest.mark.parametrize("step", range(8))
-def test_files_that_were_changing_places_are_finished_by_whoever_opens_them(tmp_path, model, step, monkeypatch):  # noqa: F811
+def test_files_that_were_changing_places_are_finished_by_whoever_opens_them(tmp_path, model, step, monkeypatch):
     source = table(tmp_path / "c.parquet")
     run(source, model, tmp_path / "v")
     table(tmp_path / "c.parquet", change)
@@ -142,7 +160,7 @@ def test_files_that_were_changing_places_are_finished_by_whoever_opens_them(tmp_
 
     with monkeypatch.context() as patched:
         real = store.Path.rename, store.Path.replace
-        finish = catalogue.finish_update
+        finish = catalogue.take_over
 
         def killed(folder):
             with monkeypatch.context() as inner:
@@ -150,7 +168,7 @@ def test_files_that_were_changing_places_are_finished_by_whoever_opens_them(tmp_
                 inner.setattr(store.Path, "replace", dying(real[1]))
                 finish(folder)
 
-        patched.setattr(catalogue, "finish_update", killed)
+        patched.setattr(catalogue, "take_over", killed)
         if step < 7:
             with pytest.raises(KeyboardInterrupt):
                 run(source, model, tmp_path / "v", update=True)
@@ -162,8 +180,44 @@ def test_files_that_were_changing_places_are_finished_by_whoever_opens_them(tmp_
     assert sorted(digests(tmp_path / "v")) == sorted(digests(tmp_path / "whole"))
 
 
+def test_a_reader_waits_while_files_change_places(tmp_path, model, monkeypatch):
+    source = table(tmp_path / "c.parquet")
+    run(source, model, tmp_path / "v")
+    table(tmp_path / "c.parquet", change)
+    found, readers, replace = [], [], store.Path.replace
+
+    def replacing(path, target):
+        if path.name == "vectors.npy" and "update-" in str(path):
+            readers.append(Thread(target=lambda: found.append(open_vectors(tmp_path / "v").ids.tolist())))
+            readers[0].start()
+            readers[0].join(0.5)  # time enough to take the file away, if it did not wait
+        return replace(path, target)
+
+    monkeypatch.setattr(store.Path, "replace", replacing)
+    run(source, model, tmp_path / "v", update=True)
+    readers[0].join()
+    assert found == [open_vectors(tmp_path / "v").ids.tolist()] and "500" in found[0]
+
+
+def test_what_was_read_before_and_after_an_update_is_not_taken_together(tmp_path, model, monkeypatch, capsys):
+    source = table(tmp_path / "c.parquet")
+    run(source, model, tmp_path / "v")
+    table(tmp_path / "c.parquet", change)
+
+    def late(path, *names):
+        run(source, model, tmp_path / "v", update=True)
+        return read_beside(path, *names)
+
+    words = ["search", "--queries", str(tmp_path / "v"), "--corpus", str(tmp_path / "v"), "--hybrid", "rrf"]
+    with monkeypatch.context() as patched:
+        patched.setattr(search, "read_beside", late)
+        assert main([*words, "--output", str(tmp_path / "hits")]) == 2
+    assert "was brought up to date while it was read: run the same command again" in capsys.readouterr().err
+    assert main([*words, "--output", str(tmp_path / "hits")]) == 0
+
+
 @pytest.mark.slow
-def test_kill_9_while_it_updates(tmp_path, model):  # noqa: F811
+def test_kill_9_while_it_updates(tmp_path, model):
     """Killed again and again, ever later, until it is done: the folder can always be read, and is right in the end."""
     source = table(tmp_path / "c.parquet", count=60)
     run(source, model, tmp_path / "v")
@@ -204,7 +258,7 @@ def priced(path: Path) -> str:
     return str(path)
 
 
-def test_columns_are_kept_and_filtered_by(tmp_path, model, embedded):  # noqa: F811
+def test_columns_are_kept_and_filtered_by(tmp_path, model, embedded):
     source, keep = priced(tmp_path / "c.parquet"), ["price", "cost:number", "category", "attributes"]
     run(source, model, tmp_path / "v", keep=keep)
     beside = read_beside(tmp_path / "v")
@@ -250,13 +304,13 @@ def test_columns_are_kept_and_filtered_by(tmp_path, model, embedded):  # noqa: F
         ("version", "a column of this name is there already; rename it"),
     ],
 )
-def test_columns_that_cannot_be_kept_are_refused(tmp_path, model, keep, problem):  # noqa: F811
+def test_columns_that_cannot_be_kept_are_refused(tmp_path, model, keep, problem):
     with pytest.raises(UserError, match=problem):
         run(priced(tmp_path / "c.parquet"), model, tmp_path / "v", keep=[keep])
     assert not (tmp_path / "v").exists()
 
 
-def test_a_folder_of_an_earlier_version_is_embedded_anew(tmp_path, model, capsys):  # noqa: F811
+def test_a_folder_of_an_earlier_version_is_embedded_anew(tmp_path, model, capsys):
     source = table(tmp_path / "c.parquet")
     run(source, model, tmp_path / "v")
     for shard in (tmp_path / "v" / "shards").glob("*.parquet"):
@@ -267,13 +321,13 @@ def test_a_folder_of_an_earlier_version_is_embedded_anew(tmp_path, model, capsys
     assert json.loads((tmp_path / "v" / "manifest.json").read_text())["vectors"] == COUNT
 
 
-def test_a_dry_run_into_a_new_folder_embeds_nothing(tmp_path, model, capsys):  # noqa: F811
+def test_a_dry_run_into_a_new_folder_embeds_nothing(tmp_path, model, capsys):
     facts = run(table(tmp_path / "c.parquet"), model, tmp_path / "v", update=True, dry_run=True)
     assert facts["new"] == facts["to_embed"] == COUNT and not (tmp_path / "v").exists()
     assert f"{COUNT} new, 0 changed, 0 removed: {COUNT} to embed" in capsys.readouterr().out
 
 
-def test_two_at_once_do_not_fill_one_folder(tmp_path, model):  # noqa: F811
+def test_two_at_once_do_not_fill_one_folder(tmp_path, model):
     source = table(tmp_path / "c.parquet")
     with store.alone(tmp_path / "v"), pytest.raises(UserError, match="Another `embed` is at work in "):
         run(source, model, tmp_path / "v", update=True)

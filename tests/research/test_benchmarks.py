@@ -9,7 +9,7 @@ import torch
 
 from configuration_moon2 import IMAGE
 from modeling_moon2 import Moon2Model
-from research.benchmarks import catalogue, gpu, measure, model, search, training
+from research.benchmarks import catalogue, cost, gpu, measure, model, search, training
 from research.benchmarks.__main__ import main
 from research.benchmarks.arguments import Training
 from research.study.results import read_keys
@@ -235,7 +235,13 @@ def test_stores_are_compared_with_exact_search(capsys):
         (store, fits) for store in ("exact", "lancedb", "qdrant") for fits in ("1 %", "5 %", "20 %", "all")
     ]
     assert {row[3] for row in rows} == {"1.000"}, "without an index they are exact"
-    assert main(["stores", "--sizes", "1000", "--queries", "1", "--stores", "pgvector"]) == 2
+
+
+def test_benchmarks_refuse_what_they_could_not_measure(capsys):
+    assert main(["stores", "--stores", "lancedb", "pgvector+index"]) == 2
+    assert "--stores pgvector needs a server: give its address with --postgres" in capsys.readouterr().err
+    assert main(["compression", "--asked", "asked.npy"]) == 2
+    assert "--asked only means something with --corpus" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -249,7 +255,7 @@ def test_what_a_catalogue_costs_is_counted(capsys):
 
 
 @pytest.mark.slow
-def test_small_objects_are_harder_to_find(capsys, tmp_path):
+def test_small_objects_are_harder_to_find(capsys, tmp_path, monkeypatch):
     for part in model.build("tiny", 0):
         part.save_pretrained(tmp_path)
     assert main(["small_objects", "--model", str(tmp_path), "--products", "12", "--shares", "0.3", "0.05"]) == 0
@@ -257,6 +263,11 @@ def test_small_objects_are_harder_to_find(capsys, tmp_path):
     assert [row[0].split(" ")[0] for row in rows] == ["30%", "5%"]
     for row, share in zip(rows, (30, 5), strict=True):
         assert abs(float(row[0].partition("(")[2].rstrip("%)")) - share) < 2, "the share that was drawn"
+    # A model for which all photos are the same finds by chance.
+    same = {"encode": lambda self, products, **_: torch.ones(len(products), 1), "__init__": lambda self, *_: None}
+    monkeypatch.setattr(cost, "load_encoder", type("Blind", (), same))
+    assert main(["small_objects", "--model", str(tmp_path), "--products", "40", "--shares", "0.3"]) == 0
+    assert [cell.split(" ")[0] for cell in table_of(capsys)[0][1:]] == ["25.0", "25.0"]
 
 
 def test_a_step_of_the_whole_method_runs_at_any_shape():
