@@ -372,6 +372,10 @@ def test_a_key_changes_with_what_decides_the_model_only(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(type(full), "fields", lambda self, place=None, change=change: fields | change)
             assert (full.key() == before) is same
+    start = dataclasses.replace(VARIANTS["dense_half"], recipe=VARIANTS["dense_half"].recipe | {"learning_rate": 1.0})
+    before = VARIANTS["upcycled"].key()
+    monkeypatch.setattr("research.study.variants.read_variants", lambda: VARIANTS | {"dense_half": start})
+    assert VARIANTS["upcycled"].key() != before, "it starts from another model"
 
 
 def test_hits_are_kept_bit_by_bit():
@@ -509,6 +513,8 @@ def test_the_see_saw_is_compared_with_its_dense_twin(tmp_path):
     expected = [0.5 * 0.5 + 0.2 * 0.4, 0.4 * 0.4 + 0.2 * 0.3]
     assert moe[:3] == ["joint + MoE", "2", "2"] and moe[3] == f"{100 * expected[0]:.1f} ± 0.0"
     assert moe[4] == "joint + dense" and f"{100 * (expected[0] - expected[1]):+.1f} [" in moe[5] and "**" in moe[5]
+    difference, low, high = map(float, re.match(r"\*\*(\S+) \[(\S+), (\S+)\]", moe[5]).groups())
+    assert 0 < low < difference < high < 3 * difference
     assert dense[4:] == ["-", "-"]
     assert "see-saw" in report(TableArguments(results=file))
 
