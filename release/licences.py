@@ -37,7 +37,7 @@ LONG = 60
 
 
 def direct() -> dict[str, set[str]]:
-    """Dependency of pyproject.toml -> the extras that ask for it; "": the package itself does."""
+    """Return the extras that ask for each dependency of pyproject.toml; "": the package itself does."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     groups = {"": project["dependencies"], **project["optional-dependencies"]}
     found: dict[str, set[str]] = {}

@@ -28,6 +28,7 @@ TESTS = [
         "publishing_moon2": "push",
         "evaluation": "main encoders",
         "mbe2_dataset": "build catalogue publish",
+        "research": "study",
     }.items()
     for name in names.split()
 ]

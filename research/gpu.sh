@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# What one large GPU has to show, in about eight minutes: that it computes what the CPU does, how fast a model of
-# Qwen3-VL-2B's shape is trained and embeds, and variants of the study with twenty times the steps.
+# What one large GPU has to show: that it computes what the CPU does, how fast a model of Qwen3-VL-2B's shape is trained
+# and embeds, and variants of the study with twenty times the steps.
 #
 #   python -m research.study pack --no_augmented_images --output study.tar.xz     where the study was run
 #   research/gpu.sh FOLDER study.tar.xz          on the machine with the GPU; the same command goes on
 #   research/gpu.sh --smoke FOLDER               all of it tiny, on a CPU
 #
+# The three parts are stopped after 3, 3 and 4 minutes.
 # FOLDER gets the tables and results-cuda.parquet. PYTHON, TIMES, PROCESSES, MINUTES (of the study) and VARIANTS may be set.
 # It needs torch 2.11, transformers 5.17, accelerate, datasets and scikit-learn, and no network.
 set -u

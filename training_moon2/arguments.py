@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import functools
 import math
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -360,6 +361,7 @@ class Keep(argparse.Action):
         namespace.words = [*getattr(namespace, "words", ()), name, *values]
 
 
+@functools.cache  # of three thousand lines
 def trainer_fields() -> list[str]:
     """Return the names of the fields of transformers' TrainingArguments, read from its source without running it."""
     source = Path(find_spec("transformers").origin).with_name("training_args.py").read_text(encoding="utf-8")

@@ -200,7 +200,7 @@ class TripletSampler(torch.utils.data.Sampler):
         self._facts = _read_facts(dataset, batches)
 
     def set_epoch(self, epoch: int):
-        """Another order; the trainer calls it."""
+        """Choose another order; the trainer calls it."""
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -16,7 +16,7 @@ SHOWN_TRIPLETS, SHOWN_CHARACTERS = 3, 80
 
 
 def report(trainer: Moon2Trainer, recipe: Recipe) -> str:
-    """Sizes, costs and the first batch of a run, as text. Weights and optimizer are left as they were."""
+    """Return sizes, costs and the first batch of a run as text. Weights and optimizer are left as they were."""
     training = recipe.training
     triplets = first_batch(trainer)
     features = trainer.data_collator(triplets)
@@ -72,7 +72,7 @@ def first_batch(trainer: Moon2Trainer) -> list[dict]:
 
 
 def trial_step(trainer: Moon2Trainer, features: dict) -> tuple[float, int, int]:
-    """Forward and backward of one batch, twice: the first also warms up and counts.
+    """Run forward and backward of one batch twice: the first also warms up and counts.
 
     Returns:
         seconds of the second, floating-point operations of one, and bytes of memory at the peak.
@@ -103,7 +103,7 @@ def grouped_mm_flops(one: tuple[int, ...], other: tuple[int, ...], *args, **kwar
 
 
 def steps_of(trainer: Moon2Trainer, recipe: Recipe) -> int:
-    """Optimizer steps of `num_train_epochs`."""
+    """Count the optimizer steps of `num_train_epochs`."""
     batches = len(trainer.get_train_dataloader())
     updates = -(-batches // recipe.training.gradient_accumulation_steps)
     return round(updates * recipe.training.num_train_epochs)
@@ -127,7 +127,7 @@ def in_words(product: dict) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds, minutes or hours."""
+    """Return a time in seconds, minutes or hours."""
     for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.1f} {unit}"

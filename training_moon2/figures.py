@@ -49,8 +49,10 @@ class FilterRecord:
                 self.latest[query_id, positive_id] = entry | ({} if planted is None else {"false_positive": planted})
 
     def since_last_log(self, world_size: int) -> dict:
-        """`lowest_phi` (by query id), `phi_histogram` (counts), and, where the data set knows its false positives,
-        `filter_precision` and `filter_recall` of "phi below delta" against them."""
+        """Return `lowest_phi` (by query id) and `phi_histogram` (counts).
+
+        Where the data set knows its false positives, also `filter_precision` and `filter_recall` of "phi below delta".
+        """
         parts = _of_all((self._phi, self._histogram, self._counts), world_size)
         phi = {query_id: value for part in parts for query_id, value in part[0].items()}
         histogram, counts = (sum(part[index] for part in parts) for index in (1, 2))
@@ -136,7 +138,7 @@ class ValidationRetrieval:
         }
 
     def __call__(self, model, processor, batch_size: int) -> dict[str, float]:
-        """Recall@10 of every direction that has queries and candidates, and their mean; shares between 0 and 1.
+        """Return Recall@10 of every direction that has queries and candidates, and their mean; shares between 0 and 1.
 
         Args:
             model: in evaluation mode.

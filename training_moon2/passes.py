@@ -117,7 +117,7 @@ class _Gather(torch.autograd.Function):
 
 
 def gather(rows: torch.Tensor, counts: list[int]) -> torch.Tensor:
-    """(n, ...) of each process -> (sum of n, ...), in the order of the processes.
+    """Join (n, ...) of each process to (sum of n, ...), in the order of the processes.
 
     Every process is meant to compute the same loss of the result. Its gradient for a process's own rows is then whole,
     and nothing has to be added up; it is multiplied by the number of processes, because DDP and FSDP average parameter

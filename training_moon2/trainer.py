@@ -129,10 +129,12 @@ class Moon2Trainer(Trainer):
             rates["mlp.gate."] = {"lr": self.router_learning_rate_factor * self.args.learning_rate}
         weights = dict((self.model if model is None else model).named_parameters())
         for part, options in rates.items():
-            own = {id(weight): weight for name, weight in weights.items() if part in name and weight.requires_grad}
-            for group in optimizer.param_groups:
+            own = {id(weight) for name, weight in weights.items() if part in name}
+            for group in [*optimizer.param_groups]:  # what is not replaced, such as weight decay, stays as it was
+                chosen = [weight for weight in group["params"] if id(weight) in own]
                 group["params"] = [weight for weight in group["params"] if id(weight) not in own]
-            optimizer.add_param_group({"params": [*own.values()], **options})
+                if chosen:
+                    optimizer.add_param_group({**group, **options, "params": chosen})
         return optimizer
 
     def train(self, *args, **kwargs):

@@ -26,7 +26,7 @@ BENCHMARKS = {
     "http_service": ("http_service", arguments.HttpService, "--model moon2 --clients 1 16"),
     "gpu": ("gpu", arguments.Gpu, "--parts agreement"),
 }
-EXIT_1 = {"gpu": "a difference is too large"}
+EXIT_1 = {"gpu": "a difference is too large, or a way cannot be run"}
 COMMANDS = {
     name: Command(told, f"research.benchmarks.{module}:{name}", (f"{PROG} {name} {example}",), EXIT_1.get(name))
     for name, (module, told, example) in BENCHMARKS.items()

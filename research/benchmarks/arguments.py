@@ -303,7 +303,7 @@ class Gpu:
 
     agreement: vectors of an untrained model of the demo's size in float32 and bf16 against those of the CPU; its ways
     to run experts and attention; losses of some steps, also with activation checkpointing, with GradCache, and by two
-    ranks that share the device. A difference that is too large ends with 1.
+    ranks that share the device. A difference that is too large, or a way that cannot be run, ends with 1.
 
     throughput: a random model of the shape of Qwen3-VL-2B, dense and with four experts, in bf16 with AdamW and
     activation checkpointing. A step is that of the whole method, of triplets whose items have an image of 256 visual

@@ -60,6 +60,12 @@ class RunArguments(Place):
     catalogue: Path = option(SHARED / "fashion", "folder of the fashion products", type=Path)
     transfer: Path | None = option(None, "folder of the transfer products (default: luma beside it)", type=Path)
 
+    def check(self) -> None:
+        """Check as `Place`, and that the products are named once."""
+        super().check()
+        if self.packed is not None and (self.transfer is not None or self.catalogue != SHARED / "fashion"):
+            raise StudyError("--packed has all data sets in it: leave out --catalogue and --transfer.")
+
 
 @dataclass
 class OneArguments(Place):

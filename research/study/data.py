@@ -1,6 +1,8 @@
 """The data sets of the study, built once from the real products, outside of the repository; or brought in one file."""
 
+import hashlib
 import io
+import json
 import lzma
 import shutil
 import tarfile
@@ -12,8 +14,9 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 from PIL import Image
 
-from common_moon2.files import replace_folder, staged
+from common_moon2.files import replace_folder, sha256_of, staged, write_json
 from mbe2_dataset.__main__ import main as mbe2_main
+from mbe2_dataset.checks.check import FACTS
 from research.study.arguments import PackArguments, StudyError
 
 # A picture comes again in many rows: found again by the compression if it looks so many bytes back.
@@ -23,6 +26,8 @@ AUGMENTED = ("positive_augmented_images", "negative_augmented_images")
 MAX_PIXELS = 96 * 128
 # The shorter pictures are thumbnails, which only the train products have: resolution would tell test products apart.
 LARGE = 200
+# What the data sets of a work folder were built from.
+SOURCES = "sources.json"
 # Of the transfer set nothing is trained on; triplets need a few rows all the same.
 TRANSFER_SPLITS = "0.06,0.04,0.9"
 
@@ -34,13 +39,14 @@ def prepare(work: Path, mixes: set[tuple[int, int, int]], catalogue: Path, trans
     waits for the first.
 
     Raises:
-        StudyError: there is no such catalogue, or a build fails.
+        StudyError: there is no such catalogue, the folder has data sets of other products, or a build fails.
     """
     for place in filter(None, (catalogue, transfer)):
         if not place.is_dir():
             raise StudyError(f"There is no folder {place}: give the products' folder with --catalogue.")
     work.mkdir(parents=True, exist_ok=True)
     with FileLock(work / "lock"):
+        _check_sources(work, catalogue=catalogue, transfer=transfer)
         chosen, staging = work / "large", work / "large.part"
         if not chosen.is_dir():
             shutil.rmtree(staging, ignore_errors=True)
@@ -54,6 +60,32 @@ def prepare(work: Path, mixes: set[tuple[int, int, int]], catalogue: Path, trans
             options = ("--assign_splits", "true", "--split_shares", TRANSFER_SPLITS)
             options += ("--augmented_images", "0", "--titles", "none")
             _build(transfer, transfer_dataset(work), work / "transfer.journal", *options)
+
+
+def _check_sources(work: Path, **places: Path | None) -> None:
+    """Check that what was built in a work folder is of these products; its data sets and models would be taken again.
+
+    Args:
+        places: the folders of products by the option that names them.
+
+    Raises:
+        StudyError: it is of other products, or nobody knows of which.
+    """
+    built = {"catalogue": [*work.glob("large"), *work.glob("fashion-*")], "transfer": [*work.glob("transfer")]}
+    file = work / SOURCES
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    for kind, place in places.items():
+        if place is None:
+            continue
+        hashes = [(one.relative_to(place).as_posix(), sha256_of(one)) for one in sorted(place.rglob("*.parquet"))]
+        digest = hashlib.sha256(repr(hashes).encode()).hexdigest()
+        if built[kind] and known.get(kind) != digest:
+            raise StudyError(
+                f"{built[kind][0]} was not built from the products that are in {place} now: name another --work, or "
+                f"with --{kind} those that it was built from."
+            )
+        known[kind] = digest
+    write_json(file, known)
 
 
 def dataset(work: Path, mix: tuple[int, int, int]) -> Path:
@@ -145,7 +177,7 @@ def unpack(file: Path, work: Path) -> list[str]:
     """Put the data sets of a packed file into a work folder, those that it lacks; return the names of all.
 
     Raises:
-        StudyError: the file cannot be read.
+        StudyError: the file cannot be read, or the folder has another data set of the same name.
     """
     work.mkdir(parents=True, exist_ok=True)
     with FileLock(work / "lock"):
@@ -158,7 +190,10 @@ def unpack(file: Path, work: Path) -> list[str]:
             raise StudyError(f"--packed {file} is no file of `pack`, or not all of it: {error}") from error
         found = sorted(staging.iterdir())
         for folder in found:
-            if not (work / folder.name).is_dir():
-                replace_folder(folder, work / folder.name)
+            there = work / folder.name
+            if there.is_dir() and (there / FACTS).read_bytes() != (folder / FACTS).read_bytes():
+                raise StudyError(f"{there} is another data set than that of --packed {file}: name another --work.")
+            if not there.is_dir():
+                replace_folder(folder, there)
         shutil.rmtree(staging)
     return [folder.name for folder in found]

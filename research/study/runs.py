@@ -90,7 +90,7 @@ def run(options: RunArguments) -> dict:
     failed = run_all(runs, do, end, options.processes)
     if failed:
         print(f"failed: {', '.join(failed)}; what they printed: output.txt in their folders of {options.work / 'runs'}")
-    return {"runs": len(runs), "failed": failed, "exit_code": int(bool(failed))}
+    return {"runs": len(runs), "failed": failed}
 
 
 def one(options: OneArguments) -> dict:

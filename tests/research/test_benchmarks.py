@@ -293,6 +293,14 @@ def test_the_shape_of_the_large_model_is_that_of_two_billion():
     assert four.num_parameters() - model.num_parameters() == pytest.approx(3 * 28 * 3 * 2048 * 6144, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    "verdict, code", [("equal", 0), ("not installed", 0), ("DIFFERS", 1), ("cannot be run (exit code 1)", 1)]
+)
+def test_a_gpu_that_fails_ends_with_1(monkeypatch, verdict, code):
+    monkeypatch.setattr(gpu, "agreement", lambda options: [["one", "0", "1", "equal"], ["other", "-", "-", verdict]])
+    assert main(["gpu", "--device", "cpu", "--parts", "agreement"]) == code
+
+
 @pytest.mark.slow
 def test_everything_for_a_gpu_runs_tiny_on_the_cpu(tmp_path):
     environment = os.environ | {"PYTHON": sys.executable}

@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -328,6 +329,40 @@ def test_two_processes_build_the_data_sets_one_after_the_other(tmp_path, monkeyp
     assert built == ["fashion-1-1-1"]
 
 
+def test_data_sets_of_other_products_are_not_taken_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("research.study.data._build", lambda catalogue, output, *told: output.mkdir(exist_ok=True))
+    monkeypatch.setattr("research.study.runs.launch", lambda *told: 0)
+    work, one, other = tmp_path / "work", tmp_path / "one", tmp_path / "other"
+    for number, folder in enumerate((one, other)):
+        folder.mkdir()
+        image = {"bytes": (tmp_path / "p.png").read_bytes()} if number else {"bytes": png(tmp_path / "p.png")}
+        pq.write_table(pa.table({"id": [str(number)], "images": [[image]]}), folder / "train.parquet")
+
+    def study(*words) -> int:
+        told = ["--only", "full", "--seeds", "0", "--work", str(work), "--results", str(tmp_path / "r.parquet")]
+        return main(["run", *told, *map(str, words)])
+
+    assert study("--catalogue", one, "--transfer", other) == 0 == study("--catalogue", one, "--transfer", other)
+    assert study("--catalogue", one) == 0, "without transfer products"
+    for words, named in (
+        (("--catalogue", other), f"{work / 'large'} was not built from the products that are in {other} now"),
+        (("--catalogue", one, "--transfer", one), f"{work / 'transfer'} was not built from the products"),
+        (("--catalogue", other, "--packed", "study.tar.xz"), "leave out --catalogue and --transfer"),
+    ):
+        assert study(*words) == 2
+        assert named in capsys.readouterr().err
+    assert study("--catalogue", one, "--transfer", other) == 0, "what is refused changes nothing"
+    pq.write_table(pa.table({"id": ["2"], "images": [[image]]}), one / "train.parquet")
+    assert study("--catalogue", one) == 2, "the same folder with other products"
+    (work / "sources.json").unlink()
+    assert study("--catalogue", other) == 2, "nobody knows of which products it is"
+
+
+def png(path) -> bytes:
+    picture(240, 200, seed=1).save(path)
+    return path.read_bytes()
+
+
 def test_a_key_changes_with_what_decides_the_model_only(monkeypatch):
     full, fields = VARIANTS["full"], VARIANTS["full"].fields()
     assert len({variant.key() for variant in VARIANTS.values()}) == len(VARIANTS), "no two variants are the same"
@@ -337,6 +372,10 @@ def test_a_key_changes_with_what_decides_the_model_only(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(type(full), "fields", lambda self, place=None, change=change: fields | change)
             assert (full.key() == before) is same
+    start = dataclasses.replace(VARIANTS["dense_half"], recipe=VARIANTS["dense_half"].recipe | {"learning_rate": 1.0})
+    before = VARIANTS["upcycled"].key()
+    monkeypatch.setattr("research.study.variants.read_variants", lambda: VARIANTS | {"dense_half": start})
+    assert VARIANTS["upcycled"].key() != before, "it starts from another model"
 
 
 def test_hits_are_kept_bit_by_bit():
@@ -474,6 +513,8 @@ def test_the_see_saw_is_compared_with_its_dense_twin(tmp_path):
     expected = [0.5 * 0.5 + 0.2 * 0.4, 0.4 * 0.4 + 0.2 * 0.3]
     assert moe[:3] == ["joint + MoE", "2", "2"] and moe[3] == f"{100 * expected[0]:.1f} ± 0.0"
     assert moe[4] == "joint + dense" and f"{100 * (expected[0] - expected[1]):+.1f} [" in moe[5] and "**" in moe[5]
+    difference, low, high = map(float, re.match(r"\*\*(\S+) \[(\S+), (\S+)\]", moe[5]).groups())
+    assert 0 < low < difference < high < 3 * difference
     assert dense[4:] == ["-", "-"]
     assert "see-saw" in report(TableArguments(results=file))
 
@@ -491,6 +532,11 @@ def test_data_sets_travel_in_one_file_and_come_out_whole(tmp_path, mbe2, capsys)
     for file in work.rglob("*.parquet"):
         assert pq.read_table(tmp_path / "other" / file.relative_to(work)).equals(pq.read_table(file))
     assert not (tmp_path / "other" / "unpacked.part").exists()
+    assert unpack_data(tmp_path / "study.tar.xz", tmp_path / "other") == ["fashion-1-1-1"], "it is there"
+    facts = tmp_path / "other" / "fashion-1-1-1" / "build.json"
+    facts.write_text(facts.read_text(encoding="utf-8").replace('"fingerprint": "', '"fingerprint": "0'))
+    with pytest.raises(StudyError, match="fashion-1-1-1 is another data set than that of --packed"):
+        unpack_data(tmp_path / "study.tar.xz", tmp_path / "other")
     pack_data(PackArguments(output=tmp_path / "less.tar.xz", work=work, no_augmented_images=True))
     unpack_data(tmp_path / "less.tar.xz", tmp_path / "less")
     assert [has_augmented_images(folder / "fashion-1-1-1") for folder in (work, tmp_path / "less")] == [True, False]

@@ -160,6 +160,19 @@ def test_routers_may_learn_faster_and_keep_small_logits(tiny_recipe):
     assert logits[10.0] < 0.9 * logits[0.0]
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_routers_that_learn_faster_have_the_weight_decay_of_all_weights(tiny_recipe, decay):
+    found = []
+    for factor in (1.0, 8.0):
+        trainer = make_trainer(tiny_recipe, router_learning_rate_factor=factor, weight_decay=decay)
+        groups = trainer.create_optimizer().param_groups
+        decay_of = {id(weight): group["weight_decay"] for group in groups for weight in group["params"]}
+        found.append({name: decay_of[id(weight)] for name, weight in trainer.model.named_parameters()})
+        rates = {group["lr"] for group in groups if group["params"]}
+        assert rates == {trainer.args.learning_rate, factor * trainer.args.learning_rate}
+    assert found[0] == found[1]
+
+
 def test_the_log_tells_how_far_experts_are_apart(tiny_recipe):
     trainer = make_trainer(tiny_recipe, max_steps=1, logging_steps=1)
     trainer.train()

@@ -13,7 +13,14 @@ from transformers import AutoModel, AutoModelForImageTextToText
 from conftest import OLD_TRANSFORMERS, TEXTS, mixed_products, picture, tiny_processor, vlm_config
 from modeling_moon2 import Moon2Model, Moon2SparseMoeBlock
 from processing_moon2 import Moon2Processor
-from training_moon2.upcycling import expert_distance, model_from_backbone, part_experts, routers_from_inputs
+from training_moon2.triplets import load_triplets
+from training_moon2.upcycling import (
+    expert_distance,
+    model_from_backbone,
+    part_experts,
+    routers_from_inputs,
+    some_products,
+)
 from upcycle_moon2 import main
 
 TOLERANCE = dict(atol=1e-5, rtol=0)
@@ -220,6 +227,13 @@ def test_routers_start_at_clusters_of_what_their_layers_see(tmp_path):
     assert adjusted_rand_score(clusters, output.router_logits[0][own.flatten()].argmax(1)) > 0.8
     with pytest.raises(ValueError, match="kmeans needs more than"):
         routers_from_inputs(model_from_backbone(tmp_path, num_experts=64), processor, [{"text": "mug"}])
+
+
+def test_products_for_routers_are_spread_over_the_data_set(mbe2):
+    rows = load_triplets(mbe2, "train", refresh=False)
+    found, last = some_products(rows, 3), len(rows) - 1
+    assert [product["text"] for product in found] == rows[[0, last // 2, last]]["positive_title"]
+    assert all(product["image"]["bytes"] for product in found) and len(some_products(rows, 1000)) == len(rows)
 
 
 def test_the_command_parts_experts_and_says_what_it_did(tmp_path, mbe2, capsys):

@@ -93,3 +93,14 @@ def test_the_latest_phi_of_a_triplet_is_written(tmp_path):
     assert (
         "2 of 3 triplets seen have phi below 0.6; against 1 known false positives, recall 0.0%, precision 0.0%" in said
     )
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_latest_phi_may_be_that_of_any_process(tmp_path, monkeypatch, order):
+    record = FilterRecord(0.6, dump=True)
+    entry = {"query_id": "q", "positive_id": "1"}
+    parts = [{("q", "1"): entry | {"phi": 0.1, "step": 3}}, {("q", "1"): entry | {"phi": 0.2, "step": 5}}]
+    monkeypatch.setattr("training_moon2.figures._of_all", lambda value, world_size: parts[::order])
+    record.dump(tmp_path, world_size=2, write=True)
+    (line,) = (tmp_path / "filtered.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["phi"] == 0.2
