@@ -44,7 +44,7 @@ class LossOptions:
         "queries",
         "omega: 'learned' (gradient flows, as the paper writes it), 'detached' (acts, but gets no gradient from the "
         "losses), 'uniform' (1 / M) or 'queries' (as uniform, but the inter-product objectives share their part by how "
-        "many queries of the batch have them; our default, by study/).",
+        "many queries of the batch have them; our default, by research/study/).",
     )
     aux_loss_weight: float = option(0.01, "rho, weight of the load-balancing loss (our choice).")
     sparsity_loss_weight: float = option(0.01, "varsigma, weight of L_sparsity (our choice).")

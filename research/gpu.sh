@@ -8,7 +8,7 @@
 #
 # The three parts are stopped after 3, 3 and 4 minutes.
 # FOLDER gets the tables and results-cuda.parquet. PYTHON, TIMES, PROCESSES, MINUTES (of the study) and VARIANTS may be set.
-# It needs torch 2.11, transformers 5.17, accelerate, datasets and scikit-learn, and no network.
+# It needs no network, and no other packages than this one with its extra `eval`.
 set -u
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 PYTHON="${PYTHON:-python3}"

@@ -183,10 +183,10 @@ class DataArguments:
     dataset: str = option("mbe2", "An MBE2.0-format folder or Hub data set.")
     streaming: bool = option(False, "Read the triplets as a stream, for sets larger than the disk; needs max_steps.")
     enriched_title_probability: float = option(
-        0.0, "How often a product shows its enriched title (off by default, by study/)."
+        0.0, "How often a product shows its enriched title (off by default, by research/study/)."
     )
     augmented_image_probability: float = option(
-        0.0, "How often a product shows an augmented picture (off by default, by study/)."
+        0.0, "How often a product shows an augmented picture (off by default, by research/study/)."
     )
     coaugmentation: Literal["replace", "add"] = option(
         "replace",

@@ -16,7 +16,6 @@ from PIL import Image
 
 from common_moon2.files import replace_folder, sha256_of, staged, write_json
 from mbe2_dataset.__main__ import main as mbe2_main
-from mbe2_dataset.checks.check import FACTS
 from research.study.arguments import PackArguments, StudyError
 
 # A picture comes again in many rows: found again by the compression if it looks so many bytes back.
@@ -26,8 +25,9 @@ AUGMENTED = ("positive_augmented_images", "negative_augmented_images")
 MAX_PIXELS = 96 * 128
 # The shorter pictures are thumbnails, which only the train products have: resolution would tell test products apart.
 LARGE = 200
-# What the data sets of a work folder were built from.
-SOURCES = "sources.json"
+# What the data sets of a work folder were built from; and what a build leaves in each, named here because the module
+# that writes it needs more packages than a machine with a GPU may have.
+SOURCES, FACTS = "sources.json", "build.json"
 # Of the transfer set nothing is trained on; triplets need a few rows all the same.
 TRANSFER_SPLITS = "0.06,0.04,0.9"
 

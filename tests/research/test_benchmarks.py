@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from configuration_moon2 import IMAGE
+from loss_moon2 import Moon2Loss
 from modeling_moon2 import Moon2Model
 from research.benchmarks import catalogue, cost, gpu, measure, model, search, training
 from research.benchmarks.__main__ import main
@@ -270,7 +271,7 @@ def test_small_objects_are_harder_to_find(capsys, tmp_path, monkeypatch):
     assert [cell.split(" ")[0] for cell in table_of(capsys)[0][1:]] == ["25.0", "25.0"]
 
 
-def test_a_step_of_the_whole_method_runs_at_any_shape():
+def test_a_step_of_the_whole_method_runs_at_any_shape(monkeypatch):
     """The losses of `gpu` are finite, and every weight but those of unused experts gets a gradient."""
     side, length, count = (gpu.SHAPES["tiny"][part] for part in ("side", "length", "triplets"))
     config = gpu.moon2_config("tiny")
@@ -278,11 +279,20 @@ def test_a_step_of_the_whole_method_runs_at_any_shape():
     both = gpu.inputs(config, 3 * count, side, length, "cpu")
     assert (both["position_types"] == IMAGE).sum(1).tolist() == [side**2 + 2] * 3 * count
     both["pixel_values"] = both["pixel_values"].float()
-    loss = gpu.method_loss(model, both, gpu.inputs(config, 3 * count, 0, length, "cpu"))
+    alone = gpu.inputs(config, 3 * count, 0, length, "cpu")
+    loss = gpu.method_loss(model, both, alone)
     loss.backward()
     assert torch.isfinite(loss)
     without = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
     assert not [name for name in without if "experts" not in name and "dual_alignment" not in name], without
+    roles = []
+    monkeypatch.setattr(
+        Moon2Loss, "__call__", lambda self, query, products, *told: roles.extend([query, *products[:2]])
+    )
+    with torch.no_grad(), pytest.raises(AttributeError):  # what is recorded is no loss
+        gpu.method_loss(model, both, alone)
+    texts = torch.cat([role.t.embeddings for role in roles])
+    torch.testing.assert_close(texts, model(**alone).embeddings, atol=1e-5, rtol=0)
 
 
 def test_the_shape_of_the_large_model_is_that_of_two_billion():
