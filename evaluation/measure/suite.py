@@ -1,9 +1,9 @@
 """Public product tasks through mteb's own loaders, and the tasks of an MBE2.0-format data set."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-import httpx
 import mteb
 from datasets.exceptions import DatasetsError
 from mteb.abstasks import AbsTask, AbsTaskRetrieval
@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from common_moon2.cli import UserError
 from common_moon2.files import write_text
+from common_moon2.source import find_folder
 from common_moon2.text import table
 from evaluation.arguments import OWN_NAMES, PUBLIC_TASKS, Suite
 from evaluation.models.checkpoint import find_checkpoint
@@ -23,8 +24,8 @@ SHOWN = {"t": "text", "i": "image", "it": "image + text"}
 # What is said of a model without a view; of several the first.
 MISSING = {"i": "it reads no images", "t": "it reads no texts", "mm": "it does not embed image and text together"}
 SIZES = ("queries", "corpus")
-# What the loaders raise where the Hub cannot be reached, or the data are not there or not as expected.
-UNLOADED = (OSError, ValueError, DatasetsError, httpx.HTTPError)
+# What is raised where the Hub cannot be reached, or the data are not there or not as expected.
+UNLOADED = (OSError, ValueError, DatasetsError)
 
 
 def run_suite(arguments: Suite) -> dict:
@@ -57,7 +58,8 @@ def run_suite(arguments: Suite) -> dict:
                 progress.update()
     scored = [found for row in rows for found in row["models"].values() if "score" in found]
     if unloaded and not scored:
-        raise UserError(_unfetched(rows, unloaded))
+        reasons = "; ".join(f"{task}: {why}" for task, why in unloaded.items())
+        raise UserError(f"No task could be run, because data could not be fetched. {reasons}.")
     text = _report(rows, models, unloaded)
     write_text(arguments.output / "suite.md", text + "\n")
     print(text)
@@ -124,7 +126,7 @@ def _outcome(
         return {"left_out": lacks[0]}
     known = _kept(model, task, results)
     if (known is None or known.get_missing_evaluations(task)) and not _loaded(task, unloaded):
-        return {"left_out": f"the data could not be fetched: {unloaded[task.metadata.name]}"}
+        return {"left_out": unloaded[task.metadata.name]}
     try:
         found = mteb.evaluate(
             model,
@@ -154,13 +156,17 @@ def _kept(model: MtebEncoder, task: AbsTask, results: mteb.ResultCache) -> TaskR
 
 def _loaded(task: AbsTask, unloaded: dict[str, str]) -> bool:
     """Load the data of a task; return False, and note the reason, if that is not possible."""
-    name = task.metadata.name
-    if name not in unloaded:
+    about = task.metadata
+    if about.name not in unloaded:
         try:
+            if about.name in PUBLIC_TASKS and not Path(about.dataset["path"]).is_dir():
+                # Fetched whole, the data are there without a network too; mteb's loader would ask the Hub for them.
+                folder = find_folder("dataset", about.dataset["path"], about.revision)
+                task.metadata = about.model_copy(update={"dataset": about.dataset | {"path": str(folder)}})
             task.load_data()
         except UNLOADED as error:
-            unloaded[name] = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    return name not in unloaded
+            unloaded[about.name] = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return about.name not in unloaded
 
 
 def _counting(task: AbsTask, evaluate: Callable[..., Mapping[str, dict]]) -> Callable[..., dict[str, dict]]:
@@ -182,12 +188,6 @@ def _sizes(task: AbsTask, subset: str, split: str) -> tuple[int, int]:
         return len(task.dataset[split]), len(task.get_candidate_labels())
     data = task.dataset[subset][split]
     return len(data["queries"]), len(data["corpus"])
-
-
-def _unfetched(rows: list[dict], unloaded: dict[str, str]) -> str:
-    paths = {row["task"]: row["dataset"] for row in rows}
-    named = "; ".join(f"{paths[task]} of {task} ({reason})" for task, reason in unloaded.items())
-    return f"No task could be run, because data could not be fetched: {named}."
 
 
 def _report(rows: list[dict], models: list[dict], unloaded: dict[str, str]) -> str:
@@ -212,7 +212,6 @@ def _report(rows: list[dict], models: list[dict], unloaded: dict[str, str]) -> s
         for why in MISSING.values():
             left = [row["task"] for row in rows if row["models"][model["name"]].get("left_out") == why]
             notes += [f"{model['name']} has no figure for {', '.join(left)}: {why}."] if left else []
-    paths = {row["task"]: row["dataset"] for row in rows}
-    notes += [f"{task} was not run, as {paths[task]} could not be fetched: {why}." for task, why in unloaded.items()]
+    notes += [f"{task} was not run: {why}." for task, why in unloaded.items()]
     parts = ["Per cent; a dash where a model has no figure.", table(header, cells)]
     return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes)] if notes else parts)

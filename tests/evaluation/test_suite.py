@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import fresh
@@ -175,7 +176,7 @@ def test_all_tasks_of_mteb_and_ours_in_one_table(model, text_model, stand_ins, t
     assert code == 1 and facts["failed"] == ["SOPI2IRetrieval"]
     assert scores(facts, model) == scores(again, model) | {"SOPI2IRetrieval": None}
     table = (output / "suite.md").read_text(encoding="utf-8")
-    assert "SOPI2IRetrieval was not run, as " in table and "could not be fetched" in table
+    assert "- SOPI2IRetrieval was not run: " in table
 
 
 def test_the_figures_are_those_of_our_own_evaluation(model, tmp_path, monkeypatch, capsys):
@@ -214,7 +215,8 @@ def test_without_the_data_the_reason_is_one_sentence(model, tmp_path, capsys):
     words = ["suite", "--model", model, "--tasks", "RP2kI2IRetrieval", "--output", str(tmp_path / "suite")]
     assert main(words) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("error: No task could be run, because data could not be fetched: mteb/rp2k of RP2kI2I")
+    assert said.startswith("error: No task could be run, because data could not be fetched. RP2kI2IRetrieval: The data")
+    assert "mteb/rp2k is neither a folder nor available on the Hub: " in said
 
 
 @pytest.mark.parametrize(
@@ -239,7 +241,8 @@ def publish(hub, names: list[str], folder: Path) -> None:
         data = mteb.get_task(name).metadata.dataset
         hub.add_folder(data["path"], write_tables(folder / name, tables_of(name)))
         repository = hub.repositories["dataset", data["path"]]
-        repository.tags[data["revision"]] = repository.branches["main"]
+        commit = replace(repository.at("main"), oid=data["revision"])
+        repository.commits, repository.branches = {commit.oid: commit}, {"main": commit.oid}
 
 
 def test_mteb_loads_from_the_hub_and_what_it_has_not_is_named(hub, model, tmp_path):
@@ -248,8 +251,16 @@ def test_mteb_loads_from_the_hub_and_what_it_has_not_is_named(hub, model, tmp_pa
     words = ["-m", "evaluation", "suite", "--model", model, "--tasks", names, "--output", str(tmp_path / "suite")]
     done = run_python(words, hub, home=tmp_path / "home")
     assert done.returncode == 1, done.stderr
-    assert "SOPI2IRetrieval was not run, as mteb/stanford-online-products could not be fetched: " in done.stdout
+    missing = "- SOPI2IRetrieval was not run: The data set mteb/stanford-online-products is neither a folder nor "
+    assert missing in done.stdout
     assert "| RP2kI2IRetrieval | image → image | 6 | 6 | hit_rate@1 | 100.0 |" in " ".join(done.stdout.split())
+
+    # What was fetched can be scored without a network.
+    shutil.rmtree(tmp_path / "suite")
+    environment = hub.environment(tmp_path / "home") | {"HF_HUB_OFFLINE": "1"}
+    offline = fresh.run(words, environment)
+    assert (offline.returncode, offline.stdout.count("image → image")) == (1, 2), offline.stderr
+    assert missing in offline.stdout
 
 
 @pytest.mark.slow
