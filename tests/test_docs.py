@@ -47,6 +47,7 @@ NEEDED = {
     "docs/serving.md": ["litserve", "onnxruntime"],
     "docs/cost.md": ["lancedb"],
     "docs/search.md": ["lancedb"],
+    "docs/benchmark.md": ["mteb"],
     "docs/vectors.md": ["mteb"],
 }
 # Start of a command -> why it is not run. Their options, files and targets are checked all the same.
@@ -59,6 +60,7 @@ NOT_RUN = {
     ),
     "vllm serve": "serves until stopped; `test_vllm.py` starts it",
     "python -m pytest": "is this",
+    "python -m evaluation suite --model moon2 --model": "needs the network; `test_suite.py` runs stand-ins",
     "python -m evaluation weigh": "needs dozens of judged queries; `test_hybrid.py` runs it",
     "python -m evaluation store --vectors vectors --store pgvector": "needs a server; `test_stores.py` starts one",
     "python -m research.study pack": "needs the data of the study; `test_study.py` packs other data",

@@ -1,9 +1,11 @@
 """Peers are asked as their cards say: what reaches the model, and tiny random models of the classes that they have."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from guides import ROOT
 from PIL.Image import Image
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
@@ -87,6 +89,19 @@ def test_qwen3_vl_embedding_has_its_instruction_as_a_prompt_and_the_image_first(
     ]
 
 
+def test_gme_has_an_instruction_for_queries(monkeypatch, tmp_path):
+    assert asked("Alibaba-NLP/gme-Qwen2-VL-2B-Instruct", monkeypatch, tmp_path) == [
+        ("query", [[("text", "red mug")]], {"prompt": FIND_PRODUCT}),
+        ("document", [[("text", "a mug"), ("image", "<image>")]], {}),
+        ("document", [[("image", "<image>")]], {}),
+    ]
+
+
+def test_the_guide_has_every_peer():
+    page = (ROOT / "docs/benchmark.md").read_text(encoding="utf-8")
+    assert [name for name in PEERS if f"`{name}`" not in page] == []
+
+
 def test_embeddinggemma_has_its_prompts_in_the_text_of_images_too(monkeypatch, tmp_path):
     none = {"prompt": ""}
     assert asked("google/embeddinggemma-2", monkeypatch, tmp_path, {"query": "other", "document": "other"}) == [
@@ -103,6 +118,26 @@ def test_wemm_has_its_instruction_before_the_text_of_queries_and_the_image_first
         ("document", [[("image", "<image>"), ("text", "a mug")]], {}),
         ("document", [[("image", "<image>")]], {}),
     ]
+
+
+def test_wemm_has_the_normalizer_of_its_tokenizer_file(tmp_path, monkeypatch):
+    """transformers builds another one, without a rule that shapes the prompt."""
+    folder = Path(save_tiny(tmp_path, "llama", "lasttoken", {}))
+    file = folder / "tokenizer.json"
+    rules = json.loads(file.read_text(encoding="utf-8")) | {"normalizer": {"type": "Lowercase"}}
+    file.write_text(json.dumps(rules), encoding="utf-8")
+    load = encoders._sentence_transformer
+
+    def as_transformers_loads_it(folder: Path) -> SentenceTransformer:
+        model = load(folder)
+        model.tokenizer.backend_tokenizer.normalizer = None
+        return model
+
+    monkeypatch.setattr(encoders, "_sentence_transformer", as_transformers_loads_it)
+    for own_normalizer in (True, False):
+        encoder = SentenceEncoder(folder, "wemm", None, Peer(own_normalizer=own_normalizer))
+        loud, quiet = encoder.encode([{"text": "RED mug"}, {"text": "red mug"}])
+        assert torch.allclose(loud, quiet, atol=1e-5) == own_normalizer
 
 
 def test_jina_v5_omni_has_a_task_and_products_as_tuples(monkeypatch, tmp_path):
@@ -172,7 +207,7 @@ def tiny_config(family: str):
     if family == "mistral3":
         text = TEXT | {"model_type": "ministral3"}
         return AutoConfig.for_model(family, text_config=text, vision_config=SIGLIP | {"model_type": "pixtral"})
-    return vlm_config(family)
+    return AutoConfig.for_model(family, **TEXT) if family == "llama" else vlm_config(family)
 
 
 def save_tiny(folder: Path, family: str, pooling: str, prompts: dict[str, str]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import fresh
 import pytest
 from datasets import Dataset, Features, Image, List, Value
+from guides import ROOT
 from hub_server import hub as hub
 from hub_server import run_python
 from sentence_transformers import SentenceTransformer
@@ -233,6 +234,19 @@ def test_without_the_data_the_reason_is_one_sentence(model, tmp_path, capsys):
 def test_what_cannot_be_done_is_refused_at_once(model, words, why, capsys):
     assert main(["suite", "--model", model, *(word.format(model=model) for word in words)]) == 2
     assert why in capsys.readouterr().err
+
+
+def test_the_guide_has_every_task_with_its_size():
+    """The sizes are those that mteb states for the data sets' revisions."""
+    page = (ROOT / "docs/benchmark.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    told = {row[0].strip("| `"): [row[2], row[3], row[4].strip(" |")] for row in rows if len(row) == 5}
+    names = {"ndcg_at_10": "nDCG@10", "hit_rate_at_1": "Hit@1", "map_at_1000": "MAP@1000"}
+    for name in PUBLIC_TASKS:
+        metadata = mteb.get_task(name).metadata
+        size = metadata.descriptive_stats["test"]
+        counts = [f"{size[count]:,}" for count in ("num_queries", "num_documents")]
+        assert told[name] == [*counts, names[metadata.main_score]]
 
 
 def publish(hub, names: list[str], folder: Path) -> None:
