@@ -2,11 +2,13 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import mteb
 from datasets.exceptions import DatasetsError
+from huggingface_hub.errors import LocalEntryNotFoundError
 from mteb.abstasks import AbsTask, AbsTaskRetrieval
 from mteb.results import TaskResult
 from tqdm.auto import tqdm
@@ -29,6 +31,45 @@ SIZES = ("queries", "corpus")
 UNLOADED = (OSError, ValueError, DatasetsError)
 
 
+@dataclass
+class Data:
+    """The data of the public tasks, as far as they can be had.
+
+    Attributes:
+        missing: task -> why its data are not there.
+        unreachable: the Hub did not answer, and is not asked again.
+    """
+
+    missing: dict[str, str] = field(default_factory=dict)
+    unreachable: bool = False
+
+    def load(self, task: AbsTask) -> bool:
+        """Load the data of a task; return False, and note the reason, if that is not possible."""
+        about = task.metadata
+        if about.name not in self.missing:
+            try:
+                if about.name in PUBLIC_TASKS and not Path(about.dataset["path"]).is_dir():
+                    folder = self._fetch(about.dataset["path"], about.revision)
+                    task.metadata = about.model_copy(update={"dataset": about.dataset | {"path": str(folder)}})
+                task.load_data()
+            except UNLOADED as error:
+                self.missing[about.name] = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        return about.name not in self.missing
+
+    def _fetch(self, path: str, revision: str) -> Path:
+        """Return the folder of a data set; fetched whole, it is there without a network, unlike what mteb fetches."""
+        if not self.unreachable:
+            try:
+                return find_folder("dataset", path, revision)
+            except UserError as error:
+                self.unreachable = isinstance(error.__cause__, LocalEntryNotFoundError)
+                raise
+        try:
+            return find_folder("dataset", path, revision, local_files_only=True)
+        except UserError as error:
+            raise UserError(f"The data set {path} was not fetched before, and the Hub does not answer.") from error
+
+
 def run_suite(arguments: Suite) -> dict:
     """Score every model on every task, write the table, and print it.
 
@@ -46,7 +87,7 @@ def run_suite(arguments: Suite) -> dict:
     tasks = _tasks(arguments)
     results = mteb.ResultCache(arguments.output)
     vectors = VectorCache(arguments.cache or DEFAULT_CACHE)
-    unloaded: dict[str, str] = {}
+    data = Data()
     rows = [_facts(task) for task in tasks]
     models = []
     with tqdm(total=len(tasks) * len(arguments.model), unit="task") as progress:
@@ -55,17 +96,17 @@ def run_suite(arguments: Suite) -> dict:
             models.append(_model_facts(model))
             for task, row in zip(tasks, rows, strict=True):
                 progress.set_description(f"{task.metadata.name}, {name}")
-                row["models"][name] = _outcome(model, task, row, results, unloaded, arguments.batch_size)
+                row["models"][name] = _outcome(model, task, row, results, data, arguments.batch_size)
                 progress.update()
     scored = [found for row in rows for found in row["models"].values() if "score" in found]
-    if unloaded and not scored:
-        reasons = "; ".join(f"{task}: {why}" for task, why in unloaded.items())
+    if data.missing and not scored:
+        reasons = "; ".join(f"{task}: {why}" for task, why in data.missing.items())
         raise UserError(f"No task could be run, because data could not be fetched. {reasons}.")
-    text = _report(rows, models, unloaded)
+    text = _report(rows, models, data.missing)
     write_text(arguments.output / "suite.md", text + "\n")
     print(text)
     print(f"\nThe table: {arguments.output / 'suite.md'}; all figures of mteb: {arguments.output / 'results'}")
-    return {"models": models, "tasks": rows, "failed": sorted(unloaded), "output": arguments.output}
+    return {"models": models, "tasks": rows, "failed": sorted(data.missing), "output": arguments.output}
 
 
 def _tasks(arguments: Suite) -> list[AbsTask]:
@@ -120,15 +161,15 @@ def _model_facts(model: MtebEncoder) -> dict[str, Any]:
 
 
 def _outcome(
-    model: MtebEncoder, task: AbsTask, row: dict, results: mteb.ResultCache, unloaded: dict[str, str], batch_size: int
+    model: MtebEncoder, task: AbsTask, row: dict, results: mteb.ResultCache, data: Data, batch_size: int
 ) -> dict[str, Any]:
     """Return the score of a model, from mteb's results if it is there, or why it has none."""
     lacks = [MISSING[view] for view in _views(task) if view not in model.encoder.views]
     if lacks:
         return {"left_out": lacks[0]}
     known = _kept(model, task, results)
-    if (known is None or known.get_missing_evaluations(task)) and not _loaded(task, unloaded):
-        return {"left_out": unloaded[task.metadata.name]}
+    if (known is None or known.get_missing_evaluations(task)) and not data.load(task):
+        return {"left_out": data.missing[task.metadata.name]}
     try:
         found = mteb.evaluate(
             model,
@@ -156,21 +197,6 @@ def _kept(model: MtebEncoder, task: AbsTask, results: mteb.ResultCache) -> TaskR
     return known if known is not None and known.dataset_revision == task.metadata.revision else None
 
 
-def _loaded(task: AbsTask, unloaded: dict[str, str]) -> bool:
-    """Load the data of a task; return False, and note the reason, if that is not possible."""
-    about = task.metadata
-    if about.name not in unloaded:
-        try:
-            if about.name in PUBLIC_TASKS and not Path(about.dataset["path"]).is_dir():
-                # Fetched whole, the data are there without a network too; mteb's loader would ask the Hub for them.
-                folder = find_folder("dataset", about.dataset["path"], about.revision)
-                task.metadata = about.model_copy(update={"dataset": about.dataset | {"path": str(folder)}})
-            task.load_data()
-        except UNLOADED as error:
-            unloaded[about.name] = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    return about.name not in unloaded
-
-
 def _counting(task: AbsTask, evaluate: Callable[..., Mapping[str, dict]]) -> Callable[..., dict[str, dict]]:
     """Return a task's method with its sizes among the scores, as mteb does not keep them with a result."""
 
@@ -192,7 +218,7 @@ def _sizes(task: AbsTask, subset: str, split: str) -> tuple[int, int]:
     return len(data["queries"]), len(data["corpus"])
 
 
-def _report(rows: list[dict], models: list[dict], unloaded: dict[str, str]) -> str:
+def _report(rows: list[dict], models: list[dict], missing: dict[str, str]) -> str:
     """Return the table, and what to know of it."""
     cells = [
         [
@@ -214,6 +240,6 @@ def _report(rows: list[dict], models: list[dict], unloaded: dict[str, str]) -> s
         for why in MISSING.values():
             left = [row["task"] for row in rows if row["models"][model["name"]].get("left_out") == why]
             notes += [f"{model['name']} has no figure for {', '.join(left)}: {why}."] if left else []
-    notes += [f"{task} was not run: {why}." for task, why in unloaded.items()]
+    notes += [f"{task} was not run: {why}." for task, why in missing.items()]
     parts = ["Per cent; a dash where a model has no figure.", table(header, cells)]
     return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes)] if notes else parts)
