@@ -25,7 +25,7 @@ from evaluation.arguments import OWN_TASKS
 from evaluation.measure.classification import CATEGORY_TEMPLATE, category_labels
 from evaluation.measure.retrieval import DIRECTIONS
 from evaluation.models.checkpoint import find_checkpoint
-from evaluation.models.encoders import FIND_PRODUCT, Encoder, Peer, load_encoder, peer_of
+from evaluation.models.encoders import FIND_PRODUCT, Encoder, load_encoder, peer_of
 from evaluation.tables.benchmark import QUERY_VIEWS, Benchmark, load_benchmark
 from evaluation.tables.products import Columns, Products, ProductView
 from evaluation.vectors.catalogue import VectorCache
@@ -75,9 +75,8 @@ def mteb_encoder(
         UserError: as `load_encoder`.
     """
     encoder, (folder, commit) = load_encoder(model, revision), find_checkpoint(model, revision)
-    peer = peer_of(model)
     # What we add to a model's files is part of what is scored, and changes with this project, not with the model.
-    asked = {"asked": hashlib.sha256(str(peer).encode()).hexdigest()[:8]} if peer != Peer() else None
+    added = "" if encoder.kind == "moon2" else peer_of(model).additions
     facts = {
         "name": f"local/{folder.name}" if commit is None else model,
         "revision": commit or encoder.fingerprint,
@@ -85,7 +84,7 @@ def mteb_encoder(
         "similarity_fn_name": ScoringFunction.COSINE,
         "n_parameters": encoder.parameters,
         "embed_dim": encoder.dimension,
-        "experiment_kwargs": asked,
+        "experiment_kwargs": {"added": hashlib.sha256(added.encode()).hexdigest()[:8]} if added else None,
     }
     return MtebEncoder(encoder, ModelMeta.create_empty(facts), cache, workers)
 

@@ -27,6 +27,7 @@ SHOWN = {"t": "text", "i": "image", "it": "image + text"}
 # What is said of a model without a view; of several the first.
 MISSING = {"i": "it reads no images", "t": "it reads no texts", "mm": "it does not embed image and text together"}
 SIZES = ("queries", "corpus")
+MODEL_FACTS = ("name", "kind", "revision", "fingerprint", "dimension", "parameters", "longest", "note")
 # What is raised where the Hub cannot be reached, or the data are not there or not as expected.
 UNLOADED = (OSError, ValueError, DatasetsError)
 
@@ -93,7 +94,7 @@ def run_suite(arguments: Suite) -> dict:
     with tqdm(total=len(tasks) * len(arguments.model), unit="task") as progress:
         for name in arguments.model:
             model = mteb_encoder(name, arguments.model_revision, vectors, arguments.workers)
-            models.append(_model_facts(model))
+            models.append({fact: getattr(model.encoder, fact) for fact in MODEL_FACTS})
             for task, row in zip(tasks, rows, strict=True):
                 progress.set_description(f"{task.metadata.name}, {name}")
                 row["models"][name] = _outcome(model, task, row, results, data, arguments.batch_size)
@@ -132,8 +133,8 @@ def _facts(task: AbsTask) -> dict[str, Any]:
         "task": about.name,
         "dataset": about.dataset["path"],
         "revision": about.revision,
-        "query": SHOWN[asked],
-        "corpus_item": SHOWN[sought],
+        "query_shows": SHOWN[asked],
+        "corpus_shows": SHOWN[sought],
         "metric": about.main_score.replace("_at_", "@"),
         "queries": None,
         "corpus": None,
@@ -145,19 +146,6 @@ def _views(task: AbsTask) -> list[str]:
     """Return the views that a model needs for a task, with those that a fused one is made of."""
     sides = task.metadata.category.split("2")
     return [view for view, letter in (("i", "i"), ("t", "t"), ("mm", "it")) if any(letter in side for side in sides)]
-
-
-def _model_facts(model: MtebEncoder) -> dict[str, Any]:
-    encoder = model.encoder
-    return {
-        "name": encoder.name,
-        "kind": encoder.kind,
-        "revision": encoder.revision,
-        "fingerprint": encoder.fingerprint,
-        "views": sorted(encoder.views),
-        "longest": encoder.longest,
-        "note": encoder.note,
-    }
 
 
 def _outcome(
@@ -223,7 +211,7 @@ def _report(rows: list[dict], models: list[dict], missing: dict[str, str]) -> st
     cells = [
         [
             row["task"],
-            f"{row['query']} → {row['corpus_item']}",
+            f"{row['query_shows']} → {row['corpus_shows']}",
             *(f"{row[size]:,}" if row[size] is not None else "-" for size in SIZES),
             row["metric"],
             *(f"{100 * found['score']:.1f}" if "score" in found else "-" for found in row["models"].values()),

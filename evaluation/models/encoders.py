@@ -3,7 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -76,6 +76,13 @@ class Peer:
     requires: Sequence[str] = ()
     note: str = ""
 
+    @property
+    def additions(self) -> str:
+        """Return what changes vectors, for fingerprints; empty if the model is asked as its files say."""
+        told = {"card": None, "requires": (), "note": "", "views": (), "images": None, "own_prompts": False}
+        plain = replace(self, loader=Peer.loader, **told)
+        return "" if plain == Peer() else str(plain)
+
 
 def _read_peers() -> dict[str, Peer]:
     text = files(__package__).joinpath("peers.yaml").read_text(encoding="utf-8")
@@ -87,8 +94,9 @@ PEERS = _read_peers()
 
 def peer_of(name: str) -> Peer:
     """Return what is known of a model: by its Hub id, or of a folder by its own name, as that of a copy."""
-    copies = {} if name in PEERS else {known.split("/")[1]: peer for known, peer in PEERS.items()}
-    return PEERS.get(name) or copies.get(Path(name).name if Path(name).is_dir() else name) or Peer()
+    if Path(name).is_dir():
+        return {known.split("/")[1]: peer for known, peer in PEERS.items()}.get(Path(name).name, Peer())
+    return PEERS.get(name, Peer())
 
 
 # Dual encoders that transformers has, and how their text tower was trained to see padding.
@@ -315,7 +323,7 @@ class SentenceEncoder(Encoder):
         self.views = frozenset(views)
         self.dimension = self.model.get_embedding_dimension()
         self.parameters, self.dtype = sum(weight.numel() for weight in self.model.parameters()), _dtype(self.model)
-        self.note = peer.note or ("" if self.joint or "mm" not in views else MEAN_NOTE)
+        self.note = "; ".join(filter(None, [peer.note, "" if self.joint or "mm" not in views else MEAN_NOTE]))
         is_known = isinstance(getattr(self.model, "tokenizer", None), PreTrainedTokenizerBase)
         self.longest = self.model.max_seq_length if is_known and "t" in views else None
 
@@ -408,7 +416,7 @@ class TwoTowerEncoder(Encoder):
 def _fingerprint(folder: Path, peer: Peer) -> str:
     """Return the SHA-256 of what decides vectors: the files, and for a peer what we add to them."""
     own = fingerprint(folder)
-    return hashlib.sha256(f"{own} {peer}".encode()).hexdigest() if peer.card else own
+    return hashlib.sha256(f"{own} {peer.additions}".encode()).hexdigest() if peer.additions else own
 
 
 def _whole_model(folder: Path, remote: bool) -> PreTrainedModel:

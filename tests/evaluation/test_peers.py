@@ -189,6 +189,8 @@ def test_what_is_added_to_a_model_is_part_of_its_fingerprint(tmp_path, monkeypat
     monkeypatch.setattr(encoders, "_sentence_transformer", lambda folder: Recorder({}))
     names = ("google/embeddinggemma-2", "Qwen/Qwen3-VL-Embedding-2B", "sentence-transformers/other")
     assert len({SentenceEncoder(tmp_path, name, None, peer_of(name)).fingerprint for name in names}) == 3
+    as_files_say = {name for name, peer in PEERS.items() if not peer.additions}
+    assert as_files_say == {name for name in PEERS if name.startswith(("google/siglip-", "Marqo/", "nvidia/"))}
 
 
 # As the cards' own: each role's text between marks, images as a placeholder.

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -220,6 +221,13 @@ def test_without_the_data_the_reason_is_one_sentence(model, tmp_path, capsys):
     assert "mteb/stanford-online-products is neither a folder nor available on the Hub: " in said
     # The Hub is not asked again, and its client's minute of attempts is waited for once.
     assert said.endswith("mteb/rp2k was not fetched before, and the Hub does not answer.")
+
+
+def test_without_mteb_the_extra_is_named(model, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "evaluation.measure.suite", raising=False)
+    monkeypatch.setitem(sys.modules, "mteb", None)
+    assert main(["suite", "--model", model]) == 2
+    assert "mteb is not installed: pip install 'moon2[mteb]'." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
