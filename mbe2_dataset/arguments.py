@@ -17,6 +17,7 @@ from mbe2_dataset.errors import CheckError, OptionError, PublishError
 
 FORMATS = ("auto", "table", "triplets", "fashion200k", *LAYOUTS)
 SYNTHETIC_FALSE_POSITIVES = 0.08
+NO_LOG = "none"
 SYNTHETIC_SIZES = {"num_products": 2400, "num_validation": 120, "num_test": 500, "picture_size": 96}
 # Options of several words like 'cost=20': what each word is. The first word of a licence is the licence.
 PAIRS = {
@@ -99,7 +100,7 @@ class SourceArguments:
     limit: int | None = option(None, "Take only the first rows of the source.")
     search_log: str | None = option(
         None, "A table of queries, items and labels (ESCI's E/S/C/I and others) or counts of purchases, clicks and "
-        "exposures: bought is positive, shown and not bought is negative.",
+        "exposures: bought is positive, shown and not bought is negative; none: not even the one that a catalogue has.",
     )  # fmt: skip
     log_columns: list[str] = option(list, "As columns, for the search log.")
     num_products: int | None = option(None, "Synthetic only: train products; left out: 2400.")
@@ -119,8 +120,10 @@ class SourceArguments:
         _at_least(self, num_products=1, num_validation=0, num_test=1, picture_size=16, limit=1, max_pixels=1)
         if min(self.shares) < 0 or sum(self.shares) == 0:
             raise OptionError(f"--split_shares must be three shares like 0.8,0.1,0.1, not {self.split_shares!r}.")
-        if self.search_log is None and self.log_columns:
+        if self.search_log in (None, NO_LOG) and self.log_columns:
             raise OptionError("--log_columns only means something with --search_log.")
+        if self.search_log == NO_LOG and self.query_mix == "none":
+            raise OptionError("--search_log none and --query_mix none leave no query: leave one of them out.")
 
     @property
     def synthetic(self) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mbe2_dataset.arguments import SYNTHETIC_FALSE_POSITIVES, Build, Check, Push, processes
+from mbe2_dataset.arguments import NO_LOG, SYNTHETIC_FALSE_POSITIVES, Build, Check, Push, processes
 from mbe2_dataset.build import BuildOptions, Built, build_dataset
 from mbe2_dataset.card import Origin, Terms
 from mbe2_dataset.catalogue.columns import parse_columns
@@ -110,12 +110,14 @@ def store_catalogue(source: Source, told: Build, folder: Path, num_proc: int) ->
 
 
 def open_log(told: Build, source: Source, catalogue: Catalogue, work: Path) -> Sequence[LoggedQuery]:
-    """Return the queries of shoppers, from the search log or a source of triplets; otherwise none."""
+    """Return the queries of shoppers, from the search log or a source that has some; otherwise none."""
+    if told.search_log == NO_LOG:
+        return ()
     if told.search_log is not None:
         tables = LocalTables(told.search_log, told.encoding)
         events = log_events(tables, parse_columns(told.log_columns), _selection(told, of_log=True))
         pictures = tables.folder
-    elif isinstance(source, TripletSource):
+    elif isinstance(source, (TripletSource, SyntheticSource)):
         events, pictures = source.events(), source.folder
     elif isinstance(source, ProductSource) and (judged := source.judgements()) is not None:
         tables, columns, texts = judged

@@ -180,7 +180,7 @@ def mbe2(tmp_path_factory) -> str:
     root = tmp_path_factory.getbasetemp()
     folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "data" / "mbe2"
     sizes = ["--num_products", "40", "--num_validation", "6", "--num_test", "8", "--picture_size", "40"]
-    sizes += ["--num_proc", "1"]
+    sizes += ["--num_proc", "1", "--search_log", "none"]
     folder.parent.mkdir(exist_ok=True)
     with FileLock(folder.parent / "lock"):
         if not folder.exists():

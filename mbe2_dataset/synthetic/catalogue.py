@@ -1,10 +1,11 @@
-"""The built-in catalogue: products that never existed, with known truth and known noise.
+"""The built-in catalogue: products that never existed, with known truth and known noise, and what shoppers asked for.
 
-Material, size or capacity and audience are told by the text only; shape and second colour are shown by the picture
-only; category, colour, pattern and brand by both, titles leaving some of them out. All of it depends on (seed, index).
+Material, size or capacity and audience are told by the text only; shape and trim (the second colour) are shown by the
+picture only; category, colour, pattern and brand by both, titles leaving some of them out. Shoppers ask for any of it,
+often in other words than titles use. All of it depends on (seed, index).
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -14,6 +15,7 @@ from PIL import Image
 
 from common_moon2.parallel import in_processes
 from mbe2_dataset.catalogue.pictures import encode
+from mbe2_dataset.catalogue.search_log import POSITIVE, Event
 from mbe2_dataset.catalogue.store import Item, Row
 from mbe2_dataset.errors import CatalogueError
 from mbe2_dataset.parallel import rng_for, seed_for
@@ -42,12 +44,15 @@ CATEGORIES = {
 CHINESE: dict[str, str] = _WORDS["chinese"]
 FILLERS: dict[str, list[str]] = _WORDS["fillers"]
 TITLE_TEMPLATES: dict[str, list[str]] = _WORDS["titles"]
+QUERY_TEMPLATES: dict[str, list[str]] = _WORDS["queries"]
+# Word of a title -> what shoppers say instead.
+OTHER_WORDS: dict[str, list[str]] = {word: other.split(", ") for word, other in _WORDS["other_words"].items()}
 
-IMAGE_ONLY = ("shape", "second_colour")
+IMAGE_ONLY = ("shape", "trim")
 TEXT_ONLY = ("material", "size", "capacity", "audience")
 
 # Of what is drawn and written; another number says that the same seed gives something else now.
-VERSION = 1
+VERSION = 2
 PHOTOS = 2
 MAX_LISTINGS = 3
 CHINESE_SHARE = 0.2
@@ -65,6 +70,21 @@ MENTIONED = {
     "filler": 0.4,
 }
 FEWEST_MENTIONS = 3
+# The same of a shopper's query, and how often a thing in it is called by another word, or is misspelt.
+ASKED = {
+    "category": 0.9,
+    "colour": 0.75,
+    "pattern": 0.5,
+    "brand": 0.35,
+    "shape": 0.4,
+    "trim": 0.35,
+    "material": 0.3,
+    "size": 0.2,
+    "audience": 0.3,
+}
+FEWEST_ASKED = 3
+OTHER_WORD_SHARE = 0.5
+MISSPELT_SHARE = 0.03
 
 
 @dataclass(frozen=True)
@@ -81,6 +101,12 @@ class Product:
         """Return the id of the group of its rows."""
         return f"p{self.index:06d}"
 
+    def facts(self) -> dict[str, str]:
+        """Return the label of each thing that titles and queries may name."""
+        return {"category": self.category, "brand": self.brand} | {
+            _slot(name): value for name, value in self.values.items()
+        }
+
     @property
     def look(self) -> Look:
         """Return what pictures show of it."""
@@ -89,7 +115,7 @@ class Product:
             category=self.category,
             shape=values["shape"],
             colour=COLOURS[values["colour"]],
-            second_colour=COLOURS[values["second_colour"]],
+            second_colour=COLOURS[values["trim"]],
             pattern=values["pattern"],
             mark=BRAND_MARKS[self.brand],
         )
@@ -107,7 +133,7 @@ def synthetic_product(index: int, seed: int = 0) -> Product:
     choices = {
         "shape": tuple(SHAPES[category]),
         "colour": tuple(COLOURS),
-        "second_colour": tuple(range(1, len(COLOURS))),
+        "trim": tuple(range(1, len(COLOURS))),
         "pattern": PATTERNS,
         "brand": tuple(BRAND_MARKS),
         "material": facts.materials,
@@ -126,7 +152,7 @@ def synthetic_product(index: int, seed: int = 0) -> Product:
         code, position = divmod(code, len(options))
         chosen[name] = options[position]
     colours = tuple(COLOURS)
-    chosen["second_colour"] = colours[(colours.index(chosen["colour"]) + chosen["second_colour"]) % len(colours)]
+    chosen["trim"] = colours[(colours.index(chosen["colour"]) + chosen["trim"]) % len(colours)]
     return Product(index, category, chosen.pop("brand"), chosen)
 
 
@@ -219,42 +245,68 @@ class SyntheticSource:
             }
             yield Item(f"product {row.id}", record)
 
+    def events(self) -> Iterator[Event]:
+        """Yield a query for each product, whose shopper bought one of its rows; of a test product, all are right."""
+        validation, test = self._sizes["num_validation"], self._sizes["num_test"]
+        for index in range(test + validation + self._sizes["num_products"]):
+            product = synthetic_product(index, self._seed)
+            text, split = synthetic_query(product, self._seed), _split(index, test, validation)
+            rows = range(_count_rows(index, self._seed))
+            for number in rows if split == "test" else rows[:1]:
+                name = f"{product.group_id}-asked"
+                yield Event(
+                    f"query of {product.group_id}", name, text, None, listing_id(product, number), POSITIVE, split=split
+                )
+
     def fingerprint(self) -> str:
         """Return what changes with the catalogue."""
         return repr((VERSION, self._seed, sorted(self._sizes.items())))
 
 
 def _product_rows(index: int, seed: int, num_test: int, num_validation: int, size: int) -> list[Row]:
-    split = "test" if index < num_test else "validation" if index < num_test + num_validation else "train"
-    product = synthetic_product(index, seed)
-    listings = 1 + int(rng_for(seed, "listings", index).integers(MAX_LISTINGS))
-    return [_listing(product, number, split, seed, size) for number in range(listings)]
+    product, split = synthetic_product(index, seed), _split(index, num_test, num_validation)
+    return [_listing(product, number, split, seed, size) for number in range(_count_rows(index, seed))]
+
+
+def _split(index: int, num_test: int, num_validation: int) -> str:
+    return "test" if index < num_test else "validation" if index < num_test + num_validation else "train"
+
+
+def _count_rows(index: int, seed: int) -> int:
+    return 1 + int(rng_for(seed, "listings", index).integers(MAX_LISTINGS))
 
 
 def _listing(product: Product, number: int, split: str, seed: int, size: int) -> Row:
     name = listing_id(product, number)
     rng = rng_for(seed, "text", name)
     language = "zh" if rng.random() < CHINESE_SHARE else "en"
-    stated = {"category": product.category, "brand": product.brand, **product.values}
+    stated = product.facts()
     noise = []
-    wrong = None
+    wrong = set()
     if split == "train" and rng.random() < WRONG_TITLE_SHARE:
-        wrong = str(rng.choice(["colour", "pattern", "category"]))
-        options = {"colour": tuple(COLOURS), "pattern": PATTERNS, "category": tuple(CATEGORIES)}[wrong]
-        # The second colour would be a half-truth.
-        stated[wrong] = str(rng.choice([o for o in options if o not in (stated[wrong], stated["second_colour"])]))
-        noise.append(f"wrong_title:{wrong}")
+        fault = str(rng.choice(["colour", "pattern", "category"]))
+        options = {"colour": tuple(COLOURS), "pattern": PATTERNS, "category": tuple(CATEGORIES)}[fault]
+        # The trim's colour would be a half-truth.
+        stated[fault] = str(rng.choice([o for o in options if o not in (stated[fault], stated["trim"])]))
+        noise.append(f"wrong_title:{fault}")
+        wrong = {fault}
     if _is_cluttered(name, seed):
         noise.append("cluttered_background")
     path = CATEGORIES[product.category].path
     labels = (*path, product.brand, *product.values.values())
+    named = _choose(TITLE_TEMPLATES[language], MENTIONED, FEWEST_MENTIONS, rng, wrong)
     return Row(
         id=name,
-        title=_title(stated, language, wrong, rng),
+        title=_title(named, stated, language, rng),
         description=_description(product, language),
         brand=product.brand,
         category=path,
-        attributes=tuple(product.values.items()),
+        attributes=tuple(
+            (attribute, value)
+            for attribute, value in product.values.items()
+            # A test asks for nothing that neither title nor picture tells.
+            if split != "test" or attribute not in TEXT_ONLY or _slot(attribute) in named
+        ),
         price=float(np.float32(round(rng.uniform(5, 200), 2))),
         images=tuple(
             encode(synthetic_photo(name, photo, seed, size)[0], f"{name}-{photo}.jpg") for photo in range(PHOTOS)
@@ -270,25 +322,58 @@ def _word(label: str, language: str) -> str:
     return CHINESE[label] if language == "zh" else label
 
 
-def _title(stated: dict[str, str], language: str, wrong: str | None, rng: np.random.Generator) -> str:
-    template = TITLE_TEMPLATES[language][rng.integers(len(TITLE_TEMPLATES[language]))]
-    slots = {piece.split("{")[1].rstrip("}"): piece.replace("+", " ") for piece in template.split()}
-    mentioned = {slot for slot in slots if rng.random() < MENTIONED[slot]} | ({wrong} if wrong else set())
+def _slot(attribute: str) -> str:
+    """Return what stands for an attribute in templates."""
+    return "size" if attribute == "capacity" else attribute
+
+
+def _choose(
+    templates: list[str],
+    shares: dict[str, float],
+    fewest: int,
+    rng: np.random.Generator,
+    forced: Container[str] = (),
+) -> dict[str, str]:
+    """Draw an order of things and which of them are named, at least `fewest` beside a filler: slot -> its words."""
+    template = templates[rng.integers(len(templates))]
+    slots = {piece.split("{")[1].split("}")[0]: piece.replace("+", " ") for piece in template.split()}
+    named = {slot for slot in slots if rng.random() < shares[slot]} | {slot for slot in slots if slot in forced}
     facts = [slot for slot in slots if slot != "filler"]
     for slot in rng.permutation(facts):
-        if len(mentioned - {"filler"}) >= FEWEST_MENTIONS:
+        if len(named - {"filler"}) >= fewest:
             break
-        mentioned.add(str(slot))
-    words = {slot: _word(stated[slot], language) for slot in facts if slot != "size"}
-    words["size"] = _word(stated.get("size") or stated["capacity"], language)
+        named.add(str(slot))
+    return {slot: piece for slot, piece in slots.items() if slot in named}
+
+
+def _title(named: dict[str, str], stated: dict[str, str], language: str, rng: np.random.Generator) -> str:
+    words = {slot: _word(label, language) for slot, label in stated.items()}
     words["filler"] = str(rng.choice(FILLERS[language]))
     if language == "en":
         words["category"] = words["category"].lower()
-    pieces = [piece.format(**words) for slot, piece in slots.items() if slot in mentioned]
+    pieces = [piece.format(**words) for piece in named.values()]
     if language == "zh":
         return "".join(pieces)
     title = " ".join(pieces)
     return title[0].upper() + title[1:]
+
+
+def synthetic_query(product: Product, seed: int = 0) -> str:
+    """Return what a shopper typed who then bought the product: what they saw or read of it, in their own words."""
+    rng = rng_for(seed, "query", product.group_id)
+    language = "zh" if rng.random() < CHINESE_SHARE else "en"
+    named = _choose(QUERY_TEMPLATES[language], ASKED, FEWEST_ASKED, rng)
+    facts, words = product.facts(), {}
+    for slot in named:
+        word = _word(facts[slot], language)
+        others = OTHER_WORDS.get(word)
+        if others and rng.random() < OTHER_WORD_SHARE:
+            word = str(rng.choice(others))
+        if language == "en" and len(word) > 4 and rng.random() < MISSPELT_SHARE:
+            place = int(rng.integers(1, len(word) - 1))
+            word = word[:place] + word[place + 1] + word[place] + word[place + 2 :]
+        words[slot] = word.lower()
+    return ("" if language == "zh" else " ").join(piece.format(**words) for piece in named.values())
 
 
 def _description(product: Product, language: str) -> str:

@@ -16,12 +16,13 @@ from filelock import FileLock
 from PIL import Image
 
 import mbe2_dataset.build
-from mbe2_dataset import BuildOptions, Origin, Picture, Row, build_dataset, synthetic_rows
+from mbe2_dataset import BuildOptions, Origin, Picture, Row, build_dataset, synthetic_product, synthetic_rows
 from mbe2_dataset.__main__ import main
 from mbe2_dataset.catalogue.pictures import decode, encode
 from mbe2_dataset.coaugmentation.pictures.classical import ClassicalExtractor
 from mbe2_dataset.coaugmentation.pictures.expand import apply_view as apply_expansion
 from mbe2_dataset.parallel import Engine, seed_for
+from mbe2_dataset.synthetic.catalogue import synthetic_query
 from mbe2_dataset.triplets.make import plan_triplets
 from mbe2_dataset.triplets.queries import apply_view, changed_view, query_text, title_units
 
@@ -64,6 +65,11 @@ def benchmark(folder) -> dict[str, list[dict]]:
     }
 
 
+def made_from_rows(triplets: list[dict]) -> list[dict]:
+    """Those whose query is no shopper's own."""
+    return [row for row in triplets if "-asked-" not in row["query_id"]]
+
+
 def contents(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -103,7 +109,8 @@ def test_data_set_loads_by_its_folder_name(folder, tmp_path, monkeypatch):
         ("triplets", "train", "positive_image"), ("corpus", "test", "image"), ("queries", "test", "image")
     ):  # fmt: skip
         streamed = datasets.load_dataset("mbe2", config, split=split, streaming=True, cache_dir=str(tmp_path))
-        assert any(row[picture] is not None and row[picture].size == (32, 32) for row in streamed.take(3))
+        # The shoppers' own queries, which are texts, come first.
+        assert any(row[picture] is not None and row[picture].size == (32, 32) for row in streamed.take(40))
     qrels = datasets.load_dataset("mbe2", "qrels", split="test", cache_dir=str(tmp_path))
     assert set(qrels.column_names) == {"query-id", "corpus-id", "score"} and set(qrels["score"]) == {1}
 
@@ -129,9 +136,12 @@ def test_long_splits_fall_into_shards_that_hold_every_row(triplets, benchmark, t
         assert [row for path in shards for row in pq.read_table(path).to_pylist()] == rows
 
 
-def test_every_train_and_validation_listing_has_one_triplet(triplets, truth):
+def test_every_train_and_validation_listing_has_one_triplet_and_every_query_of_a_shopper(triplets, truth):
     for split, rows in triplets.items():
-        assert [row["query_id"] for row in rows] == [f"{row.id}-query" for row in truth.values() if row.split == split]
+        own = [row for row in truth.values() if row.split == split]
+        assert [row["query_id"] for row in made_from_rows(rows)] == [f"{row.id}-query" for row in own]
+        asked = {row["query_group_id"]: row["query_text"] for row in rows if row not in made_from_rows(rows)}
+        assert asked == {row.group_id: synthetic_query(synthetic_product(int(row.id[1:7]))) for row in own}
         for row in rows:
             for role in ("positive", "negative"):
                 listing = truth[row[f"{role}_id"]]
@@ -159,6 +169,16 @@ def test_a_listing_without_a_category_has_an_empty_path(tmp_path):
     assert datasets.load_dataset(str(tmp_path / "mbe2"), cache_dir=str(tmp_path / "cache"))["train"].features[
         "positive_category"
     ] == datasets.List(datasets.Value("string"))
+
+
+def test_the_catalogue_s_own_log_can_be_left_out(tmp_path, capsys):
+    few = ("--num_products", "8", "--num_validation", "0", "--num_test", "3", "--search_log", "none")
+    assert main(command(tmp_path / "mbe2", *few)) == 0
+    names = pq.read_table(tmp_path / "mbe2" / "triplets")["query_id"].to_pylist()
+    names += pq.read_table(tmp_path / "mbe2" / "queries")["id"].to_pylist()
+    assert names and not [name for name in names if "-asked" in name]
+    assert main(command(tmp_path / "other", *few, "--query_mix", "none")) == 2
+    assert "leave no query" in capsys.readouterr().err
 
 
 def test_negatives_come_from_the_nearest_category_there_is():
@@ -194,7 +214,7 @@ def test_false_positives_are_noted_where_they_are(triplets, truth, folder):
 
 def test_noise_of_a_triplet_is_that_of_its_listings(triplets, truth):
     seen = Counter()
-    for row in [*triplets["train"], *triplets["validation"]]:
+    for row in made_from_rows([*triplets["train"], *triplets["validation"]]):
         source = next(made["source_id"] for made in row["provenance"] if made["field"].startswith("query_"))
         for role, name in (("positive", row["positive_id"]), ("negative", row["negative_id"])):
             expected = [f"{role}:{noise}" for noise in truth[name].noise]
@@ -207,7 +227,7 @@ def test_noise_of_a_triplet_is_that_of_its_listings(triplets, truth):
 
 
 def test_query_mix_is_kept(folder, triplets, tmp_path):
-    shares = Counter(row["query_modality"] for row in triplets["train"])
+    shares = Counter(row["query_modality"] for row in made_from_rows(triplets["train"]))
     assert set(shares) == {"text", "image", "mixed"}
     assert all(0.2 < n / shares.total() < 0.47 for n in shares.values())
     build_dataset(shop(), tmp_path / "text", ORIGIN, BuildOptions(query_mix=(1.0, 0.0, 0.0)))
@@ -256,7 +276,7 @@ def test_query_picture_is_the_second_photo_or_another_listing_s(triplets, truth)
             assert row["query_image"]["bytes"] != row["positive_image"]["bytes"]
 
 
-def test_benchmark_has_three_queries_for_each_group_and_right_qrels(benchmark, truth):
+def test_benchmark_has_three_made_queries_and_one_asked_for_each_group_and_right_qrels(benchmark, truth):
     groups = defaultdict(set)
     for row in truth.values():
         if row.split == "test":
@@ -265,7 +285,8 @@ def test_benchmark_has_three_queries_for_each_group_and_right_qrels(benchmark, t
     found = defaultdict(set)
     for row in benchmark["qrels"]:
         found[row["query-id"]].add(row["corpus-id"])
-    assert found == {f"{g}-{modality}": ids for g, ids in groups.items() for modality in ("text", "image", "mixed")}
+    kinds = ("text", "image", "mixed", "asked")
+    assert found == {f"{group}-{kind}": ids for group, ids in groups.items() for kind in kinds}
     assert [row["id"] for row in benchmark["queries"]] == list(found)
     for row in benchmark["corpus"]:
         listing = truth[row["id"]]

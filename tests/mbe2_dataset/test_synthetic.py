@@ -16,10 +16,13 @@ from mbe2_dataset.synthetic.catalogue import (
     CLUTTER_SHARE,
     COLOURS,
     IMAGE_ONLY,
+    OTHER_WORDS,
     TEXT_ONLY,
     WRONG_TITLE_SHARE,
+    SyntheticSource,
     synthetic_photo,
     synthetic_product,
+    synthetic_query,
     synthetic_rows,
 )
 from mbe2_dataset.synthetic.render import MARKS, PATTERNS, SHAPES, Look, Scene, Viewpoint, render_photo
@@ -91,7 +94,7 @@ def test_titles_state_only_what_text_may_state(rows):
 
 def test_every_description_states_what_only_text_can_tell(rows):
     for row in rows:
-        values = [value for name, value in row.attributes if name in TEXT_ONLY]
+        values = [value for name, value in truth(row).values.items() if name in TEXT_ONLY]
         assert len(values) == 3
         assert all(mentions(row.description, row.translations.get(value, value)) for value in values)
 
@@ -191,8 +194,19 @@ def test_a_fifth_of_the_listings_is_chinese_with_english_labels(rows):
         assert is_unspaced(row.title) == is_unspaced(row.description) == bool(row.translations)
         assert not is_unspaced("".join([row.brand, *row.category, *(value for _, value in row.attributes)]))
         assert row.category == CATEGORIES[truth(row).category].path and len(row.category) >= 2
-        assert dict(row.attributes) == truth(row).values and row.brand == truth(row).brand
+        assert row.brand == truth(row).brand
     assert all(" " not in row.title for row in chinese)
+
+
+def test_rows_have_all_attributes_but_those_of_the_test_only_what_title_or_picture_tells(rows):
+    for row in rows:
+        values = truth(row).values
+        if row.split == "test":
+            told = {value for value in values.values() if mentions(row.title, row.translations.get(value, value))}
+            values = {name: value for name, value in values.items() if name not in TEXT_ONLY or value in told}
+        assert dict(row.attributes) == values
+    test = [row for row in rows if row.split == "test"]
+    assert 0.3 < sum("audience" in dict(row.attributes) for row in test) / len(test) < 0.7
 
 
 def test_neither_titles_nor_pictures_are_complete(rows):
@@ -260,3 +274,46 @@ def test_vocabulary_is_complete_and_unambiguous():
         words = [CHINESE[label] for label in table]
         # A word inside another would make a title state what it does not.
         assert not [(a, b) for a in words for b in words if a != b and a in b]
+
+
+def test_shoppers_ask_for_what_is_true_of_the_product_also_in_other_words():
+    """Each query names three facts or more; the words for other values of these facts are not in it."""
+    in_other_words = misspelt = 0
+    for index in range(400):
+        product = synthetic_product(index)
+        query, named = synthetic_query(product), 0
+        for name, table in {
+            "category": CATEGORIES,
+            "colour": COLOURS,
+            "pattern": PATTERNS,
+            "brand": BRAND_MARKS,
+        }.items():
+            true = product.facts()[name]
+            for label in table:
+                words = [word for stated in (label, CHINESE[label]) for word in (stated, *OTHER_WORDS.get(stated, ()))]
+                said = [word for word in words if mentions(query, word)]
+                named += bool(said) and label == true
+                in_other_words += any(word not in (label, CHINESE[label]) for word in said)
+                # The trim's colour is asked for as well.
+                assert not said or label in (true, product.values["trim"]), (query, product)
+        misspelt += not named
+    assert in_other_words > 200
+    assert misspelt < 20
+
+
+def test_the_log_of_the_catalogue_has_a_query_for_each_product(rows):
+    events = list(SyntheticSource(0, **SIZES, picture_size=24).events())
+    by_id = {row.id: row for row in rows}
+    assert {event.query for event in events} == {f"{row.group_id}-asked" for row in rows}
+    assert all(by_id[event.item].split == event.split for event in events)
+    # Of a test product all rows are right, or others would count as wrong answers.
+    assert {event.item for event in events if event.split == "test"} == {r.id for r in rows if r.split == "test"}
+    assert len([event for event in events if event.split == "train"]) == SIZES["num_products"]
+
+
+def test_other_words_stand_for_one_word_each():
+    others = [other for words in OTHER_WORDS.values() for other in words]
+    labels = {*CHINESE, *CHINESE.values()}
+    assert set(OTHER_WORDS) <= labels
+    assert len(set(others)) == len(others)
+    assert not {other.lower() for other in others} & {label.lower() for label in labels}
