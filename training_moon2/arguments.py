@@ -137,6 +137,11 @@ class ModelArguments(ExpertArguments):
     )
     architecture: dict | str | None = option(None, "A Qwen3-VL configuration (YAML), trained from nothing.")
     vocab_size: int | None = option(None, "With `architecture`: size of its tokenizer; left out: 4096.")
+    fold_words: bool = option(
+        False,
+        "With `architecture`: its tokenizer takes a word for the same at any place and in any case, and each Chinese "
+        "character for a word, so that a short run sees more of each.",
+    )
     max_pixels: int | None = option(
         None,
         "Larger pictures are scaled down to this many pixels; left out: 9216 (96 x 96) with "
@@ -158,8 +163,9 @@ class ModelArguments(ExpertArguments):
         self.check_upcycling()
         if self.model is None and (self.upcycling or self.router_start):
             raise ValueError("upcycling and router_start only mean something with model, not with architecture.")
-        if self.model is not None and self.vocab_size is not None:
-            raise ValueError(f"vocab_size only means something with architecture; {self.model} has its own.")
+        if self.model is not None and (self.vocab_size is not None or self.fold_words):
+            name = "fold_words" if self.vocab_size is None else "vocab_size"
+            raise ValueError(f"{name} only means something with architecture; {self.model} has its own tokenizer.")
         if self.model is None and (self.revision is not None or self.dtype != "float32"):
             raise ValueError("revision and dtype only mean something with model, not with architecture.")
         if self.lora_rank is None and (self.lora_alpha is not None or self.lora_targets is not None):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import nn
 from transformers import AutoConfig, PreTrainedTokenizerFast
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -41,7 +41,11 @@ def _build(arguments: ModelArguments, rows) -> tuple[Moon2Model, Moon2Processor]
     if arguments.architecture is not None:
         texts = (text for row in rows.select_columns(_texts(rows)) for text in row.values() if text)
         processor = scratch_processor(
-            texts, arguments.architecture, arguments.vocab_size or 4096, arguments.max_pixels or 96 * 96
+            texts,
+            arguments.architecture,
+            arguments.vocab_size or 4096,
+            arguments.max_pixels or 96 * 96,
+            arguments.fold_words,
         )
         return scratch_model(arguments.architecture, processor.tokenizer, **arguments.experts()), processor
     if (Path(arguments.model) / "adapter_config.json").is_file():
@@ -105,10 +109,18 @@ REQUIRED = {
 PAD, IMAGE, IMAGE_START, IMAGE_END = "<|pad|>", "<|image_pad|>", "<|vision_start|>", "<|vision_end|>"
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE, which knows every script, since every text is bytes."""
+def train_tokenizer(texts: Iterable[str], vocab_size: int, fold_words: bool = False) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE, which knows every script, since every text is bytes.
+
+    Args:
+        fold_words: a word is the same at any place and in any case, and a Chinese character is a word.
+    """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=fold_words)
+    if fold_words:
+        tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+        characters = pre_tokenizers.Split(Regex(r"\p{Han}"), "isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([characters, tokenizer.pre_tokenizer])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -122,11 +134,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
-def scratch_processor(texts: Iterable[str], architecture: dict, vocab_size: int, max_pixels: int) -> Moon2Processor:
+def scratch_processor(
+    texts: Iterable[str], architecture: dict, vocab_size: int, max_pixels: int, fold_words: bool = False
+) -> Moon2Processor:
     """Make the processor of an untrained Qwen3-VL of the given architecture (a `Qwen3VLConfig` as a dict).
 
     Args:
         max_pixels: pictures are scaled, at their own shape, to at most this many pixels.
+        fold_words: see `train_tokenizer`.
 
     Raises:
         ValueError: the architecture is of another family, or lacks a field; the message names it.
@@ -146,7 +161,7 @@ def scratch_processor(texts: Iterable[str], architecture: dict, vocab_size: int,
         # Thumbnails are enlarged to about the same count of patches as full photos: one scale for one product.
         size={"shortest_edge": max(unit**2, max_pixels // 2), "longest_edge": max_pixels},
     )
-    tokenizer = train_tokenizer(texts, vocab_size)
+    tokenizer = train_tokenizer(texts, vocab_size, fold_words)
     return Moon2Processor(image_processor, tokenizer, image_token=IMAGE, image_start=IMAGE_START, image_end=IMAGE_END)
 
 

@@ -23,6 +23,17 @@ def test_words_of_the_catalogue_become_single_tokens():
     assert len(tokenizer("红色条纹马克杯")["input_ids"]) < len("红色条纹马克杯")
 
 
+def test_folded_words_are_the_same_in_any_case_and_at_any_place():
+    tokenizer = train_tokenizer(TEXTS * 5, 400, fold_words=True)
+    assert tokenizer("Striped mug STRIPED")["input_ids"] == tokenizer("striped ｍug striped")["input_ids"]
+    assert len(set(tokenizer("Striped striped")["input_ids"])) == 1
+    # A Chinese character is a token, wherever it stands, and the spans are those of the text as it was given.
+    found = tokenizer("红色马克杯 red", return_offsets_mapping=True)
+    assert len(found["input_ids"]) == len("红色马克杯") + len(tokenizer("red")["input_ids"])
+    assert found["offset_mapping"][:5] == [(place, place + 1) for place in range(5)]
+    assert tokenizer("杯")["input_ids"] == found["input_ids"][4:5]
+
+
 def test_model_and_processor_fit_each_other():
     processor = scratch_processor(TEXTS, ARCHITECTURE, vocab_size=300, max_pixels=4096)
     torch.manual_seed(0)

@@ -277,7 +277,7 @@ def test_upcycling_recipe_trains_from_a_dense_checkpoint(tiny_recipe, tmp_path, 
     processor.tokenizer.save_pretrained(dense)
     processor.image_processor.save_pretrained(dense)
     recipe = yaml.safe_load(Path(tiny_recipe).read_text(encoding="utf-8"))
-    for name in ("architecture", "vocab_size", "max_pixels", "moe_intermediate_size"):
+    for name in ("architecture", "vocab_size", "fold_words", "max_pixels", "moe_intermediate_size"):
         del recipe[name]
     recipe |= {"model": str(dense), "max_steps": 2, "output_dir": str(tmp_path / "first")}
     (tmp_path / "upcycle.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
@@ -287,8 +287,9 @@ def test_upcycling_recipe_trains_from_a_dense_checkpoint(tiny_recipe, tmp_path, 
     Moon2Model.from_pretrained(second)
     assert main([str(tmp_path / "upcycle.yaml"), "--model", second, "--num_experts", "3"]) == 2
     assert f"num_experts is 3 in the recipe but 4 in {second}" in capsys.readouterr().err
-    assert main([str(tmp_path / "upcycle.yaml"), "--vocab_size", "300"]) == 2
-    assert "vocab_size only means something with architecture" in capsys.readouterr().err
+    for option in (["--vocab_size", "300"], ["--fold_words", "true"]):
+        assert main([str(tmp_path / "upcycle.yaml"), *option]) == 2
+        assert f"{option[0][2:]} only means something with architecture" in capsys.readouterr().err
 
 
 def test_lora_by_name_leaves_a_merged_model_and_the_adapter(tiny_recipe, tmp_path, capsys):
@@ -296,7 +297,7 @@ def test_lora_by_name_leaves_a_merged_model_and_the_adapter(tiny_recipe, tmp_pat
     assert main([tiny_recipe, "--max_steps", "2"]) == 0
     base, tuned = tmp_path / "moon2", tmp_path / "tuned"
     recipe = yaml.safe_load(Path(tiny_recipe).read_text(encoding="utf-8"))
-    for name in ("architecture", "vocab_size", "max_pixels", "moe_intermediate_size"):
+    for name in ("architecture", "vocab_size", "fold_words", "max_pixels", "moe_intermediate_size"):
         del recipe[name]
     recipe |= {"model": str(base), "output_dir": str(tuned), "max_steps": 2, "learning_rate": 0.05}
     recipe |= {"lora_rank": 4, "lora_targets": ["attention", "experts", "vision"], "save_strategy": "steps"}
