@@ -10,13 +10,14 @@ demo: $(INSTALLED)
 	$(RUN) -m mbe2_dataset build --catalogue synthetic --output mbe2 --overwrite
 	$(RUN) train_moon2.py recipes/tiny.yaml
 	$(RUN) -m evaluation --model moon2 --dataset mbe2 --output results
+	$(RUN) -m evaluation --model bm25 --dataset mbe2 --output results/bm25
 	$(RUN) -m evaluation report results
 	$(RUN) -m evaluation heatmap --model moon2 --dataset mbe2 --output results/heatmap.png
 	@printf '%s\n' '' \
 	  'Made:' \
 	  '  mbe2/                data in MBE2.0 format: load_dataset("mbe2")' \
 	  '  moon2/               the model: AutoModel.from_pretrained("moon2", trust_remote_code=True)' \
-	  '  results/results.md   the tables above; results.json has every figure' \
+	  '  results/results.md   the tables above; results.json has every figure; those of BM25 are in results/bm25' \
 	  '  results/report.html  the same with plots, and what single queries were answered, with pictures' \
 	  '  results/heatmap.png  what the title and the photo of one product attend to' \
 	  '' \
