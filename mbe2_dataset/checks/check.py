@@ -135,7 +135,7 @@ def check_dataset(
     is_whole = not report.failed
     scans, engine = [], Engine("processes", num_proc)
     with tqdm(total=sum(part.rows for part in parts), desc="check", unit="row") as bar:
-        for found in engine.map(scan, parts):
+        for found in engine.map(scan, parts, len(parts)):
             scans.append(found)
             bar.update(found.rows)
     scans.sort(key=lambda found: (found.part.file, found.part.row_group))
@@ -243,7 +243,7 @@ def _looked_at(scans: list[Scan], engine: Engine) -> np.ndarray:
     tasks = [(found.part, pictures) for found, pictures in zip(scans, wanted, strict=True) if len(pictures)]
     looks, faults = [np.empty(0, LOOK)], {}
     with tqdm(total=len(chosen), desc="decode", unit="picture") as bar:
-        for found, wrong in engine.map(look, tasks):
+        for found, wrong in engine.map(look, tasks, len(tasks)):
             looks.append(found)
             faults |= wrong
             bar.update(len(found) + len(wrong))

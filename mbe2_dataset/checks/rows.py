@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from mbe2_dataset.catalogue.pictures import Picture, decode
+from mbe2_dataset.parallel import key_of
 
 LEVELS = ("error", "warning", "info")
 
@@ -143,11 +144,6 @@ class Scan:
         found[0] += 1
         if len(found[1]) < EXAMPLES:
             found[1].append(example)
-
-
-def key_of(text: str) -> int:
-    """Hash a text to 64 bits."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def scan(part: Part) -> Scan:
