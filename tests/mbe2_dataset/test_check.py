@@ -1,5 +1,6 @@
 """The check of a published data set finds each kind of fault, its report shows the rows, and the card is valid."""
 
+import hashlib
 import io
 import json
 import random
@@ -20,11 +21,10 @@ from PIL import Image
 from common_moon2.cli import UserError
 from conftest import change, cut_picture
 from mbe2_dataset.card import Origin, Terms, card
-from mbe2_dataset.catalogue.pictures import decode
 from mbe2_dataset.checks import rows, sets
 from mbe2_dataset.checks.check import CheckReport, check_dataset, spread
 from mbe2_dataset.checks.page import write_report
-from mbe2_dataset.checks.rows import LOOK
+from mbe2_dataset.checks.rows import LOOK, thumbnail
 from mbe2_dataset.errors import ModelError
 
 ORIGIN = Origin("shop", False, "python -m mbe2_dataset build", 0)
@@ -216,16 +216,25 @@ def test_near_pictures_are_those_that_comparing_all_finds(monkeypatch):
         & (colours <= 3.5)
         & (one["sha"][:, None] != other["sha"])
     )
-    found = sets._candidates(one, other)
-    assert sorted(found) == list(zip(*(places.tolist() for places in np.nonzero(alike)), strict=True))
-    assert (bits[alike] > 7).any() and 100 < len(found) < (bits <= sets.HASH_DISTANCE).sum()
-    distances = [colours[pair] for pair in found]
+    looks, places = np.concatenate([one, other]), np.arange(len(one) + len(other))
+    found, total = sets._candidates(looks, places[: len(one)], places[len(one) :])
+    expected = list(zip(*(place.tolist() for place in np.nonzero(alike)), strict=True))
+    assert sorted(map(tuple, found.tolist())) == expected
+        zip(*(place.tolist() for place in np.nonzero(alike)), strict=True)
+    )
+    assert (bits[alike] > 7).any() and 100 < len(found) == total < (bits <= sets.HASH_DISTANCE).sum()
+    distances = colours[*found.T].tolist()
     assert distances == sorted(distances)
+    # Of too many, those that are nearest are looked at closely.
+    monkeypatch.setattr(sets, "CANDIDATES", 30)
+    nearest, counted = sets._candidates(looks, places[: len(one)], places[len(one) :])
+    assert nearest.tolist() == found[:30].tolist() and counted == total
 
 
 def test_each_different_picture_is_decoded_once(mbe2, report, monkeypatch):
     decoded = []
-    monkeypatch.setattr(rows, "decode", lambda picture: decoded.append(picture.sha256) or decode(picture))
+    seen = lambda content: decoded.append(hashlib.sha256(content).hexdigest()) or thumbnail(content)  # noqa: E731
+    monkeypatch.setattr(rows, "thumbnail", seen)
     assert check_dataset(mbe2) == report
     assert len(decoded) == len(set(decoded)) == report.pictures["different"] < report.pictures["decoded"]
 
