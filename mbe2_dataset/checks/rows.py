@@ -3,9 +3,9 @@
 import hashlib
 import json
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from PIL import Image
 
 from mbe2_dataset.catalogue.pictures import Picture, decode
 from mbe2_dataset.parallel import key_of
-from pictures_moon2 import PILLOW_ERRORS, check_shape
+from pictures_moon2 import check_shape
 
 LEVELS = ("error", "warning", "info")
 
@@ -103,11 +103,15 @@ PICTURE = np.dtype(
 THUMBNAIL = 16
 SIDE = np.dtype([("sha", "u8"), ("side", "i4")])
 LOOK = np.dtype([("sha", "u8"), ("hash", "u8"), ("small", "u1", (48,)), ("thumbnail", "u1", (THUMBNAIL, THUMBNAIL, 3))])
+# What ends the data of a scan of a JPEG.
+MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+# A photo is decoded in pixels that are so many at least on its shorter side.
+LEAST = 4 * THUMBNAIL
 REDUCED = {
-    1: cv2.IMREAD_COLOR,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    1: cv2.IMREAD_COLOR,
 }
 _FREQUENCIES = np.cos(np.pi / THUMBNAIL * np.arange(8)[:, None] * (np.arange(THUMBNAIL) + 0.5))
 
@@ -240,19 +244,20 @@ def look(task: tuple[Part, np.ndarray]) -> tuple[np.ndarray, np.ndarray, dict[in
     table = pq.ParquetFile(part.path).read_row_group(part.row_group, columns=columns)
     sides, photos, thumbnails, faults = [], [], [], {}
     for column, name in enumerate(PICTURES[part.config]):
+        are_photos = bool(is_photo(part.config, column))
         for row, number, content in _contents(table.column(name)) if name in columns else ():
             sha = wanted.get((column, row, number))
             if sha is None:
                 continue
             try:
-                side, seen = thumbnail(content)
+                side, thumbnail = seen(content.to_pybytes(), are_photos)
             except ValueError as error:
                 faults[sha] = str(error)
                 continue
             sides.append((sha, side))
-            if is_photo(part.config, column):
+            if are_photos:
                 photos.append(sha)
-                thumbnails.append(seen)
+                thumbnails.append(thumbnail)
     looks = np.empty(len(photos), LOOK)
     if photos:
         looks["sha"], looks["thumbnail"] = photos, np.stack(thumbnails)
@@ -260,27 +265,46 @@ def look(task: tuple[Part, np.ndarray]) -> tuple[np.ndarray, np.ndarray, dict[in
     return np.array(sides, SIDE), looks, faults
 
 
-def thumbnail(content: pa.Buffer) -> tuple[int, np.ndarray]:
-    """Return the longest side of an encoded picture, and its mean colours (16, 16, 3), uint8.
+def seen(content: bytes, is_photo: bool = True) -> tuple[int, np.ndarray | None]:
+    """Return the longest side of an encoded picture, and of a photo its mean colours (16, 16, 3), uint8.
 
-    Of a JPEG, OpenCV decodes no more pixels than that takes, in a quarter of Pillow's time. It passes over an end that
-    is missing, so a file must end as a JPEG does; anything unusual is left to `decode`.
+    A usual JPEG is decoded by OpenCV in as few pixels as that takes; all of its data are read, in a quarter of the time
+    of Pillow. OpenCV passes over damage that Pillow finds, so the data are looked through for it; `decode` gets all
+    else. A damaged header that only Pillow refuses is not found.
 
     Raises:
         ValueError: it cannot be decoded, or is of a shape that no processor takes.
     """
-    if content[:2].to_pybytes() == b"\xff\xd8" and content[-2:].to_pybytes() == b"\xff\xd9":
-        with suppress(*PILLOW_ERRORS), Image.open(pa.BufferReader(content), formats=("JPEG",)) as header:
-            size, is_plain = header.size, header.mode in ("RGB", "L") and not {"exif", "xmp"} & header.info.keys()
-            if is_plain and 0 < size[0] * size[1] <= (Image.MAX_IMAGE_PIXELS or math.inf):
-                check_shape(size)
-                scale = max(scale for scale in REDUCED if scale == 1 or min(size) >= 2 * THUMBNAIL * scale)
-                pixels = cv2.imdecode(np.frombuffer(content, np.uint8), REDUCED[scale])
-                if pixels is not None:
-                    small = cv2.resize(pixels, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
-                    return max(size), small[..., ::-1]
-    image = decode(Picture(content.to_pybytes(), ""))
-    return max(image.size), np.asarray(image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+    width, height = _usual_jpeg(content)
+    pixels = None
+    if 0 < width * height <= (Image.MAX_IMAGE_PIXELS or math.inf):
+        check_shape((width, height))
+        least = LEAST if is_photo else 1
+        scale = next(scale for scale in REDUCED if scale == 1 or min(width, height) >= least * scale)
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), REDUCED[scale])
+    if pixels is None:
+        pixels = np.asarray(decode(Picture(content, "")))[..., ::-1]
+        height, width = pixels.shape[:2]
+    if not is_photo:
+        return max(width, height), None
+    small = cv2.resize(pixels, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+    return max(width, height), small[..., ::-1]
+
+
+def _usual_jpeg(content: bytes) -> tuple[int, int]:
+    """Return width and height of a JPEG that is grey or RGB, upright, of one scan and whole; (0, 0) for all else."""
+    place, size = 2, (0, 0)
+    while content[:2] == b"\xff\xd8" and content[place : place + 1] == b"\xff":
+        kind, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4], "big")
+        if kind in (0xC0, 0xC1) and content[place + 4] == 8 and content[place + 9] in (1, 3):
+            size = tuple(int.from_bytes(content[place + at : place + at + 2], "big") for at in (7, 5))
+        elif kind == 0xDA:
+            end = MARKER.search(content, place + 2 + length)
+            return size if end is not None and end.group() == b"\xff\xd9" and end.end() == len(content) else (0, 0)
+        elif kind not in (0xE0, 0xE2, 0xDB, 0xC4, 0xDD, 0xFE):  # JFIF, colour profile, tables, restarts, comment
+            break
+        place += 2 + length
+    return 0, 0
 
 
 def _hashed(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
