@@ -7,7 +7,7 @@ from common_moon2.fields import Command, run_command
 from evaluation import arguments
 
 PROG = "python -m evaluation"
-EXTRAS = dict.fromkeys(("sklearn", "matplotlib", "jinja2", "bm25s"), "eval")
+EXTRAS = dict.fromkeys(("sklearn", "matplotlib", "jinja2", "bm25s"), "eval") | {"mteb": "mteb"}
 
 COMMANDS = {
     "run": Command(
@@ -21,6 +21,16 @@ COMMANDS = {
             "python -m evaluation --model moon2 --dataset mbe2 --output results --dims 128,64 --precisions int8,binary",
             "python -m evaluation --model moon2 --dataset mbe2 --output results --json > scores.json",
         ),
+    ),
+    "suite": Command(
+        arguments.Suite,
+        "evaluation.measure.suite:run_suite",
+        (
+            "python -m evaluation suite --model moon2 --dataset mbe2",
+            "python -m evaluation suite --model moon2 --model google/siglip-so400m-patch14-384",
+            "python -m evaluation suite --model moon2 --tasks SOPI2IRetrieval,ESCIReranking --json > suite.json",
+        ),
+        exit_1="a data set could not be fetched; the other tasks were run",
     ),
     "compare": Command(
         arguments.Compare,

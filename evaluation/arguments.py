@@ -15,6 +15,19 @@ VIEWS = ("own", "t", "i", "mm")
 DTYPES = ("float32", "float16", "int8")
 ENGINES = ("exact", "faiss", "faiss-hnsw", "faiss-ivf")
 STORES = ("lancedb", "qdrant", "pgvector")  # that can be asked
+# Public product tasks of mteb; docs/benchmark.md says what each asks for.
+PUBLIC_TASKS = (
+    "Fashion200kT2IRetrieval",
+    "Fashion200kI2TRetrieval",
+    "FashionIQIT2IRetrieval",
+    "SOPI2IRetrieval",
+    "RP2kI2IRetrieval",
+    "GLAMI1MT2IRetrieval",
+    "GLAMI1MI2TRetrieval",
+    "ESCIReranking",
+)
+OWN_TASKS = "MBE2Format-{}"  # of a data set in MBE2.0 format
+OWN_NAMES = tuple(map(OWN_TASKS.format, ("t2mm", "i2mm", "mm2mm", "t2i", "i2t", "classification")))
 SANITY = 200  # products of the built-in catalogue
 # Tables in a single file -> what datasets calls the format.
 FILE_KINDS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
@@ -101,6 +114,56 @@ class Run(Options):
             if name != BM25:
                 local_folder("model", name.removesuffix(HYBRID), self.model_revision)
         local_folder("dataset", self.dataset, self.dataset_revision)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Score models on public product tasks.
+
+    Runs mteb's own tasks, and those of a data set in MBE2.0 format if one is given. Prints one table, a row for each
+    task and a column for each model. A run that was interrupted goes on where it was when it is started again.
+    """
+
+    model: list[str] = option(
+        help="folder or Hub id of a model, as `run` takes it (bm25 not); its code is run. Give it several times for a "
+        "table side by side",
+        action="append",
+    )
+    model_revision: str | None = option(None, "branch, tag or commit of a --model on the Hub")
+    tasks: list[str] = option(
+        list,
+        f"some of them only, as SOPI2IRetrieval,ESCIReranking; there are {', '.join(PUBLIC_TASKS)}, and with --dataset "
+        f"{', '.join(OWN_NAMES)}",
+        type=lambda text: text.split(","),
+    )
+    dataset: str | None = option(None, "folder or Hub id of a data set in MBE2.0 format, whose directions are added")
+    dataset_revision: str | None = option(None, "branch, tag or commit of a --dataset on the Hub")
+    output: Path = option(Path("suite"), "folder for the results and for suite.md, made if it is not there")
+    batch_size: int = option(64, "products embedded at a time", type=whole(1))
+    workers: int = option(0, "processes that read large pictures while the model is at work", type=whole(0))
+    cache: Path | None = option(None, CACHE_HELP)
+
+    def check(self) -> None:
+        """Refuse what cannot be done, before mteb is imported."""
+        refuse_file(self.output)
+        known = (*PUBLIC_TASKS, *OWN_NAMES)
+        for name in self.tasks:
+            if name not in known:
+                raise UserError(f"There is no task {name!r} in the suite; there are {', '.join(known)}.")
+            if name in OWN_NAMES and self.dataset is None:
+                raise UserError(f"The task {name} is one of a data set in MBE2.0 format: give --dataset.")
+        if self.dataset is not None:
+            local_folder("dataset", self.dataset, self.dataset_revision)
+        elif self.dataset_revision is not None:
+            raise UserError("--dataset_revision only means something with --dataset.")
+        if len(set(self.model)) < len(self.model):
+            raise UserError("A --model is given twice.")
+        if self.model_revision is not None and len(self.model) > 1:
+            raise UserError("--model_revision only means something with a single --model.")
+        for name in self.model:
+            if name == BM25 or name.endswith(HYBRID):
+                raise UserError(f"mteb compares vectors, and {BM25} has none: leave out --model {name}.")
+            local_folder("model", name, self.model_revision)
 
 
 @dataclass(frozen=True)

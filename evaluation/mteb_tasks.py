@@ -1,32 +1,38 @@
-"""An MBE2.0-format benchmark as mteb tasks, and checkpoints as encoders that mteb shows pictures to. Needs mteb.
+"""An MBE2.0-format benchmark as mteb tasks, and the evaluation's encoders as mteb's. Needs mteb.
 
 The figures are those of `evaluation.measure.evaluate`, as far as mteb goes the same way: it rounds most figures to five
 digits, cuts a ranking after a thousand candidates (its `mrr_at_1000` gives nothing for a later one), and compares in
-float32. It also hands over decoded pictures, where the harness lets the JPEG decoder shrink one of at least twice the
-model's size while decoding: of such pictures the vectors, and so the figures, differ a little.
+float32.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from datasets import Dataset, DatasetDict, Image
 from mteb.abstasks import AbsTask, AbsTaskRetrieval, AbsTaskZeroShotClassification
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from mteb.abstasks.task_metadata import TaskMetadata
-from mteb.models import SentenceTransformerEncoderWrapper
-from sentence_transformers import SentenceTransformer
+from mteb.models import ModelMeta
+from mteb.models.abs_encoder import AbsEncoder
+from mteb.models.model_meta import ScoringFunction
+from mteb.types import PromptType
+from torch.utils.data import DataLoader
 
 from common_moon2.cli import UserError
+from evaluation.arguments import OWN_TASKS
 from evaluation.measure.classification import CATEGORY_TEMPLATE, category_labels
 from evaluation.measure.retrieval import DIRECTIONS
-from evaluation.models.checkpoint import find_checkpoint, fingerprint
+from evaluation.models.checkpoint import find_checkpoint
+from evaluation.models.encoders import FIND_PRODUCT, Encoder, load_encoder, peer_of
 from evaluation.tables.benchmark import QUERY_VIEWS, Benchmark, load_benchmark
-from evaluation.tables.products import Products
+from evaluation.tables.products import Columns, Products, ProductView
+from evaluation.vectors.catalogue import VectorCache
 
 # view: mteb's letters for it, and the columns that hold it
 CATEGORIES = {"t": "t", "i": "i", "mm": "it"}
 COLUMNS = {"t": ["text"], "i": ["image"], "mm": ["text", "image"]}
-PREFIX = "MBE2Format"
 
 
 def mbe2_tasks(dataset: str, revision: str | None = None, languages: Sequence[str] = ("eng-Latn",)) -> list[AbsTask]:
@@ -54,32 +60,73 @@ def mbe2_tasks(dataset: str, revision: str | None = None, languages: Sequence[st
     return tasks
 
 
-def mteb_encoder(model: str, revision: str | None = None) -> SentenceTransformerEncoderWrapper:
-    """Load a Moon2 checkpoint, or another sentence-transformers model, for `mteb.evaluate`. Its code is run.
-
-    mteb takes a plain `SentenceTransformer` for a text encoder and drops pictures; this one says what it can embed. It
-    also has a name and a revision, by which mteb keeps the results of different models apart.
+def mteb_encoder(
+    model: str, revision: str | None = None, cache: VectorCache | None = None, workers: int = 0
+) -> "MtebEncoder":
+    """Load any model that the evaluation knows for `mteb.evaluate`. The code inside a checkpoint is run.
 
     Args:
-        model: folder or Hub id.
+        model: as `load_encoder` takes it.
         revision: branch, tag or commit on the Hub.
+        cache: keeps vectors, so that a task that was interrupted goes on where it was.
+        workers: processes that read large pictures while the model is at work.
 
     Raises:
-        UserError: there is no such model, or sentence-transformers cannot load it.
+        UserError: as `load_encoder`.
     """
-    folder, commit = find_checkpoint(model, revision)
-    try:
-        encoder = SentenceTransformer(str(folder), trust_remote_code=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"sentence-transformers cannot load {model}: {error}") from error
-    wrapper = SentenceTransformerEncoderWrapper(encoder)
+    encoder, (folder, commit) = load_encoder(model, revision), find_checkpoint(model, revision)
+    # What we add to a model's files is part of what is scored, and changes with this project, not with the model.
+    added = "" if encoder.kind == "moon2" else peer_of(model).additions
     facts = {
         "name": f"local/{folder.name}" if commit is None else model,
-        "revision": commit or fingerprint(folder),
-        "modalities": [modality for modality in ("text", "image") if encoder.supports(modality)],
+        "revision": commit or encoder.fingerprint,
+        "modalities": [name for name, view in (("text", "t"), ("image", "i")) if view in encoder.views],
+        "similarity_fn_name": ScoringFunction.COSINE,
+        "n_parameters": encoder.parameters,
+        "embed_dim": encoder.dimension,
+        "experiment_kwargs": {"added": hashlib.sha256(added.encode()).hexdigest()[:8]} if added else None,
     }
-    wrapper.mteb_model_meta = wrapper.mteb_model_meta.model_copy(update=facts)
-    return wrapper
+    return MtebEncoder(encoder, ModelMeta.create_empty(facts), cache, workers)
+
+
+class MtebEncoder(AbsEncoder):
+    """An encoder of the evaluation as mteb calls one: it reads pictures as `run` does, and gives the same vectors."""
+
+    def __init__(self, encoder: Encoder, meta: ModelMeta, cache: VectorCache | None = None, workers: int = 0):
+        self.encoder, self.mteb_model_meta, self.cache, self.workers = encoder, meta, cache, workers
+
+    def encode(
+        self,
+        inputs: DataLoader,
+        *,
+        task_metadata: TaskMetadata,
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: PromptType | None = None,
+        batch_size: int = 64,
+        **_: Any,
+    ) -> torch.Tensor:
+        """Return (N, D) vectors of what the loader's data set shows: texts, images or both.
+
+        A model that takes instructions is told the task's own.
+
+        Raises:
+            UserError: a product cannot be prepared, or its vector is not finite.
+        """
+        shown = [name for name in COLUMNS["mm"] if name in inputs.dataset.column_names]
+        view = next(view for view, columns in COLUMNS.items() if columns == shown)
+        # Labels are asked of products, and come without a role.
+        is_query = prompt_type == PromptType.query or (prompt_type is None and view == "t")
+        role, what = ("query", "queries") if is_query else ("document", "corpus")
+        told = task_metadata.prompt.get("query") if isinstance(task_metadata.prompt, dict) else task_metadata.prompt
+        self.encoder.instruction = told or FIND_PRODUCT
+        subset = "" if hf_subset == "default" else f" {hf_subset}"
+        columns = Columns(None, *(name if name in shown else None for name in COLUMNS["mm"]))
+        products = Products(f"{task_metadata.name}{subset} {what}", inputs.dataset.select_columns(shown), columns)
+        asked = ProductView(products, view, range(len(products)))
+        if self.cache is None:
+            return self.encoder.encode(asked, batch_size, self.workers, role, products.name)
+        return self.cache.embed(self.encoder, asked, view, role, batch_size, self.workers, products.name)
 
 
 class SeesAll:
@@ -154,7 +201,7 @@ class Mbe2Classification(SeesAll, AbsTaskZeroShotClassification):
 
 def _task(base: type[AbsTask], name: str, description: str, facts: dict) -> type[AbsTask]:
     """Return a class of its own: mteb looks for metadata in classes, and takes them off an object that it unloads."""
-    name = f"{PREFIX}-{name}"
+    name = OWN_TASKS.format(name)
     return type(name, (base,), {"metadata": TaskMetadata(name=name, description=description, **facts)})
 
 

@@ -2,6 +2,7 @@
 
 import atexit
 import filecmp
+import gc
 import os
 import shutil
 import tempfile
@@ -240,3 +241,9 @@ def chromium():
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+def pytest_collection_finish():
+    """Leave what was imported out of every garbage collection from here on: transformers asks for many of them."""
+    gc.collect()
+    gc.freeze()

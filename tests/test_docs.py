@@ -47,6 +47,7 @@ NEEDED = {
     "docs/serving.md": ["litserve", "onnxruntime"],
     "docs/cost.md": ["lancedb"],
     "docs/search.md": ["lancedb"],
+    "docs/benchmark.md": ["mteb"],
     "docs/vectors.md": ["mteb"],
 }
 # Start of a command -> why it is not run. Their options, files and targets are checked all the same.
@@ -59,6 +60,7 @@ NOT_RUN = {
     ),
     "vllm serve": "serves until stopped; `test_vllm.py` starts it",
     "python -m pytest": "is this",
+    "python -m evaluation suite --model moon2 --model": "needs the network; `test_suite.py` runs stand-ins",
     "python -m evaluation weigh": "needs dozens of judged queries; `test_hybrid.py` runs it",
     "python -m evaluation store --vectors vectors --store pgvector": "needs a server; `test_stores.py` starts one",
     "python -m research.study pack": "needs the data of the study; `test_study.py` packs other data",
@@ -90,6 +92,7 @@ SMALLER = {
     "python -m research.benchmarks compression": "--size 200 --queries 5",
     "python -m research.benchmarks stores": "--sizes 1000 --queries 2 --stores lancedb",
     "python -m research.benchmarks small_objects": "--products 10 --shares 0.2",
+    "python -m research.benchmarks scale": "--model tiny",
     "python -m research.benchmarks http_service": "--clients 2 --requests 4 --repeats 1",
 }
 # What cannot be had here -> what takes its place.

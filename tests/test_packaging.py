@@ -144,7 +144,7 @@ def test_from_an_empty_environment_to_a_model_outside_the_repository(tmp_path):
         assert done.returncode == 0, f"{words}: {done.stderr}"
         return done.stdout
 
-    where = run("-c", "import modeling_moon2, training; print(modeling_moon2.__file__, training.__file__)")
+    where = run("-c", "import modeling_moon2, training_moon2; print(modeling_moon2.__file__, training_moon2.__file__)")
     assert where.count(str(tmp_path / "venv")) == 2
     said = {}
     for line in CHAIN:

@@ -1,13 +1,18 @@
 """Encoders: any model through one adapter, products in, L2-normalised vectors out."""
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
+import yaml
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from torch.nn.functional import normalize
 from transformers import (
     AutoImageProcessor,
@@ -27,38 +32,72 @@ from processing_moon2 import read_product
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-
-class Peer(NamedTuple):
-    """How a model is loaded and asked.
-
-    Attributes:
-        loader: "sentence-transformers" or "two-towers" (`get_text_features` and `get_image_features`).
-        query_prompt, document_prompt: the instruction of queries and of products; `None` leaves the model's own.
-        adapter_of: the model is a PEFT adapter of this one, pooled at the last token.
-        requires: packages that loading it needs beside the project's.
-    """
-
-    loader: str = "sentence-transformers"
-    query_prompt: str | None = None
-    document_prompt: str | None = None
-    adapter_of: str | None = None
-    requires: tuple[str, ...] = ()
-
-
 # What a user asks a shop for, in the words of an instruction (our choice).
 FIND_PRODUCT = "Find a product that matches the query."
 
-PEERS = {
-    "Alibaba-NLP/gme-Qwen2-VL-2B-Instruct": Peer(query_prompt=FIND_PRODUCT, requires=("torchvision",)),
-    "Alibaba-NLP/gme-Qwen2-VL-7B-Instruct": Peer(query_prompt=FIND_PRODUCT, requires=("torchvision",)),
-    "Qwen/Qwen3-VL-Embedding-2B": Peer(query_prompt=FIND_PRODUCT, requires=("torchvision",)),
-    "Qwen/Qwen3-VL-Embedding-8B": Peer(query_prompt=FIND_PRODUCT, requires=("torchvision",)),
-    "VLM2Vec/VLM2Vec-V2.0": Peer(
-        query_prompt=FIND_PRODUCT, adapter_of="Qwen/Qwen2-VL-2B-Instruct", requires=("peft", "torchvision")
-    ),
-    "Marqo/marqo-ecommerce-embeddings-B": Peer(loader="two-towers", requires=("open_clip_torch",)),
-    "Marqo/marqo-ecommerce-embeddings-L": Peer(loader="two-towers", requires=("open_clip_torch",)),
-}
+
+@dataclass(frozen=True)
+class Peer:
+    """How a model is loaded and asked, where its files do not say it; `peers.yaml` has those that we know.
+
+    Attributes:
+        loader: "sentence-transformers" or "two-towers" (`get_text_features` and `get_image_features`).
+        card: where the rest comes from.
+        query_prompt, document_prompt: what queries and products are embedded with; `{instruction}` stands for the
+            task. `None` leaves the model's own.
+        own_prompts: the model's own prompts are needed, and one without them is refused.
+        prompt_joined: `None`: sentence-transformers places the prompt. Otherwise it is written before the text, with
+            this between them, and is the text of a product without one.
+        image_first: the image comes before the text.
+        as_tuple: a product with both is a tuple, and one with either is that alone.
+        images: so many of a product are read; more are refused.
+        encode: further arguments of `SentenceTransformer.encode`.
+        views: those that it has, where sentence-transformers does not know.
+        lowercase: texts are.
+        own_normalizer: the tokenizer's normalizer is that of tokenizer.json; transformers builds another one.
+        adapter_of: the model is a PEFT adapter of this one, pooled at the last token.
+        requires: packages that loading it needs beside the project's.
+        note: what a reader of its figures should know.
+    """
+
+    loader: str = "sentence-transformers"
+    card: str | None = None
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+    own_prompts: bool = False
+    prompt_joined: str | None = None
+    image_first: bool = False
+    as_tuple: bool = False
+    images: int | None = None
+    encode: Mapping[str, Any] = field(default_factory=dict)
+    views: Sequence[str] = ()
+    lowercase: bool = False
+    own_normalizer: bool = False
+    adapter_of: str | None = None
+    requires: Sequence[str] = ()
+    note: str = ""
+
+    @property
+    def additions(self) -> str:
+        """Return what changes vectors, for fingerprints; empty if the model is asked as its files say."""
+        told = {"card": None, "requires": (), "note": "", "views": (), "images": None, "own_prompts": False}
+        plain = replace(self, loader=Peer.loader, **told)
+        return "" if plain == Peer() else str(plain)
+
+
+def _read_peers() -> dict[str, Peer]:
+    text = files(__package__).joinpath("peers.yaml").read_text(encoding="utf-8")
+    return {name: Peer(**row) for row in yaml.safe_load(text) for name in row.pop("models")}
+
+
+PEERS = _read_peers()
+
+
+def peer_of(name: str) -> Peer:
+    """Return what is known of a model: by its Hub id, or of a folder by its own name, as that of a copy."""
+    if Path(name).is_dir():
+        return {known.split("/")[1]: peer for known, peer in PEERS.items()}.get(Path(name).name, Peer())
+    return PEERS.get(name, Peer())
 
 
 # Dual encoders that transformers has, and how their text tower was trained to see padding.
@@ -80,6 +119,7 @@ class Encoder(ABC):
         parameters, dtype: the number and kind of its weights.
         note: what a reader of the figures should know of how the vectors are made; may be empty.
         longest: the tokens that it reads of a text; `None` if it reads all, or if that is not known.
+        instruction: what queries are for, in words; some models are told.
     """
 
     name: str
@@ -92,6 +132,7 @@ class Encoder(ABC):
     dtype: str
     note: str
     longest: int | None
+    instruction: str = FIND_PRODUCT
 
     def prompt(self, role: str) -> str | None:
         """Return the instruction that queries (or "document"s) are embedded with."""
@@ -152,31 +193,31 @@ def load_encoder(name: str, revision: str | None = None, kind: str = "auto") -> 
     if kind not in KINDS:
         raise UserError(f"There is no kind {kind!r} of encoder; there are {', '.join(KINDS)}.")
     folder, commit = find_checkpoint(name, revision)
-    peer = PEERS.get(name)
+    peer = peer_of(name)
     if kind == "auto":
         kind = _kind(folder, name, peer)
     if kind == "moon2":
         return Moon2Encoder(load_checkpoint(name, revision), name)
-    peer = peer or Peer()
     try:
         if kind == "two-towers":
-            return TwoTowerEncoder(folder, name, commit)
+            return TwoTowerEncoder(folder, name, commit, peer)
         return SentenceEncoder(folder, name, commit, peer)
     except (OSError, ValueError, KeyError, AttributeError, RuntimeError, ImportError, SafetensorError) as error:
         needs = f" It needs {' and '.join(peer.requires)}." if peer.requires else ""
+        needs += f" Its card: {peer.card}" if peer.card else ""
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"The model in {name} cannot be loaded: {reason}{needs}") from error
 
 
-def _kind(folder: Path, name: str, peer: Peer | None) -> str:
-    if peer is not None:
-        return peer.loader
+def _kind(folder: Path, name: str, peer: Peer) -> str:
     is_sentence_model = (folder / "modules.json").exists()
-    # A sentence-transformers model may keep its config.json in a module's folder.
-    has_config = (folder / "config.json").exists() or not is_sentence_model
+    # A sentence-transformers model may keep its config.json in a module's folder, and an adapter need not have one.
+    has_config = (folder / "config.json").exists() or not (is_sentence_model or peer.card)
     model_type = read_config(folder, name).get("model_type") if has_config else None
-    if model_type == "moon2":
+    if model_type == "moon2":  # which may lie in a folder that is named after its backbone
         return "moon2"
+    if peer.card:
+        return peer.loader
     if is_sentence_model:
         return "sentence-transformers"
     if model_type in TWO_TOWERS:
@@ -210,22 +251,30 @@ class Moon2Encoder(Encoder):
         return moon2_output(self.checkpoint.model, "embeddings", inputs)
 
 
-def _sentence_inputs(products: list[dict]) -> list[dict]:
+def _sentence_inputs(peer: Peer, products: list[dict]) -> list[dict]:
     """Return dicts, because sentence-transformers takes a string for an image if it looks like a path or address."""
     inputs = []
     for index, product in enumerate(products):
         text, pictures = _read(product, index)
+        if peer.images is not None and len(pictures) > peer.images:
+            raise ValueError(f"Item {index}: this model reads {peer.images} image of a product, not {len(pictures)}.")
         shown = pictures[0] if len(pictures) == 1 else pictures
-        inputs.append(({} if text is None else {"text": text}) | ({"image": shown} if pictures else {}))
+        inputs.append(_ordered(peer, text, shown or None))
     return inputs
 
 
-def _two_tower_inputs(tokenize: Any, process: Any, products: list[dict]) -> dict:
+def _ordered(peer: Peer, text: str | None, image: Any) -> dict:
+    """Return what there is of both, in the order in which the model wants it."""
+    parts = [("text", text), ("image", image)]
+    return {name: part for name, part in (parts[::-1] if peer.image_first else parts) if part is not None}
+
+
+def _two_tower_inputs(tokenize: Any, process: Any, lowercase: bool, products: list[dict]) -> dict:
     texts, with_text, pictures, owners = [], [], [], []
     for index, product in enumerate(products):
         text, images = _read(product, index)
         if text is not None:
-            texts.append(text)
+            texts.append(text.lower() if lowercase else text)
             with_text.append(index)
         pictures += images
         owners += [index] * len(images)
@@ -252,29 +301,36 @@ class SentenceEncoder(Encoder):
     """
 
     kind = "sentence-transformers"
-    _prepare = staticmethod(_sentence_inputs)
 
     def __init__(self, folder: Path, name: str, revision: str | None, peer: Peer):
-        self.name, self.revision, self.fingerprint = name, revision, fingerprint(folder)
+        self.name, self.revision, self.fingerprint = name, revision, _fingerprint(folder, peer)
+        self.peer, self._prepare = peer, partial(_sentence_inputs, peer)
         load = partial(_with_adapter, peer.adapter_of) if peer.adapter_of else _sentence_transformer
         self.model = load(folder).eval()
+        if peer.own_normalizer:
+            rules = Tokenizer.from_file(str(folder / "tokenizer.json")).normalizer
+            self.model.tokenizer.backend_tokenizer.normalizer = rules
+        if peer.own_prompts and not all(self.model.prompts.get(role) for role in ("query", "document")):
+            raise ValueError("its card asks for prompts of queries and documents, which its files do not have.")
         self._prompts = {
             "query": peer.query_prompt or self.model.prompts.get("query") or None,
             "document": peer.document_prompt or self.model.prompts.get("document") or None,
         }
-        views = {view for view, modality in (("t", "text"), ("i", "image")) if self.model.supports(modality)}
-        self.joint = self.model.supports(("image", "text"))
+        supported = {view for view, modality in (("t", "text"), ("i", "image")) if self.model.supports(modality)}
+        views = set(peer.views) or supported
+        self.joint = "mm" in peer.views or self.model.supports(("image", "text"))
         if self.joint or views == {"t", "i"}:
             views.add("mm")
         self.views = frozenset(views)
         self.dimension = self.model.get_embedding_dimension()
         self.parameters, self.dtype = sum(weight.numel() for weight in self.model.parameters()), _dtype(self.model)
-        self.note = "" if self.joint or "mm" not in views else MEAN_NOTE
+        self.note = "; ".join(filter(None, [peer.note, "" if self.joint or "mm" not in views else MEAN_NOTE]))
         is_known = isinstance(getattr(self.model, "tokenizer", None), PreTrainedTokenizerBase)
         self.longest = self.model.max_seq_length if is_known and "t" in views else None
 
     def prompt(self, role: str) -> str | None:
-        return self._prompts[role]
+        told = self._prompts[role]
+        return told and told.replace("{instruction}", self.instruction)
 
     def cut(self, texts, role="document"):
         if self.longest is None:
@@ -288,8 +344,19 @@ class SentenceEncoder(Encoder):
         return normalize(sum(parts), dim=-1)
 
     def _vectors(self, role: str, inputs: list[dict]) -> torch.Tensor:
+        prompt, peer, options = self.prompt(role), self.peer, dict(self.peer.encode)
         call = {"query": self.model.encode_query, "document": self.model.encode_document}[role]
-        options = {"prompt": self.prompt(role)} if self.prompt(role) else {}
+        if options:
+            call = self.model.encode  # the others would set its `task`
+        if prompt and peer.prompt_joined is None:
+            options["prompt"] = prompt
+        elif prompt:
+            options["prompt"] = ""
+            before = f"{prompt}{peer.prompt_joined}"
+            told = [before + product["text"] if "text" in product else prompt for product in inputs]
+            inputs = [_ordered(peer, text, product.get("image")) for text, product in zip(told, inputs, strict=True)]
+        if peer.as_tuple:
+            inputs = [tuple(part.values()) if len(part) > 1 else next(iter(part.values())) for part in inputs]
         found = call(inputs, batch_size=len(inputs), show_progress_bar=False, convert_to_tensor=True, **options)
         return normalize(found.float(), dim=-1)
 
@@ -304,8 +371,8 @@ class TwoTowerEncoder(Encoder):
     views = frozenset(("t", "i", "mm"))
     note = MEAN_NOTE
 
-    def __init__(self, folder: Path, name: str, revision: str | None):
-        self.name, self.revision, self.fingerprint = name, revision, fingerprint(folder)
+    def __init__(self, folder: Path, name: str, revision: str | None, peer: Peer):
+        self.name, self.revision, self.fingerprint = name, revision, _fingerprint(folder, peer)
         config = read_config(folder, name)
         self.kind = config.get("model_type", "two-towers")
         remote = self.kind not in TWO_TOWERS
@@ -322,7 +389,7 @@ class TwoTowerEncoder(Encoder):
             padding, self.longest = TWO_TOWERS[self.kind], self.model.config.text_config.max_position_embeddings
         self._tokenizer = tokenizer
         options = {"padding": padding, "truncation": True, "max_length": self.longest, "return_tensors": "pt"}
-        self._prepare = partial(_two_tower_inputs, partial(tokenizer, **options), pictures)
+        self._prepare = partial(_two_tower_inputs, partial(tokenizer, **options), pictures, peer.lowercase)
         self.dimension = self._text(self._prepare([{"text": "a"}])["text"]).shape[1]
         self.parameters, self.dtype = sum(weight.numel() for weight in self.model.parameters()), _dtype(self.model)
 
@@ -345,6 +412,12 @@ class TwoTowerEncoder(Encoder):
     def _text(self, tokens: dict) -> torch.Tensor:
         options = {name: value.to(self.model.device) for name, value in tokens.items()}
         return normalize(_pooled(self.model.get_text_features(**options)), dim=-1)
+
+
+def _fingerprint(folder: Path, peer: Peer) -> str:
+    """Return the SHA-256 of what decides vectors: the files, and for a peer what we add to them."""
+    own = fingerprint(folder)
+    return hashlib.sha256(f"{own} {peer.additions}".encode()).hexdigest() if peer.additions else own
 
 
 def _whole_model(folder: Path, remote: bool) -> PreTrainedModel:

@@ -23,9 +23,9 @@ PARTS = {"own": (), "t": ("text",), "i": ("image",), "mm": ("text", "image")}
 
 
 class Columns(NamedTuple):
-    """The names of the columns; `None` where there is no such column."""
+    """The names of the columns; `None` where there is no such column. Rows without ids are counted from 0."""
 
-    id: str = "id"
+    id: str | None = "id"
     text: str | None = "text"
     image: str | None = "image"
 
@@ -50,7 +50,8 @@ class Products:
             dataset = dataset.cast_column(columns.image, datasets.Image(decode=False))
         self.dataset = dataset
         self._shown = dataset.select_columns([column for column in columns if column])
-        self.ids = [None if value is None else str(value) for value in dataset[columns.id]]
+        own = dataset[columns.id] if columns.id else range(len(dataset))
+        self.ids = [None if value is None else str(value) for value in own]
         seen: dict[str, int] = {}
         for row, identifier in enumerate(self.ids):
             if identifier is None:

@@ -5,6 +5,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,8 +44,7 @@ class Variant:
 
     def fields(self, place: Place | None = None) -> dict:
         """Return the recipe of the variant, with what `place` changes in it."""
-        shared = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
-        recipe = {name: value for name, value in (shared | self.recipe).items() if value is not None}
+        recipe = {name: value for name, value in (_shared_recipe() | self.recipe).items() if value is not None}
         if self.start is not None:  # what it starts from has an architecture, a tokenizer and a size of pictures
             own = ("architecture", "vocab_size", "max_pixels")
             recipe = {name: value for name, value in recipe.items() if name not in own}
@@ -71,6 +71,12 @@ class Variant:
         return hashlib.sha256(json.dumps([own, recipe], sort_keys=True).encode()).hexdigest()[:12]
 
 
+@cache
+def _shared_recipe() -> dict:
+    return yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+
+
+@cache
 def read_variants(file: Path = VARIANTS) -> dict[str, Variant]:
     """Return the variants by name, in the order of the file.
 

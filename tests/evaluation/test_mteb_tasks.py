@@ -2,13 +2,15 @@
 
 import datasets
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 from test_benchmark import FEATURES, benchmark_rows, write_benchmark
+from torch.utils.data import DataLoader
 
 from common_moon2.cli import UserError
 from evaluation.measure.evaluate import Options, evaluate
 from evaluation.measure.retrieval import DIRECTIONS
-from evaluation.models.encoders import load_encoder
+from evaluation.models.encoders import FIND_PRODUCT, load_encoder
 from evaluation.tables.benchmark import load_benchmark
 from evaluation.vectors.catalogue import VectorCache
 
@@ -115,3 +117,25 @@ def test_an_encoder_that_is_taken_for_text_only_is_refused(model, tmp_path):
     (task,) = [task for task in mteb_tasks.mbe2_tasks(folder) if task.metadata.name.endswith("mm2mm")]
     with pytest.raises(UserError, match="would drop the image of .*: load it with evaluation.mteb_tasks"):
         mteb.evaluate(encoder, [task], cache=None, show_progress_bar=False)
+
+
+def test_a_model_is_told_what_a_task_is_for(model, monkeypatch):
+    """FashionIQ says it itself; where a task says nothing, it is our own words."""
+    wrapper, told = mteb_tasks.mteb_encoder(model), []
+
+    def encode(products, batch_size, workers, role, description):
+        told.append((role, wrapper.encoder.instruction, description, [product["text"] for product in products]))
+        return torch.ones(len(products), 4)
+
+    monkeypatch.setattr(wrapper.encoder, "encode", encode)
+    inputs = DataLoader(datasets.Dataset.from_dict({"text": ["red"]}))
+    options = {"hf_split": "test", "hf_subset": "default", "prompt_type": mteb.types.PromptType.query}
+    for name in ("FashionIQIT2IRetrieval", "RP2kI2IRetrieval"):
+        wrapper.encode(inputs, task_metadata=mteb.get_task(name).metadata, **options)
+    assert told == [
+        (
+            *("query", "Find a fashion image that aligns with the reference image and style note."),
+            *("FashionIQIT2IRetrieval queries", ["red"]),
+        ),
+        ("query", FIND_PRODUCT, "RP2kI2IRetrieval queries", ["red"]),
+    ]

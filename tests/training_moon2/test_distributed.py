@@ -127,12 +127,11 @@ def test_two_processes_train_evaluate_save_and_resume(tiny_recipe, tmp_path):  #
     words = [tiny_recipe, "--max_steps", "6", "--save_strategy", "steps", "--save_steps", "3"]
     words += ["--eval_strategy", "steps", "--eval_steps", "6", "--dataloader_num_workers", "1"]
     words += ["--dump_filtered", "true"]
-    done = torchrun("main", *words)
-    assert done.returncode == 0, done.stderr[-3000:]
+    said = ended(side_by_side("main", *words))
     folder = tmp_path / "moon2"
     expected = weights(folder)
-    assert "2 processes" in done.stdout and "step 6: validation loss" in done.stdout + done.stderr
-    assert "of 75 triplets seen have phi below 0.6" in done.stdout and (folder / "filtered.jsonl").is_file()
+    assert "2 processes" in said and "step 6: validation loss" in said
+    assert "of 75 triplets seen have phi below 0.6" in said and (folder / "filtered.jsonl").is_file()
     (entry,) = [
         line for line in map(json.loads, (folder / "log.jsonl").read_text().splitlines()) if "eval_loss" in line
     ]

@@ -99,7 +99,7 @@ def test_the_log_holds_every_figure_of_the_method(tiny_recipe, tmp_path):
 def test_same_seed_same_weights(tiny_recipe):
     runs = []
     for _ in range(2):
-        trainer = make_trainer(tiny_recipe, max_steps=3)
+        trainer = make_trainer(tiny_recipe, max_steps=3, per_device_train_batch_size=4)
         trainer.train()
         runs.append(trainer.model.state_dict())
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
@@ -109,7 +109,11 @@ def test_the_recipe_says_how_fast_w_star_learns(tiny_recipe):
     moved = {}
     for rate in (0.0, 0.1):
         trainer = make_trainer(
-            tiny_recipe, max_steps=3, dual_alignment_learning_rate=rate, objective_weighting="detached"
+            tiny_recipe,
+            max_steps=3,
+            per_device_train_batch_size=4,
+            dual_alignment_learning_rate=rate,
+            objective_weighting="detached",
         )
         start = trainer.model.dual_alignment.weight.detach().clone()
         trainer.train()
@@ -139,8 +143,9 @@ def test_the_trainer_s_fields_are_read_as_the_trainer_reads_them(tiny_recipe):
 
 def test_routers_may_learn_faster_and_keep_small_logits(tiny_recipe):
     moved, logits = {}, {}
+    common = {"warmup_steps": 0, "per_device_train_batch_size": 8}
     for factor in (1.0, 8.0):
-        trainer = make_trainer(tiny_recipe, max_steps=3, warmup_steps=0, router_learning_rate_factor=factor)
+        trainer = make_trainer(tiny_recipe, max_steps=3, router_learning_rate_factor=factor, **common)
         weights = {name: value for name, value in trainer.model.named_parameters() if "mlp.gate." in name}
         start = {name: value.detach().clone() for name, value in weights.items()}
         trainer.train()
@@ -149,7 +154,7 @@ def test_routers_may_learn_faster_and_keep_small_logits(tiny_recipe):
     assert moved[8.0] == pytest.approx(8 * moved[1.0], rel=0.5)
     for weight in (0.0, 10.0):
         trainer = make_trainer(
-            tiny_recipe, max_steps=10, warmup_steps=0, router_learning_rate_factor=20, z_loss_weight=weight
+            tiny_recipe, max_steps=10, router_learning_rate_factor=20, z_loss_weight=weight, **common
         )
         trainer.train()
         with torch.no_grad():
@@ -174,7 +179,7 @@ def test_routers_that_learn_faster_have_the_weight_decay_of_all_weights(tiny_rec
 
 
 def test_the_log_tells_how_far_experts_are_apart(tiny_recipe):
-    trainer = make_trainer(tiny_recipe, max_steps=1, logging_steps=1)
+    trainer = make_trainer(tiny_recipe, max_steps=1, logging_steps=1, per_device_train_batch_size=4)
     trainer.train()
     assert 1.3 < trainer.state.log_history[0]["expert_distance"] < 1.5, "drawn independently of one another"
 
