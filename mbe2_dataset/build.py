@@ -4,18 +4,19 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 
 from common_moon2.files import replace_folder, write_text
 from mbe2_dataset.card import SIGNATURE, Origin, Terms, card
 from mbe2_dataset.catalogue.search_log import LoggedQuery
-from mbe2_dataset.catalogue.store import SPLITS, Row
+from mbe2_dataset.catalogue.store import Row, SplitRows, fact_key, facts_of, read_splits, take
 from mbe2_dataset.checks.check import FACTS, check_dataset
 from mbe2_dataset.coaugmentation.makers import Makers
 from mbe2_dataset.coaugmentation.operations import EmbedProducts, carry_out, coaugment
@@ -23,7 +24,7 @@ from mbe2_dataset.errors import CheckError, LeakageError, OutputError
 from mbe2_dataset.journal import Journal, key_for
 from mbe2_dataset.parallel import Engine, Stopwatch
 from mbe2_dataset.shards import FIELDS, MODALITY, NEGATIVE, NOISE, ORIGIN, plan_shards, write_shards
-from mbe2_dataset.triplets.make import Negatives, Plan, plan_benchmark, plan_logged_triplets, plan_triplets
+from mbe2_dataset.triplets.make import Negatives, Plans, plan_benchmark, plan_logged_triplets, plan_triplets
 from mbe2_dataset.triplets.negatives import CategoryNegatives, Hardness, MinedNegatives
 
 # Of what is written; another number makes everything anew.
@@ -107,8 +108,10 @@ def build_dataset(
         counts = {name: Counter(kinds) for name, kinds in found["counts"].items()}
         return Built(found["rows"], counts, found, is_new=False)
     check_output(output, overwrite or is_same)
-    splits = {split: [row for row in rows if row.split == split] for split in SPLITS}
-    check_leakage(splits)
+    with watch("plan"):
+        splits, facts = read_splits(rows)
+        check_leakage(splits, facts)
+        del facts
 
     journal = Journal(work / "journal.sqlite")
     try:
@@ -117,8 +120,10 @@ def build_dataset(
             if splits[split]:
                 with watch("plan"):
                     plans[split] = _plans(splits[split], split, options, makers, logged, journal, engine)
-        products = {row.id: row for part in plans.values() for plan in part for row in plan.products()}
-        made, facts = coaugment(list(products.values()), splits["train"], makers, options.seed, journal, engine, watch)
+        chosen = [plan.split.take(plan.products()) for plan in plans.values()]
+        products = take(rows, np.concatenate([np.empty(0, int), *(part.numbers for part in chosen)]))
+        ids = pa.concat_arrays([pa.array([], pa.string()), *(part.ids for part in chosen)])
+        made, facts = coaugment(products, ids, splits["train"].rows, makers, options.seed, journal, engine, watch)
     finally:
         journal.close()
     benchmark = plan_benchmark(splits["test"], options.seed, logged, options.made_queries)
@@ -161,31 +166,26 @@ def check_output(output: Path, overwrite: bool) -> None:
 
 
 SHOWN = 5
-# What splits must not share: its kind ("product id", "group id" or "picture"), its value, and the name it is shown by.
-Fact = tuple[str, str, str]
 
 
-def check_leakage(splits: dict[str, Iterable[Row]]) -> None:
-    """Raise a LeakageError if two splits share a product, a group or a picture."""
-    facts = {split: {(kind, value): name for kind, value, name in _facts(rows)} for split, rows in splits.items()}
-    for first, second in combinations(facts, 2):
-        shared = sorted(facts[first].keys() & facts[second].keys())
-        if shared:
-            names = [f"{kind} '{facts[first][kind, value]}'" for kind, value in shared[:SHOWN]]
+def check_leakage(splits: dict[str, SplitRows], facts: dict[str, np.ndarray]) -> None:
+    """Raise a LeakageError if two splits share a product, a group or a picture; `facts` are those of `read_splits`."""
+    for first, second in combinations(splits, 2):
+        hashes = set(np.intersect1d(facts[first], facts[second]).tolist())
+        if not hashes:
+            continue
+        found, other = (
+            {fact[:2]: fact[2] for row in splits[split].rows for fact in facts_of(row) if fact_key(fact) in hashes}
+            for split in (first, second)
+        )
+        if shared := sorted(found.keys() & other.keys()):
+            names = [f"{kind} '{found[kind, value]}'" for kind, value in shared[:SHOWN]]
             more = f" and {len(shared) - SHOWN} more" if len(shared) > SHOWN else ""
             raise LeakageError(
                 f"The splits '{first}' and '{second}' share {', '.join(names)}{more}. Rows of one group, with the same "
                 f"picture or, where no group is given, with the same title belong in one split: change the columns "
                 f"'split' and 'group_id', or let splits be made with --assign_splits true."
             )
-
-
-def _facts(rows: Iterable[Row]) -> Iterator[Fact]:
-    for row in rows:
-        yield "product id", row.id, row.id
-        yield "group id", row.group_id, row.group_id
-        for picture in row.images:
-            yield "picture", picture.sha256, f"{picture.path} ({row.id})"
 
 
 def _fingerprint(
@@ -220,25 +220,26 @@ def _written(output: Path) -> dict | None:
 
 
 def _plans(
-    rows: list[Row],
+    rows: SplitRows,
     split: str,
     options: BuildOptions,
     makers: Makers,
     logged: Sequence[LoggedQuery],
     journal: Journal,
     engine: Engine,
-) -> list[Plan]:
+) -> Plans:
     negatives: Negatives = CategoryNegatives(rows, nearest=options.negatives == "category")
     if options.negatives == "mined":
         operation = EmbedProducts(makers.embedder)
-        keys = carry_out(operation, rows, journal, engine)
+        keys = carry_out(operation, rows.rows, journal, engine)
         vectors = np.stack([np.frombuffer(journal.result(key).blobs[0], dtype=np.float32) for key in keys])
         negatives = MinedNegatives(rows, vectors, options.hardness, CategoryNegatives(rows))
     asked = [query for query in logged if query.split in (None, split)]
-    plans = list(plan_logged_triplets(rows, asked, options.seed, negatives))
+    plans = plan_logged_triplets(rows, asked, options.seed, negatives)
     if options.made_queries:
         rate = options.false_positive_rate if split == "train" else 0.0
-        plans += plan_triplets(rows, options.query_mix, rate, options.seed, negatives)
+        made = plan_triplets(rows, options.query_mix, rate, options.seed, negatives)
+        plans = Plans(rows, np.concatenate([plans.entries, made.entries]), asked)
     return plans
 
 

@@ -3,15 +3,18 @@
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from mbe2_dataset.catalogue.pictures import Picture
 from mbe2_dataset.catalogue.store import Row
 from mbe2_dataset.coaugmentation.titles.enrich import Enrichment
+from mbe2_dataset.parallel import key_of
 from mbe2_dataset.schema import provenance
 
 
@@ -27,10 +30,56 @@ class Result:
     final: bool = True
 
 
+DIGEST = 16
+
+
 def key_for(**parts: object) -> str:
     """Hash everything on which a result depends, as JSON, to 32 hexadecimal digits."""
     text = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=list)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(text.encode(), digest_size=DIGEST).hexdigest()
+
+
+class Keys(Sequence[str]):
+    """The keys of results, 16 bytes each."""
+
+    def __init__(self, keys: Iterable[str] = ()):
+        self.digests = bytearray()
+        self.extend(keys)
+
+    def extend(self, keys: Iterable[str]) -> None:
+        """Add some at the end."""
+        for key in keys:
+            self.digests += bytes.fromhex(key)
+
+    def __len__(self) -> int:
+        return len(self.digests) // DIGEST
+
+    def __getitem__(self, place):
+        places = range(len(self))[place]
+        if isinstance(places, int):
+            return self.digests[DIGEST * places : DIGEST * (places + 1)].hex()
+        return [self[one] for one in places]
+
+
+class KeysById(Mapping[str, str]):
+    """Id of a product -> the key of its result, 24 bytes each."""
+
+    def __init__(self, ids: Iterable[str], keys: Keys):
+        hashes = np.fromiter(map(key_of, ids), "u8", len(keys))
+        order = np.argsort(hashes)
+        self._hashes, self._digests = hashes[order], np.frombuffer(keys.digests, f"V{DIGEST}")[order]
+
+    def __getitem__(self, name: str) -> str:
+        place = int(np.searchsorted(self._hashes, np.uint64(key_of(name))))
+        if place == len(self._hashes) or self._hashes[place] != key_of(name):
+            raise KeyError(name)
+        return self._digests[place].tobytes().hex()
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def __iter__(self) -> Iterator[str]:
+        raise TypeError("the ids themselves are not kept")
 
 
 class Journal:
@@ -140,9 +189,9 @@ class Made:
     cuts: Mapping[str, float] = field(default_factory=dict)
     scorer: str = ""
 
-    def only(self, rows: Sequence[Row]) -> "Made":
+    def only(self, ids: Iterable[str]) -> "Made":
         """Return the same for these products only, which is small enough to be sent to another process."""
-        keys = {name: {row.id: of[row.id] for row in rows if row.id in of} for name, of in self.keys.items()}
+        keys = {name: {one: of[one] for one in ids if one in of} for name, of in self.keys.items()}
         return Made(self.journal, keys, self.cuts, self.scorer)
 
     def _facts(self, name: str, row: Row) -> dict | None:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,14 +32,18 @@ class Engine:
     kind: Literal["processes", "ray"] = "processes"
     num_proc: int = 1
 
-    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-        """Yield the results in any order. An exception of the function is raised here and ends the rest."""
-        if self.kind == "ray" and items:
-            return _ray(function, items, self.num_proc)
-        return in_processes(function, items, min(self.num_proc, max(1, len(items))), ordered=False)
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item], count: int) -> Iterator[Result]:
+        """Yield the results in any order. An exception of the function is raised here and ends the rest.
+
+        Args:
+            items: `count` of them at most. Processes take them when they are needed, and Ray all before the first.
+        """
+        if self.kind == "ray" and (listed := list(items)):
+            return _ray(function, listed, self.num_proc)
+        return in_processes(function, items, min(self.num_proc, max(1, count)), ordered=False)
 
 
-def _ray(function: Callable[[Item], Result], items: Sequence[Item], num_proc: int) -> Iterator[Result]:
+def _ray(function: Callable[[Item], Result], items: list[Item], num_proc: int) -> Iterator[Result]:
     try:
         import ray
         import ray.data
@@ -65,7 +69,7 @@ def _apply(function: Callable[[Item], Result], row: dict[str, Item]) -> dict[str
     return {"result": function(row["item"])}
 
 
-def in_threads(function: Callable[[Item], Result], items: Sequence[Item], threads: int) -> Iterator[Result]:
+def in_threads(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
     """Yield the results of calls that wait for a server, at most `threads` at a time, in any order.
 
     After an exception, or Ctrl-C, no further call begins. The results of those under way still come, since they may
@@ -117,6 +121,11 @@ def seed_for(*keys: object) -> int:
     """Return a 63-bit seed from any keys (their `str`), e.g. `seed_for(0, "triplet", row.id)`."""
     digest = hashlib.blake2b("\x1f".join(map(str, keys)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def key_of(text: str) -> int:
+    """Hash a text to 64 bits."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def rng_for(*keys: object) -> np.random.Generator:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
+import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from mbe2_dataset.arguments import NO_LOG, SYNTHETIC_FALSE_POSITIVES, Build, Check, Push, processes
@@ -19,7 +20,7 @@ from mbe2_dataset.catalogue.ingest import IngestOptions, ingest, told_lines
 from mbe2_dataset.catalogue.products import ProductSource
 from mbe2_dataset.catalogue.published import Fashion200K, TripletSource
 from mbe2_dataset.catalogue.search_log import LOG_QUARANTINE, LoggedQuery, join_log, log_events
-from mbe2_dataset.catalogue.store import Catalogue, Source
+from mbe2_dataset.catalogue.store import Catalogue, Ids, Source, read_splits
 from mbe2_dataset.catalogue.tables import HubTables, LocalTables, Tables, open_tables
 from mbe2_dataset.catalogue.understood import Understood, understand
 from mbe2_dataset.checks.check import check_dataset, data_folder
@@ -125,7 +126,7 @@ def open_log(told: Build, source: Source, catalogue: Catalogue, work: Path) -> S
         events, pictures = log_events(tables, columns, _selection(told, of_log=True), texts), source.folder
     else:
         return ()
-    items = {row.id for row in catalogue.rows}
+    items = Ids(pa.concat_arrays([split.ids for split in read_splits(catalogue.rows)[0].values()]))
     log = join_log(events, items, work / "log", pictures, told.allow_urls)
     print("search log: " + ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in log.counts.items()))
     if not log.queries:

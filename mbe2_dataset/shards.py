@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from common_moon2.files import staged, write_json
-from mbe2_dataset.catalogue.store import Row
+from mbe2_dataset.catalogue.store import Row, take
 from mbe2_dataset.journal import Made
 from mbe2_dataset.parallel import Engine
 from mbe2_dataset.schema import CONFIGS
-from mbe2_dataset.triplets.make import Benchmark, Plan, Question, document, question_record, triplet_record
+from mbe2_dataset.triplets.make import Benchmark, Plan, Plans, Question, document, question_record, triplet_record
 
 ROW_GROUP = 200
 # Who reads one row, or a page of the Hub's viewer, reads its whole row group.
@@ -62,13 +62,26 @@ class Shard:
 
     Attributes:
         path: of the file; beside it is a JSON file with what was counted.
-        made: reads what was made of the products of these plans.
+        items: those of the whole split, of which the shard has the places from `start` to `end`.
+        made: reads what was made of the products of plans.
     """
 
     config: str
     path: Path
     items: Sequence[Plan | Row | Question | dict]
-    made: Made | None = None
+    start: int
+    end: int
+    made: Made
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    def alone(self) -> "Shard":
+        """Return the shard with no more than its own items, to be sent to another process."""
+        items, ids = self.items[self.start : self.end], []
+        if isinstance(items, Plans):
+            ids = items.split.ids.take(pa.array(items.products())).to_pylist()
+        return replace(self, items=items, start=0, end=len(items), made=self.made.only(ids))
 
     @property
     def counted(self) -> Path:
@@ -77,24 +90,20 @@ class Shard:
 
 
 def plan_shards(
-    folder: Path, triplets: dict[str, list[Plan]], benchmark: Benchmark, made: Made, rows_per_shard: int
+    folder: Path, triplets: dict[str, Plans], benchmark: Benchmark, made: Made, rows_per_shard: int
 ) -> list[Shard]:
     """Return all shards of the data set, in order; a split of triplets without rows has none."""
     shards = []
     parts = {("triplets", split): plans for split, plans in triplets.items() if plans}
-    parts |= {("corpus", "test"): benchmark.corpus, ("queries", "test"): benchmark.questions}
-    parts |= {("qrels", "test"): list(benchmark.qrels())}
+    parts |= {("corpus", "test"): take(benchmark.split.rows, benchmark.corpus)}
+    parts |= {("queries", "test"): benchmark.questions, ("qrels", "test"): benchmark.qrels}
     for (config, split), items in parts.items():
         # Judgements are small: of them many more fit into one file.
         size = rows_per_shard * (100 if config == "qrels" else 1)
         starts = range(0, max(1, len(items)), size)
         for number, start in enumerate(starts):
             path = folder / config / f"{split}-{number:05d}-of-{len(starts):05d}.parquet"
-            part = items[start : start + size]
-            needed = None
-            if config == "triplets":
-                needed = made.only([row for plan in part for row in plan.products()])
-            shards.append(Shard(config, path, part, needed))
+            shards.append(Shard(config, path, items, start, min(start + size, len(items)), made))
     return shards
 
 
@@ -105,9 +114,9 @@ def write_shards(shards: Sequence[Shard], seed: int, engine: Engine) -> Counter:
         How often (what is counted, kind) occurs, over all shards; ("rows", config/split) are the rows.
     """
     missing = [shard for shard in shards if not shard.path.exists()]
-    done = sum(len(shard.items) for shard in shards) - sum(len(shard.items) for shard in missing)
-    with tqdm(total=sum(len(shard.items) for shard in shards), initial=done, desc="write rows", unit="row") as bar:
-        for rows in engine.map(partial(_write, seed=seed), missing):
+    total = sum(map(len, shards))
+    with tqdm(total=total, initial=total - sum(map(len, missing)), desc="write rows", unit="row") as bar:
+        for rows in engine.map(partial(_write, seed=seed), map(Shard.alone, missing), len(missing)):
             bar.update(rows)
     counts = Counter()
     for shard in shards:

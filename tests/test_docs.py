@@ -92,6 +92,7 @@ SMALLER = {
     "python -m research.benchmarks compression": "--size 200 --queries 5",
     "python -m research.benchmarks stores": "--sizes 1000 --queries 2 --stores lancedb",
     "python -m research.benchmarks small_objects": "--products 10 --shares 0.2",
+    "python -m research.benchmarks scale": "--model tiny",
     "python -m research.benchmarks http_service": "--clients 2 --requests 4 --repeats 1",
 }
 # What cannot be had here -> what takes its place.

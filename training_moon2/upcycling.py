@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
-from sklearn.cluster import KMeans
 from torch import nn
 from transformers import AutoModel, PreTrainedConfig
 
@@ -302,6 +301,8 @@ def routers_from_inputs(model: Moon2Model, processor: Moon2Processor, products: 
         if len(tokens) < count:
             raise ValueError(f"router_start: kmeans needs more than {len(tokens)} tokens for {count} experts.")
         directions = nn.functional.normalize(tokens, dim=-1)
+        from sklearn.cluster import KMeans  # it takes seconds to import, and few runs start so
+
         found = KMeans(count, n_init=4, random_state=torch.initial_seed() % 2**32).fit(directions.numpy())
         centroids = torch.from_numpy(found.cluster_centers_)
         rows = centroids - centroids.mean(0)

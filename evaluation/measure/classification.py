@@ -8,10 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, precision_recall_fscore_support
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from common_moon2.cli import UserError
 from evaluation.measure.metrics import RESAMPLES, bounds, resampled_counts
@@ -66,6 +62,8 @@ def label_metrics(truths: Sequence[Sequence[int]], predictions: np.ndarray, num_
         every product has one label) and `majority` (the accuracy of always saying the most frequent label).
     """
     single = _single_truths(truths, predictions)
+    from sklearn.metrics import accuracy_score, precision_recall_fscore_support  # it takes seconds to import
+
     precision, recall, f1, _ = precision_recall_fscore_support(
         single, predictions, labels=range(num_labels), average="macro", zero_division=0
     )
@@ -300,6 +298,10 @@ def linear_probe(
     truths = [index[names[tuple(train_paths[row])]] for row in known]
     if len(set(truths)) < 2 or not asked:
         raise UserError("The linear probe needs train products of two categories, and test products with one.")
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     classifier.fit(train[known].numpy(), truths)
     predictions = classifier.predict(test[asked].numpy())

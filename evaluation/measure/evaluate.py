@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from datasets import Dataset
-from sentence_transformers import quantize_embeddings
 from torch.nn.functional import normalize
 
 from evaluation.arguments import PRECISIONS, Options
@@ -184,6 +183,8 @@ def evaluate_compression(
 
 def compress(vectors: torch.Tensor, dimension: int, precision: str, is_query: bool = False) -> torch.Tensor:
     """Return what is left of (N, D) vectors: (N, dimension) float32, L2-normalised, to be compared by cosine."""
+    from sentence_transformers import quantize_embeddings  # it takes seconds to import
+
     short = normalize(vectors[:, :dimension], dim=-1)
     if precision == "binary":
         bits = np.unpackbits(quantize_embeddings(short.numpy(), "ubinary"), axis=1, count=dimension)

@@ -7,13 +7,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
 from safetensors import SafetensorError
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from tokenizers import Tokenizer
 from torch.nn.functional import normalize
 from transformers import (
@@ -30,6 +28,9 @@ from evaluation.models.checkpoint import Checkpoint, find_checkpoint, fingerprin
 from evaluation.models.embed import embed_batches, moon2_inputs, moon2_output
 from pictures_moon2 import load_picture
 from processing_moon2 import read_product
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 # What a user asks a shop for, in the words of an instruction (our choice).
 FIND_PRODUCT = "Find a product that matches the query."
@@ -437,12 +438,17 @@ def _whole_model(folder: Path, remote: bool) -> PreTrainedModel:
     return model
 
 
-def _sentence_transformer(folder: Path) -> SentenceTransformer:
+def _sentence_transformer(folder: Path) -> "SentenceTransformer":
+    from sentence_transformers import SentenceTransformer  # a Moon2 needs none of it, and it takes seconds to import
+
     return SentenceTransformer(str(folder), trust_remote_code=True)
 
 
-def _with_adapter(base: str, folder: Path) -> SentenceTransformer:
+def _with_adapter(base: str, folder: Path) -> "SentenceTransformer":
     """Load a backbone with a PEFT adapter, pooled at the last token."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
     backbone = Transformer(str(find_checkpoint(base, None)[0]))
     pooling = Pooling(backbone.get_embedding_dimension(), pooling_mode="lasttoken")
     model = SentenceTransformer(modules=[backbone, pooling, Normalize()])
@@ -461,5 +467,5 @@ def _longer(tokenize: Callable[..., dict], texts: Sequence[str], longest: int) -
     return sum(len(ids) > longest for part in parts for ids in tokenize(part, verbose=False)["input_ids"])
 
 
-def _dtype(model: PreTrainedModel | SentenceTransformer) -> str:
+def _dtype(model: "PreTrainedModel | SentenceTransformer") -> str:
     return str(next(model.parameters()).dtype).removeprefix("torch.")

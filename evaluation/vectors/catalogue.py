@@ -17,13 +17,13 @@ from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import sentence_transformers
 import torch
 import transformers
 from huggingface_hub.constants import HF_HOME
@@ -134,7 +134,7 @@ def _about(encoder: Encoder, view: str, role: str) -> dict[str, Any]:
         "prompt": encoder.prompt(role),
         "view": view,
         "gpu": torch.cuda.is_available(),
-        "versions": [torch.__version__, transformers.__version__, sentence_transformers.__version__],
+        "versions": [torch.__version__, transformers.__version__, version("sentence-transformers")],
     }
 
 

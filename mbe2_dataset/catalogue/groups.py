@@ -1,17 +1,19 @@
 """Which rows of a stored catalogue sell one product, which pictures show none in particular, and the splits.
 
-Everything but the names of rows is held in arrays of numbers: there may be millions of rows.
+Everything is held in arrays: there may be millions of rows.
 """
 
 import hashlib
 import re
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -44,7 +46,8 @@ class Rows:
     """What groups and splits are decided from, for each row and each picture of a row.
 
     Attributes:
-        ids, groups, splits: what the source says.
+        ids, groups: what the source says, texts; a group may be null.
+        splits: (rows,) places in SPLITS that the source says, -1 where it says none.
         bases: (rows,) equal numbers for rows of one given group, or without one of the same title.
         row: (pictures,) the row of each picture.
         picture: (pictures,) equal numbers for equal bytes.
@@ -52,9 +55,9 @@ class Rows:
         place: (pictures, 2) the part and the number in it of each picture.
     """
 
-    ids: list[str]
-    groups: list[str | None]
-    splits: list[str | None]
+    ids: pa.StringArray
+    groups: pa.StringArray
+    splits: np.ndarray
     bases: np.ndarray
     row: np.ndarray
     picture: np.ndarray
@@ -73,32 +76,36 @@ class SharedPicture:
 
 def read_rows(folder: Path, assign_splits: bool) -> Rows:
     """Read what groups and splits are decided from; given splits are ignored with `assign_splits`."""
-    ids, groups, splits = [], [], []
-    bases, row, shas, hashes, parts, numbers = (array(kind) for kind in "QqQQii")
+    names, given = ([pa.array([], pa.string())] for _ in range(2))
+    splits, bases, row, shas, hashes, parts, numbers = (array(kind) for kind in "bQiQQii")
+    ids, groups = [], []
     part, last = -1, None
     for record, file in part_records(folder):
-        part, last = part + (file != last), file
+        if file != last:
+            part, last = part + 1, file
+            names, given = [*names, pa.array(ids, pa.string())], [*given, pa.array(groups, pa.string())]
+            ids, groups = [], []
         title = " ".join(record["title"].lower().split())
         fact = f"title {title}" if record["group_id"] is None else f"group {record['group_id']}"
         # a digest, for a title may be long and there may be millions
         digest = hashlib.blake2b(fact.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         bases.append(int.from_bytes(digest, "big"))
         for picture in record["pictures"]:
-            row.append(len(ids))
+            row.append(len(splits))
             shas.append(int(picture["sha256"][:16], 16))
             hashes.append(picture["perceptual_hash"])
             parts.append(part)
             numbers.append(picture["number"])
         ids.append(record["id"])
         groups.append(record["group_id"])
-        splits.append(None if assign_splits else record["split"])
+        splits.append(-1 if assign_splits or record["split"] is None else SPLITS.index(record["split"]))
     return Rows(
-        ids,
-        groups,
-        splits,
-        np.unique(np.asarray(bases), return_inverse=True)[1],
+        pa.concat_arrays([*names, pa.array(ids, pa.string())]),
+        pa.concat_arrays([*given, pa.array(groups, pa.string())]),
+        np.asarray(splits),
+        np.unique(np.asarray(bases), return_inverse=True)[1].astype(np.int32),
         np.asarray(row),
-        np.unique(np.asarray(shas), return_inverse=True)[1],
+        np.unique(np.asarray(shas), return_inverse=True)[1].astype(np.int32),
         np.asarray(hashes),
         np.stack([np.asarray(parts), np.asarray(numbers)], 1),
     )
@@ -137,7 +144,7 @@ def find_shared(folder: Path, rows: Rows) -> tuple[np.ndarray, list[SharedPictur
                     continue
                 likeness = likeness or _likeness(record)
                 base, split, other = seen.setdefault(label, (rows.bases[number], rows.splits[number], likeness))
-                parted = split and rows.splits[number] and split != rows.splits[number]
+                parted = min(split, rows.splits[number]) >= 0 and split != rows.splits[number]
                 if base != rows.bases[number] and (parted or not _alike(other, likeness)):
                     found.add(label)
             place += 1
@@ -148,8 +155,9 @@ def find_shared(folder: Path, rows: Rows) -> tuple[np.ndarray, list[SharedPictur
 
 def _of_several(labels: np.ndarray, rows: Rows, least: int = 2) -> np.ndarray:
     """Return for each picture whether rows of at least `least` groups or titles show it."""
-    pairs = np.unique(np.stack([labels, rows.bases[rows.row]], 1), axis=0)
-    found, counts = np.unique(pairs[:, 0], return_counts=True)
+    bases = rows.bases[rows.row]
+    size = int(bases.max(initial=0)) + 1
+    found, counts = np.unique(np.unique(labels.astype(np.int64) * size + bases) // size, return_counts=True)
     return np.isin(labels, found[counts >= least])
 
 
@@ -212,36 +220,40 @@ def _alike(one: Likeness, other: Likeness) -> bool:
 
 def assign(
     rows: Rows, is_shared: np.ndarray, kept: np.ndarray, seed: int, shares: Sequence[float]
-) -> tuple[list[str], list[str], list[dict]]:
+) -> tuple[pa.StringArray, pa.StringArray, list[dict]]:
     """Return the group and the split of each row, and the largest groups: {"group_id", "rows", "reason"}.
 
     A group that is made here is named by the id of its first row. It keeps its split when the catalogue grows, unless
     too few groups were there to give every split what it needs by chance.
     """
-    titled = np.array([group is None for group in rows.groups])
+    titled = rows.groups.is_null().to_numpy(zero_copy_only=False)
     links = ~is_shared & _of_several(rows.picture, rows)
     component = _components(rows, links & titled[rows.row])
-    first: dict[int, str] = {}
-    for number in np.nonzero(kept)[0].tolist():
-        first.setdefault(int(component[number]), rows.ids[number])
-    groups = [given or first.get(int(component[number]), rows.ids[number]) for number, given in enumerate(rows.groups)]
+    first = _first_rows(component, kept)[component]
+    groups = pc.coalesce(rows.groups, rows.ids.take(pa.array(np.where(first < 0, np.arange(len(first)), first))))
     bundle = _components(rows, links)
-    named: dict[int, str] = {}
-    given: dict[int, str] = {}
-    for number in np.nonzero(kept)[0].tolist():
-        named.setdefault(int(bundle[number]), groups[number])
-        if rows.splits[number]:
-            given[int(bundle[number])] = rows.splits[number]
+    first = _first_rows(bundle, kept)
+    splits = np.full(len(first), -1, np.int8)  # of bundles
+    said = kept & (rows.splits >= 0)
+    splits[bundle[said]] = rows.splits[said]
+    is_made = (first >= 0) & (splits < 0)
     ends = np.cumsum(shares) / sum(shares)
-    made = {
-        place: SPLITS[int(np.searchsorted(ends[:-1], seed_for(seed, "split", name) / 2**63, side="right"))]
-        for place, name in named.items()
-        if place not in given
-    }
-    _fill(made, Counter(given.values()), named, seed, dict(zip(SPLITS, shares, strict=True)))
-    of = made | given
-    splits = [split or of.get(int(bundle[number]), SPLITS[0]) for number, split in enumerate(rows.splits)]
-    return groups, splits, _largest(rows, component, kept, groups)
+
+    def drawn(*key: object, place: int) -> int:
+        return seed_for(seed, *key, groups[int(first[place])].as_py())
+
+    for place in np.flatnonzero(is_made).tolist():
+        splits[place] = np.searchsorted(ends[:-1], drawn("split", place=place) / 2**63, side="right")
+    _fill(splits, is_made, drawn, dict(zip(SPLITS, shares, strict=True)))
+    splits = np.where(rows.splits >= 0, rows.splits, np.maximum(splits, 0)[bundle])
+    return groups, pa.array(SPLITS).take(pa.array(splits)), _largest(rows, component, kept, groups)
+
+
+def _first_rows(labels: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Return the first kept row of each label, -1 where it has none."""
+    numbers, first = np.flatnonzero(kept), np.full(int(labels.max()) + 1, -1, np.int32)
+    first[labels[numbers[::-1]]] = numbers[::-1]
+    return first
 
 
 def _components(rows: Rows, links: np.ndarray) -> np.ndarray:
@@ -255,19 +267,23 @@ def _components(rows: Rows, links: np.ndarray) -> np.ndarray:
     return connected_components(graph, directed=False)[1][rows.bases]
 
 
-def _fill(made: dict[int, str], have: Counter, named: dict[int, str], seed: int, shares: dict[str, float]) -> None:
-    """Move groups whose split was made here to splits that chance left without what they need."""
-    have.update(made.values())
+def _fill(splits: np.ndarray, is_made: np.ndarray, drawn: Callable[..., int], shares: dict[str, float]) -> None:
+    """Move bundles whose split was made here to splits that chance left without what they need."""
+
+    def counted(chosen: np.ndarray) -> Counter:
+        return Counter(dict(zip(SPLITS, np.bincount(chosen, minlength=len(SPLITS)).tolist(), strict=True)))
+
+    have = counted(splits[splits >= 0])
 
     def move(source: str, target: str) -> None:
-        places = (place for place, split in made.items() if split == source)
-        chosen = min(places, key=lambda place: seed_for(seed, "fill", target, named[place]))
-        made[chosen] = target
+        places = np.flatnonzero(is_made & (splits == SPLITS.index(source))).tolist()
+        chosen = min(places, key=lambda place: drawn("fill", target, place=place))
+        splits[chosen] = SPLITS.index(target)
         have.subtract({source: 1, target: -1})
 
     for target in (split for split in NEEDED if shares[split] > 0):
         while have[target] < NEEDED[target]:
-            movable = Counter(made.values())
+            movable = counted(splits[is_made])
             spare = {split: min(have[split] - NEEDED[split] * (shares[split] > 0), movable[split]) for split in SPLITS}
             if target != "validation" and max(spare.values()) < 1:  # which a small catalogue can do without
                 spare["validation"] = movable["validation"]
@@ -275,11 +291,11 @@ def _fill(made: dict[int, str], have: Counter, named: dict[int, str], seed: int,
             if spare[source] < 1:
                 break
             move(source, target)
-    if have["validation"] == 1 and "validation" in made.values() and have["train"]:
+    if have["validation"] == 1 and counted(splits[is_made])["validation"] and have["train"]:
         move("validation", "train")  # a single one has no negative
 
 
-def _largest(rows: Rows, component: np.ndarray, kept: np.ndarray, groups: list[str]) -> list[dict]:
+def _largest(rows: Rows, component: np.ndarray, kept: np.ndarray, groups: pa.StringArray) -> list[dict]:
     found, first, counts = np.unique(component[kept], return_index=True, return_counts=True)
     numbers = np.nonzero(kept)[0]
     largest = []
@@ -288,6 +304,6 @@ def _largest(rows: Rows, component: np.ndarray, kept: np.ndarray, groups: list[s
             number = int(numbers[first[place]])
             one_base = len(np.unique(rows.bases[kept & (component == found[place])])) == 1
             reason = "the same title" if one_base else "nearly the same title and the same picture"
-            reason = reason if rows.groups[number] is None else "given by the source"
-            largest.append({"group_id": groups[number], "rows": int(counts[place]), "reason": reason})
+            reason = "given by the source" if rows.groups[number].is_valid else reason
+            largest.append({"group_id": groups[number].as_py(), "rows": int(counts[place]), "reason": reason})
     return largest

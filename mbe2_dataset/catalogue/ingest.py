@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import shutil
+import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -59,6 +60,8 @@ SHOWS_NONE = "products with different titles share it, so it shows none of them"
 # Rows of the source in a part, which is what survives if the ingest is killed, and in what a process takes at a time.
 PART_ROWS = 2048
 CHUNK_ROWS = 8
+# Pictures are written in batches of so many bytes: every batch takes memory wherever the file is mapped.
+BATCH_BYTES = 2**22
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +145,12 @@ def _write_parts(source: Source, folder: Path, options: IngestOptions, num_proc:
     """Write the parts that are not there yet; return counts of rows and pictures, and of changes, over all of them."""
     for rest in folder.glob(".*"):
         shutil.rmtree(rest)
-    seen = {record["id"]: record["where"] for record, _ in part_records(folder.parent)}
+    # On the disk, since there may be millions of ids; SQLite removes a file without a name itself.
+    seen = sqlite3.connect("")
+    seen.execute("PRAGMA journal_mode = OFF")
+    seen.execute("CREATE TABLE seen (id TEXT PRIMARY KEY, place TEXT) WITHOUT ROWID")
+    earlier = ((record["id"], record["where"]) for record, _ in part_records(folder.parent))
+    seen.executemany("INSERT INTO seen VALUES (?, ?)", earlier)
     done = sorted(folder.iterdir())
     items = islice(iter(source), options.limit)
     with tqdm(desc=f"read {source.name}", unit=" rows") as bar:
@@ -153,6 +161,7 @@ def _write_parts(source: Source, folder: Path, options: IngestOptions, num_proc:
         while (first := next(checked, None)) is not None:
             _write_part(chain([first], islice(checked, PART_ROWS - 1)), folder, number, seen, bar)
             number += 1
+    seen.close()
     counts = Counter({f"{kind}_{end}": 0 for kind in ("rows", "pictures") for end in ("in", "out", "quarantined")})
     changes: Counter = Counter()
     for part in sorted(folder.iterdir()):
@@ -167,11 +176,11 @@ def _in_order(check, items: Iterator[Item | Problem], num_proc: int) -> Iterator
     yield from in_processes(check, iter(lambda: list(islice(items, CHUNK_ROWS)), []), num_proc)
 
 
-def _write_part(rows: Iterable[Checked], folder: Path, number: int, seen: dict[str, str], bar: tqdm) -> None:
+def _write_part(rows: Iterable[Checked], folder: Path, number: int, seen: sqlite3.Connection, bar: tqdm) -> None:
     """Write part `number`, which is complete or absent."""
     staged = folder / f".{number:05d}"
     staged.mkdir()
-    counts, changes, pictures, records = Counter(), Counter(), 0, []
+    counts, changes, pictures, records, batch = Counter(), Counter(), 0, [], []
     with (
         pa.OSFile(str(staged / "rows.arrow"), "wb") as rows_file,
         pa.ipc.new_stream(rows_file, PART_ROWS_SCHEMA) as rows_writer,
@@ -180,8 +189,8 @@ def _write_part(rows: Iterable[Checked], folder: Path, number: int, seen: dict[s
         open(staged / QUARANTINE, "w", encoding="utf-8") as quarantine,
     ):
         for record, contents, problems, changed in rows:
-            if record is not None and record["id"] in seen:
-                reason = f"the id {record['id']!r} occurs in {seen[record['id']]} already; ids must be unique"
+            if record is not None and (first := _first_place(seen, record)) is not None:
+                reason = f"the id {record['id']!r} occurs in {first} already; ids must be unique"
                 record, problems = None, [Problem(record["where"], record["id"], reason)]
             quarantine.writelines(problem.line() for problem in problems)
             counts["rows_in"] += 1
@@ -190,7 +199,6 @@ def _write_part(rows: Iterable[Checked], folder: Path, number: int, seen: dict[s
             if record is None:
                 counts["rows_quarantined"] += 1
                 continue
-            seen[record["id"]] = record["where"]
             counts["rows_out"] += 1
             unread = sum(problem.column is None for problem in problems)
             counts["pictures_out"] += len(contents)
@@ -201,11 +209,22 @@ def _write_part(rows: Iterable[Checked], folder: Path, number: int, seen: dict[s
                 picture["number"] = pictures
                 pictures += 1
             records.append(record)
-            pictures_writer.write_batch(pa.RecordBatch.from_pydict({"bytes": contents}, schema=PICTURES_SCHEMA))
+            batch += contents
+            if sum(map(len, batch)) >= BATCH_BYTES:
+                pictures_writer.write_batch(pa.RecordBatch.from_pydict({"bytes": batch}, schema=PICTURES_SCHEMA))
+                batch = []
+        pictures_writer.write_batch(pa.RecordBatch.from_pydict({"bytes": batch}, schema=PICTURES_SCHEMA))
         rows_writer.write_table(pa.Table.from_pylist(records, schema=PART_ROWS_SCHEMA))
     found = {"counts": counts, "changes": changes}
     (staged / "counts.json").write_text(json.dumps(found, sort_keys=True, ensure_ascii=False), encoding="utf-8")
     replace_folder(staged, folder / f"{number:05d}")
+
+
+def _first_place(seen: sqlite3.Connection, record: dict) -> str | None:
+    """Return where a row of the same id is; if there is none, remember this one."""
+    if seen.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (record["id"], record["where"])).rowcount:
+        return None
+    return seen.execute("SELECT place FROM seen WHERE id = ?", (record["id"],)).fetchone()[0]
 
 
 def _check_chunk(items: list[Item | Problem], folder: Path | None, options: IngestOptions) -> list[Checked]:
@@ -302,9 +321,9 @@ def _finish(staging: Path, name: str, key: str, options: dict, counts: Counter, 
         "changes": dict(sorted(changes.items())),
         "rows": {split: pc.sum(pc.equal(used["split"], split)).as_py() or 0 for split in SPLITS},
         "groups": pc.count_distinct(used["group_id"]).as_py(),
-        "groups_made": "given by the source" if None not in rows.groups else MADE,
+        "groups_made": MADE if rows.groups.null_count else "given by the source",
         "largest_groups": largest,
-        "splits_made": "given by the source" if None not in rows.splits else f"by group and seed {options['seed']}",
+        "splits_made": f"by group and seed {options['seed']}" if (rows.splits < 0).any() else "given by the source",
         "shared_pictures": len(shared),
     }
     for kind in ("rows", "pictures"):

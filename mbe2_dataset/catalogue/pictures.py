@@ -94,7 +94,7 @@ class StoredPicture(Picture):
         return type(self), (self.file, self.number, self.path, self._sha256, self.perceptual_hash, self.size)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=64)
 def _mapped(file: Path, modified: int) -> pa.ChunkedArray:
     """Map the pictures of the file as it was at that time; nothing of them is in memory until it is read."""
     with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as stream:

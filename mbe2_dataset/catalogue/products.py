@@ -5,6 +5,7 @@ doc_attributes`; MOON2.0, section 6) are among the usual names, and its attribut
 """
 
 import re
+from array import array
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +13,8 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from mbe2_dataset.catalogue.columns import (
     LAYOUTS,
@@ -307,30 +310,40 @@ class ProductSource:
         scattered: set[str] = set()
         referred: set[str] = set()
         children: dict[str, str] = {}
-        seen: set[int] = set()
+        seen = array("q")
         for bound in self.bound:
             binding, layout = bound.reader.binding, bound.reader.binding.layout
-            merges = layout.merged and not binding.begins if layout else bound.table.again
-            if not (merges or binding.parent or binding.children):
-                continue
             last = None
-            ids = [name for source in binding.columns["id"] for name in source.columns]
-            columns = Header(bound.table.columns).heads([*ids, *binding.parent, *binding.children])
-            for _, row in selected_rows(bound.table, columns, self.only):
-                if isinstance(row, Problem):
-                    continue
-                key = bound.reader.identity(row)
-                if merges and key is not None and key != last:
-                    number = hash(key)
-                    if number in seen:
-                        scattered.add(key)
-                    seen.add(number)
+            for key, row in self._named(bound):
+                if self._merges(bound) and key is not None and key != last:
+                    seen.append(hash(key))
                 last = key
                 referred.update(_texts(row, binding.parent))
                 if binding.children and key is not None:
                     found = re.findall(layout.children[1], as_text(value_at(row, binding.children[0])) or "")
                     children |= dict.fromkeys((name.strip() for name in found), key)
+        hashes, counts = np.unique(np.asarray(seen), return_counts=True)
+        if len(again := set(hashes[counts > 1].tolist())):
+            merging = filter(self._merges, self.bound)
+            scattered.update(key for bound in merging for key, _ in self._named(bound) if hash(key) in again)
+            scattered.discard(None)
         return scattered, referred | set(children.values()), children
+
+    @staticmethod
+    def _merges(bound: Bound) -> bool:
+        """Tell whether rows with one id may be one product although others lie between them."""
+        layout = bound.reader.binding.layout
+        return bool(layout.merged and not bound.reader.binding.begins if layout else bound.table.again)
+
+    def _named(self, bound: Bound) -> Iterator[tuple[str | None, dict]]:
+        """Yield ids of rows, and the cells that name other rows; of a table that need not be read ahead, nothing."""
+        binding = bound.reader.binding
+        if self._merges(bound) or binding.parent or binding.children:
+            ids = [name for source in binding.columns["id"] for name in source.columns]
+            columns = Header(bound.table.columns).heads([*ids, *binding.parent, *binding.children])
+            for _, row in selected_rows(bound.table, columns, self.only):
+                if not isinstance(row, Problem):
+                    yield bound.reader.identity(row), row
 
     def _hold(self, scattered: set[str], referred: set[str]) -> tuple[dict[str, Item], dict[str, Item]]:
         """Return the products whose rows are scattered, and what parents are named by -> the parent."""

@@ -219,10 +219,12 @@ def _parquet(path: Path, name: str, encoding: str | None) -> Table:
         try:
             # with a buffer, row groups are read in pieces: some files have only one, of gigabytes
             with pq.ParquetFile(path, buffer_size=PARQUET_BUFFER) as file:
-                for batch in file.iter_batches(PARQUET_ROWS, columns=wanted):
-                    for record in batch.to_pylist():
-                        yield f"row {number} of {name}", record
-                        number += 1
+                # One reader of all row groups would keep something of each that it has read.
+                for group in range(file.num_row_groups):
+                    for batch in file.iter_batches(PARQUET_ROWS, [group], columns=wanted):
+                        for record in batch.to_pylist():
+                            yield f"row {number} of {name}", record
+                            number += 1
         except (pa.ArrowException, OSError) as error:
             raise CatalogueError(f"{path} cannot be read after row {number}: {error}") from error
 

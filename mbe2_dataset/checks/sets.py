@@ -1,18 +1,17 @@
 """Checks that need the whole data set: ids, qrels, duplicates, what splits share, and what a model finds alike."""
 
 import heapq
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from functools import lru_cache
-from itertools import combinations, product
+from itertools import combinations
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from mbe2_dataset.catalogue.pictures import Picture, decode
-from mbe2_dataset.checks.rows import EXAMPLES, PICTURES, THUMBNAIL, Finding, Part, Scan, is_photo, thumbnail
+from mbe2_dataset.checks.found import BLOCK, Found, first_places
+from mbe2_dataset.checks.rows import EXAMPLES, PICTURES, Finding, Part
 from mbe2_dataset.errors import ModelError
 
 # Catalogue photos look alike, so a near hash only proposes a pair and thumbnails decide: between 2,000 test and 6,000
@@ -21,242 +20,279 @@ HASH_DISTANCE = 12
 THUMBNAIL_DIFFERENCE = 2.5
 # Means of four by four colours differ at most as much as those colours do, but for rounding.
 ROUNDING = 1.0
-# So many pairs are compared at a time; so many are then looked at closely, and if there are more, the report says so.
-BLOCK = 2_000_000
+# So many pairs are looked at closely, and if there are more, the report says so.
 CANDIDATES = 50_000
+# An odd number that spreads the bits of one hash before another is added.
+MIX = 0x9E3779B97F4A7C15
 # Cosine similarity from which two products count as neighbours (our choice).
 SIMILARITY = 0.98
 BATCH = 64
 
 
-def check_sets(scans: list[Scan], parts: list[Part], looks: np.ndarray) -> Iterator[Finding]:
-    """Yield all findings about the data set as a whole.
-
-    Args:
-        scans: one for each part, in the order of the files.
-        parts: to find a picture again.
-        looks: of all pictures, an array of rows.LOOK sorted by `sha`.
-    """
-    columns = {}
-    for scan in scans:
-        for name, values in scan.columns.items():
-            columns.setdefault((scan.part.config, scan.part.split, name), []).append(values)
-    columns = {key: pa.chunked_array(values) for key, values in columns.items()}
-    pictures = {}
-    for scan in scans:
-        pictures.setdefault((scan.part.config, scan.part.split), []).append(scan.pictures)
-    pictures = {key: np.concatenate(values) for key, values in pictures.items()}
-    yield from _unique(columns)
-    yield from _qrels(columns)
-    yield from _shared_names(columns)
-    finder = _Finder(parts)
-    yield from _shared_pictures(pictures, finder)
-    yield from _duplicates(columns, pictures, finder)
-    yield from _near(pictures, looks, finder)
+def check_sets(found: Found) -> Iterator[Finding]:
+    """Yield all findings about the data set as a whole."""
+    finder = _Finder(found)
+    yield from _unique(finder)
+    yield from _qrels(finder)
+    yield from _shared_names(finder)
+    pictures, photos = _by_split(found), _by_split(found, found.photos())
+    yield from _shared_pictures(pictures, photos, finder)
+    del pictures
+    yield from _duplicates(found, finder)
+    yield from _near(photos, found.looks.mapped, finder)
 
 
-def _found(level: str, check: str, message: str, where: str, values: pa.Array) -> Iterator[Finding]:
-    if len(values):
-        yield Finding(level, check, message, where, len(values), tuple(values[:EXAMPLES].to_pylist()))
+class _Column:
+    """Hashes of the values of some columns, one after another; the values themselves are read for examples only."""
+
+    def __init__(self, finder: "_Finder", chosen: Callable[[str, str], bool], split: str | None = None):
+        self._finder = finder
+        keys = [key for key in finder.found.keys if chosen(key[0], key[2]) and split in (None, key[1])]
+        self._keys = {key: finder.found.keys[key].mapped for key in keys}
+        self.hashes, self.places, self.counts = first_places(
+            list(self._keys.values()), [values != 0 for values in self._keys.values()]
+        )
+
+    def values(self, places: np.ndarray) -> tuple[int, tuple[str, ...]]:
+        """Return how many places there are, and the values at the first of them."""
+        texts = []
+        for place in np.sort(places)[:EXAMPLES].tolist():
+            for (config, split, name), values in self._keys.items():
+                if 0 <= place < len(values):
+                    texts.append(self._finder.text(config, split, name, place))
+                place -= len(values)
+        return len(places), tuple(texts)
 
 
-def _repeated(values: pa.ChunkedArray) -> pa.Array:
-    """Return the values that occur more than once."""
-    counts = pc.value_counts(values.drop_null())
-    return counts.field("values").filter(pc.greater(counts.field("counts"), 1))
-
-
-def _column(columns: dict, config: str, name: str) -> pa.ChunkedArray:
+def _column(finder: "_Finder", config: str, name: str) -> _Column:
     """Return a column over all splits of a config."""
-    chunks = [chunk for (c, _, n), values in columns.items() if (c, n) == (config, name) for chunk in values.chunks]
-    return pa.chunked_array(chunks, pa.string())
+    return _Column(finder, lambda *key: key == (config, name))
 
 
-def _unique(columns: dict) -> Iterator[Finding]:
+def _found(level: str, check: str, message: str, where: str, column: _Column, chosen: np.ndarray) -> Iterator[Finding]:
+    """Yield a finding about those of the different values that are chosen."""
+    if chosen.any():
+        yield Finding(level, check, message, where, *column.values(column.places[chosen]))
+
+
+def _unique(finder: "_Finder") -> Iterator[Finding]:
     for config, name in (("triplets", "query_id"), ("corpus", "id"), ("queries", "id")):
-        repeated = _repeated(_column(columns, config, name))
-        yield from _found("error", "ids", f"values of {name} occur more than once", config, repeated)
+        column = _column(finder, config, name)
+        yield from _found("error", "ids", f"values of {name} occur more than once", config, column, column.counts > 1)
 
 
-def _qrels(columns: dict) -> Iterator[Finding]:
-    queries, corpus = _column(columns, "queries", "id"), _column(columns, "corpus", "id")
-    judged, relevant = _column(columns, "qrels", "query-id"), _column(columns, "qrels", "corpus-id")
+def _qrels(finder: "_Finder") -> Iterator[Finding]:
+    queries, corpus = _column(finder, "queries", "id"), _column(finder, "corpus", "id")
+    judged, relevant = _column(finder, "qrels", "query-id"), _column(finder, "qrels", "corpus-id")
 
-    def absent(values: pa.ChunkedArray, known: pa.ChunkedArray) -> pa.Array:
-        values = pc.unique(values)
-        return values.filter(pc.invert(pc.is_in(values, known.combine_chunks())))
+    def absent(column: _Column, known: _Column) -> np.ndarray:
+        return ~np.isin(column.hashes, known.hashes)
 
-    yield from _found("error", "qrels", "queries have no qrel, so no right answer", "queries", absent(queries, judged))
-    yield from _found("error", "qrels", "query ids are of no query", "qrels", absent(judged, queries))
-    yield from _found("error", "qrels", "corpus ids are of no listing of the corpus", "qrels", absent(relevant, corpus))
-    pairs = pc.binary_join_element_wise(judged, relevant, " -> ")
-    yield from _found("error", "qrels", "pairs occur more than once", "qrels", _repeated(pairs))
-    yield from _found("info", "qrels", "listings are right for no query", "corpus", absent(corpus, relevant))
+    for level, message, where, column, known in (
+        ("error", "queries have no qrel, so no right answer", "queries", queries, judged),
+        ("error", "query ids are of no query", "qrels", judged, queries),
+        ("error", "corpus ids are of no listing of the corpus", "qrels", relevant, corpus),
+        ("info", "listings are right for no query", "corpus", corpus, relevant),
+    ):
+        yield from _found(level, "qrels", message, where, column, absent(column, known))
+    hashes = [finder.found.keys["qrels", "test", name].mapped for name in ("query-id", "corpus-id")]
+    _, places, counts = first_places([hashes[0] * np.uint64(MIX) ^ hashes[1]])
+    if (counts > 1).any():
+        names = [
+            " -> ".join(finder.text("qrels", "test", name, place) for name in ("query-id", "corpus-id"))
+            for place in np.sort(places[counts > 1])[:EXAMPLES].tolist()
+        ]
+        yield Finding("error", "qrels", "pairs occur more than once", "qrels", int((counts > 1).sum()), tuple(names))
 
 
-def _shared_names(columns: dict) -> Iterator[Finding]:
+def _shared_names(finder: "_Finder") -> Iterator[Finding]:
     """Find leakage by the id of a product or group."""
-    ids, groups = {}, {}
-    for (config, split, name), values in columns.items():
-        if name in ("positive_id", "negative_id") or (config, name) == ("corpus", "id"):
-            ids.setdefault(split, []).extend(values.chunks)
-        elif name.endswith("group_id"):
-            groups.setdefault(split, []).extend(values.chunks)
-    for kind, found in (("products", ids), ("groups", groups)):
-        known = {split: pc.unique(pa.chunked_array(chunks)) for split, chunks in found.items()}
-        for first, second in combinations(sorted(known), 2):
-            shared = known[first].filter(pc.is_in(known[first], known[second]))
-            yield from _found("error", "leakage", f"{kind} are in both splits", f"{first} and {second}", shared)
+    names = {"products": {"id", "positive_id", "negative_id"}, "groups": {"group_id"}}
+    names["groups"] |= {f"{role}_group_id" for role in ("query", "positive", "negative")}
+    for kind, wanted in names.items():
+        for first, second in combinations(sorted({split for _, split, _ in finder.found.keys}), 2):
+            here, there = (
+                _Column(finder, lambda config, name, wanted=wanted: config != "queries" and name in wanted, split)
+                for split in (first, second)
+            )
+            shared = np.isin(here.hashes, there.hashes)
+            yield from _found("error", "leakage", f"{kind} are in both splits", f"{first} and {second}", here, shared)
 
 
 class _Finder:
-    """Finds pictures again by their entries of `rows.PICTURE`."""
+    """Finds rows and pictures again by their places."""
 
-    def __init__(self, parts: list[Part]):
+    def __init__(self, found: Found):
+        self.found = found
         self._files = {}
-        for part in parts:
+        self._rows = defaultdict(list)
+        for part, rows in found.rows:
             self._files.setdefault(part.file, []).append(part)
-        self._column = lru_cache(maxsize=2)(self._read)
+            self._rows[part.config, part.split].append((part, rows))
 
-    def name(self, entry: np.void) -> str:
+    def name(self, place: int) -> str:
         """Return column, row and file of a picture."""
-        part, _ = self._part(int(entry["file"]), int(entry["row"]))
+        entry = self.found.pictures.mapped[place]
+        part = next(part for part in reversed(self._files[entry["file"]]) if part.first <= entry["row"])
         column = list(PICTURES[part.config])[entry["column"]]
         return f"{column} in row {entry['row']} of {part.config}/{part.path.name}"
 
-    def _part(self, file: int, row: int) -> tuple[Part, int]:
-        part = [part for part in self._files[file] if part.first <= row][-1]
-        return part, row - part.first
-
-    def _read(self, part: Part, column: str) -> pa.ChunkedArray:
-        return pq.ParquetFile(part.path).read_row_group(part.row_group, columns=[column]).column(column)
-
-    def thumbnails(self, entries: np.ndarray) -> np.ndarray:
-        """Return the thumbnails (N, 16, 16, 3) of pictures, which are read in the order of the files: reading a row
-        group takes long.
-        """
-        found = np.empty((len(entries), THUMBNAIL, THUMBNAIL, 3), dtype=np.uint8)
-        for place in np.argsort(entries, order=["file", "column", "row"]):
-            part, row = self._part(int(entries[place]["file"]), int(entries[place]["row"]))
-            column = list(PICTURES[part.config])[entries[place]["column"]]
-            found[place] = thumbnail(decode(Picture(**self._column(part, column)[row].as_py())))
-        return found
+    def text(self, config: str, split: str, column: str, place: int) -> str:
+        """Return a value of a column."""
+        for part, rows in self._rows[config, split]:
+            if place < rows:
+                table = pq.ParquetFile(part.path).read_row_group(part.row_group, columns=[column])
+                return table.column(column)[place].as_py()
+            place -= rows
+        raise IndexError(place)
 
 
-def _by_split(pictures: dict, chosen: Callable[[str, np.ndarray], np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the pictures of each split that are chosen (by config and pictures), each once."""
-    splits = {}
-    for (config, split), found in pictures.items():
-        splits.setdefault(split, []).append(chosen(config, found))
-    return {split: _once(np.concatenate(found)) for split, found in sorted(splits.items())}
+# The shas of the different pictures of a split, sorted, and the place where each is first.
+_Once = tuple[np.ndarray, np.ndarray]
 
 
-def _once(found: np.ndarray) -> np.ndarray:
-    return found[np.unique(found["sha"], return_index=True)[1]]
+def _by_split(found: Found, wanted: np.ndarray | None = None) -> dict[str, _Once]:
+    """Return the pictures of each split, each once; with `wanted` some of all pictures."""
+    shas, splits = found.pictures.mapped["sha"], {}
+    for part, places in found.parts():
+        splits.setdefault(part.split, []).append(places)
+    once = {}
+    for split, slices in sorted(splits.items()):
+        is_own = np.zeros(len(shas), bool)
+        for places in slices:
+            is_own[places] = True if wanted is None else wanted[places]
+        once[split] = first_places([shas], [is_own])[:2]
+    return once
 
 
-def _shared_pictures(pictures: dict, finder: _Finder) -> Iterator[Finding]:
+def _shared_pictures(pictures: dict[str, _Once], photos: dict[str, _Once], finder: _Finder) -> Iterator[Finding]:
     """Find leakage by the same bytes: an error, except between pictures that were both made by augmentation.
 
     Photos of two shades of a lip gloss may differ in one place only; a detail of another place is then the same.
     """
-    splits, photos = _by_split(pictures, lambda config, found: found), _by_split(pictures, _photos)
-    for first, second in combinations(splits, 2):
-        _, here, there = np.intersect1d(splits[first]["sha"], splits[second]["sha"], return_indices=True)
-        shown = np.isin(splits[first]["sha"][here], np.concatenate([photos[first]["sha"], photos[second]["sha"]]))
+    for first, second in combinations(pictures, 2):
+        shared, here, there = np.intersect1d(pictures[first][0], pictures[second][0], True, return_indices=True)
+        shown = np.isin(shared, photos[first][0]) | np.isin(shared, photos[second][0])
         for level, what, chosen in (
             ("error", "pictures are in both splits, byte for byte", shown),
             ("warning", "augmented pictures are in both splits, byte for byte", ~shown),
         ):
-            pairs = list(zip(here[chosen], there[chosen], strict=True))
-            names = [
-                f"{finder.name(splits[first][i])} is {finder.name(splits[second][j])}" for i, j in pairs[:EXAMPLES]
-            ]
+            pairs = list(zip(pictures[first][1][here[chosen]], pictures[second][1][there[chosen]], strict=True))
+            names = [f"{finder.name(one)} is {finder.name(other)}" for one, other in pairs[:EXAMPLES]]
             if pairs:
                 yield Finding(level, "leakage", what, f"{first} and {second}", len(pairs), tuple(names))
 
 
-def _photos(config: str, found: np.ndarray) -> np.ndarray:
-    """Return those that were not made by augmentation."""
-    return found[is_photo(config, found["column"])]
-
-
-def _duplicates(columns: dict, pictures: dict, finder: _Finder) -> Iterator[Finding]:
-    texts = _repeated(_column(columns, "corpus", "text"))
-    yield from _found("warning", "duplicates", "texts are those of more than one listing", "corpus", texts)
-    # Queries are left out: the image and the mixed query of a group share their picture.
-    for found in (found for (config, _), found in pictures.items() if config == "corpus"):
-        _, first, counts = np.unique(found["sha"], return_index=True, return_counts=True)
-        repeated = first[counts > 1]
-        names = [finder.name(found[place]) for place in repeated[:EXAMPLES]]
-        if len(repeated):
+def _duplicates(found: Found, finder: _Finder) -> Iterator[Finding]:
+    texts, message = _column(finder, "corpus", "text"), "texts are those of more than one listing"
+    yield from _found("warning", "duplicates", message, "corpus", texts, texts.counts > 1)
+    pictures, splits = found.pictures.mapped, {}
+    for part, places in found.parts():
+        if part.config in ("corpus", "triplets"):  # an image and a mixed query of a group share their picture
+            start = splits.setdefault((part.config, part.split), [places.start, 0])
+            start[1] = places.stop
+    for (config, split), (start, end) in splits.items():
+        own = pictures[start:end]
+        shas, first, counts = first_places([own["sha"]])
+        if config == "corpus" and (counts > 1).any():
+            repeated = first[counts > 1]
+            names = tuple(finder.name(start + place) for place in repeated[:EXAMPLES])
             message = "pictures are those of more than one listing"
-            yield Finding("warning", "duplicates", message, "corpus", len(repeated), tuple(names))
-    for (config, split), found in pictures.items():
-        if config in ("triplets", "corpus"):
-            pairs = np.unique(found[found["group"] != 0][["sha", "group"]])
-            shas, counts = np.unique(pairs["sha"], return_counts=True)
-            shared = shas[counts > 1]
-            names = [finder.name(found[found["sha"] == sha][0]) for sha in shared[:EXAMPLES]]
-            if len(shared):
-                yield Finding(
-                    "warning", "duplicates", "pictures are shown by products of different groups, which may be false "
-                    "negatives of each other", f"{config}/{split}", len(shared), tuple(names),
-                )  # fmt: skip
+            yield Finding("warning", "duplicates", message, "corpus", len(repeated), names)
+        # Of the groups that show a picture, the first; a picture that another one shows as well is shared.
+        known, groups, _ = first_places([own["sha"]], [own["group"] != 0])
+        shared = np.zeros(len(known), bool)
+        for block in range(0, len(own), BLOCK):
+            seen = own[block : block + BLOCK][["sha", "group"]]
+            seen = seen[seen["group"] != 0]
+            at = np.searchsorted(known, seen["sha"])
+            shared[at[own["group"][groups[at]] != seen["group"]]] = True
+        if shared.any():
+            places = first[np.searchsorted(shas, known[shared][:EXAMPLES])]
+            yield Finding(
+                "warning", "duplicates", "pictures are shown by products of different groups, which may be false "
+                "negatives of each other", f"{config}/{split}", int(shared.sum()),
+                tuple(finder.name(start + place) for place in places),
+            )  # fmt: skip
 
 
-def _near(pictures: dict, looks: np.ndarray, finder: _Finder) -> Iterator[Finding]:
+def _near(photos: dict[str, _Once], looks: np.ndarray, finder: _Finder) -> Iterator[Finding]:
     """Find leakage by pictures that look the same: perceptual hashes propose, thumbnails decide."""
-    splits = _by_split(pictures, _photos)
-    for first, second in combinations(splits, 2):
-        small, large = sorted((splits[first], splits[second]), key=len)
+    order = np.argsort(looks["sha"])
+    shas = looks["sha"][order]
+    for first, second in combinations(photos, 2):
+        small, large = sorted((photos[first], photos[second]), key=lambda once: len(once[0]))
         where = f"{first} and {second}"
-        pairs = _candidates(*(looks[np.searchsorted(looks["sha"], photos["sha"])] for photos in (small, large)))
-        if len(pairs) > CANDIDATES:
+        one, other = (order[np.searchsorted(shas, once[0])] for once in (small, large))
+        pairs, total = _candidates(looks, one, other)
+        if total > CANDIDATES:
             yield Finding(
                 "info", "leakage", "pairs with like hashes were not compared closely: there are too many", where,
-                len(pairs) - CANDIDATES,
+                total - CANDIDATES,
             )  # fmt: skip
-        shown = []
-        for photos, places in zip(
-            (small, large), np.array(pairs[:CANDIDATES], dtype=int).reshape(-1, 2).T, strict=True
-        ):
-            different, which = np.unique(places, return_inverse=True)
-            shown.append(finder.thumbnails(photos[different])[which].astype(np.int16))
-        differences = np.abs(shown[0] - shown[1]).mean(axis=(1, 2, 3)).tolist()
-        near = sorted((d, *pair) for d, pair in zip(differences, pairs, strict=False) if d <= THUMBNAIL_DIFFERENCE)
+        near = []
+        for block in np.array_split(pairs, 1 + len(pairs) // 1000):
+            shown = [looks["thumbnail"][side[block[:, n]]].astype(np.int16) for n, side in enumerate((one, other))]
+            differences = np.abs(shown[0] - shown[1]).mean(axis=(1, 2, 3))
+            alike = differences <= THUMBNAIL_DIFFERENCE
+            near += zip(differences[alike].tolist(), *block[alike].T.tolist(), strict=True)
         names = [
-            f"{finder.name(small[i])} and {finder.name(large[j])} (difference {difference:.1f} of 255)"
-            for difference, i, j in near[:EXAMPLES]
+            f"{finder.name(small[1][i])} and {finder.name(large[1][j])} (difference {difference:.1f} of 255)"
+            for difference, i, j in sorted(near)[:EXAMPLES]
         ]
         if near:
             yield Finding("warning", "leakage", "pairs of pictures look the same", where, len(near), tuple(names))
 
 
-def _candidates(one: np.ndarray, other: np.ndarray) -> list[tuple[int, int]]:
-    """Return the places of pairs with like hashes, like colours and other bytes (arrays of LOOK), nearest first.
+def _candidates(looks: np.ndarray, one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, int]:
+    """Find the pairs with like hashes, like colours and other bytes.
 
     Each hash is compared only with those of which a quarter differs from its own in one bit at most, as one must if up
     to seven of 64 bits differ. They are found by sorting.
+
+    Args:
+        looks: an array of LOOK; one, other: places in it.
+
+    Returns:
+        (N, 2) places in `one` and `other`, of the CANDIDATES nearest pairs, nearest first; and how many there are.
     """
-    found = {}
-    most = THUMBNAIL_DIFFERENCE + ROUNDING
-    for shift, flip in product(range(0, 64, 16), [0, *(1 << bit for bit in range(16))]):
-        quarters = (other["hash"] >> np.uint64(shift)) & np.uint64(0xFFFF)
-        order = np.argsort(quarters)
-        wanted = ((one["hash"] >> np.uint64(shift)) & np.uint64(0xFFFF)) ^ np.uint64(flip)
-        starts, ends = (np.searchsorted(quarters[order], wanted, side) for side in ("left", "right"))
-        counts = ends - starts
-        for block in np.array_split(np.arange(len(one)), 1 + counts.sum() // BLOCK):
-            i = np.repeat(block, counts[block])
-            within = np.arange(len(i)) - np.repeat(np.cumsum(counts[block]) - counts[block], counts[block])
-            j = order[np.repeat(starts[block], counts[block]) + within]
-            near = np.bitwise_count(one["hash"][i] ^ other["hash"][j]) <= HASH_DISTANCE
-            i, j = i[near], j[near]
-            differences = np.abs(one["small"][i].astype(np.int16) - other["small"][j]).mean(axis=1)
-            near = (differences <= most) & (one["sha"][i] != other["sha"][j])
-            found.update(zip(zip(i[near].tolist(), j[near].tolist(), strict=True), differences[near], strict=True))
-    return sorted(found, key=lambda pair: (found[pair], pair))
+    mine, theirs = looks["hash"][one], looks["hash"][other]
+    found, total, most = [(np.empty(0), np.empty(0, int), np.empty(0, int))], 0, THUMBNAIL_DIFFERENCE + ROUNDING
+
+    def nearest() -> tuple[np.ndarray, ...]:
+        differences, i, j = map(np.concatenate, zip(*found, strict=True))
+        order = np.lexsort((j, i, differences))[:CANDIDATES]
+        return differences[order], i[order], j[order]
+
+    for shift in range(0, 64, 16):
+        quarters = _quarter(theirs, shift)
+        order = np.argsort(quarters, kind="stable")
+        quarters = quarters[order]
+        for flip in (0, *(1 << bit for bit in range(16))):
+            wanted = _quarter(mine, shift) ^ np.uint16(flip)
+            starts, ends = (np.searchsorted(quarters, wanted, side) for side in ("left", "right"))
+            counts = ends - starts
+            for block in np.array_split(np.arange(len(one)), 1 + counts.sum() // BLOCK):
+                i = np.repeat(block, counts[block])
+                within = np.arange(len(i)) - np.repeat(np.cumsum(counts[block]) - counts[block], counts[block])
+                j = order[np.repeat(starts[block], counts[block]) + within]
+                unlike = mine[i] ^ theirs[j]
+                near = np.bitwise_count(unlike) <= HASH_DISTANCE
+                for earlier in range(0, shift, 16):  # where the pair was found already
+                    near &= np.bitwise_count(_quarter(unlike, earlier)) > 1
+                i, j = i[near], j[near]
+                pair = looks["small"][one[i]].astype(np.int16), looks["small"][other[j]]
+                differences = np.abs(pair[0] - pair[1]).mean(axis=1)
+                near = (differences <= most) & (looks["sha"][one[i]] != looks["sha"][other[j]])
+                found.append((differences[near], i[near], j[near]))
+                total += int(near.sum())
+                if sum(len(part[0]) for part in found) > 2 * CANDIDATES:
+                    found[:] = [nearest()]
+    return np.stack(nearest()[1:], 1), total
+
+
+def _quarter(hashes: np.ndarray, shift: int) -> np.ndarray:
+    return (hashes >> np.uint64(shift)).astype(np.uint16)
 
 
 def check_neighbours(parts: list[Part], name: str) -> list[Finding]:

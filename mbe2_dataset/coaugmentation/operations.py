@@ -3,12 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import Literal
 
+import pyarrow as pa
 from tqdm import tqdm
 
 from mbe2_dataset.catalogue.pictures import decode
-from mbe2_dataset.catalogue.store import Row
+from mbe2_dataset.catalogue.store import BLOCK, Row
 from mbe2_dataset.coaugmentation.consistency import ConsistencyScorer, Embedder, apply_threshold, histogram
 from mbe2_dataset.coaugmentation.makers import Makers
 from mbe2_dataset.coaugmentation.pictures.editors import ImageEditor
@@ -16,7 +18,7 @@ from mbe2_dataset.coaugmentation.pictures.expand import DRAWING, expand
 from mbe2_dataset.coaugmentation.pictures.subject import SubjectExtractor
 from mbe2_dataset.coaugmentation.titles.enrich import TitleWriter, enrich
 from mbe2_dataset.coaugmentation.titles.entities import Gazetteer, extract_entities, learn_gazetteer
-from mbe2_dataset.journal import SCORES, TITLE, VIEWS, Journal, Made, Result, key_for
+from mbe2_dataset.journal import SCORES, TITLE, VIEWS, Journal, Keys, KeysById, Made, Result, key_for
 from mbe2_dataset.parallel import Engine, Stopwatch, in_threads
 from mbe2_dataset.schema import identity_of
 
@@ -50,31 +52,46 @@ class Operation(ABC):
         """Make one result for each row. What goes wrong with one product is a fact of its result and no exception."""
 
 
-def carry_out(operation: Operation, rows: Sequence[Row], journal: Journal, engine: Engine) -> list[str]:
+def carry_out(operation: Operation, rows: Sequence[Row], journal: Journal, engine: Engine) -> Keys:
     """See to it that the journal has a result for each row; what it has already is not made again.
+
+    Rows are read as they are needed. Several with one key are worked on once.
 
     Returns:
         The key of each row's result.
     """
-    identity = operation.identity()
-    keys = [key_for(operation=operation.name, identity=identity, inputs=operation.inputs(row)) for row in rows]
-    known = journal.known(keys)
-    pending = [pair for pair in dict(zip(keys, rows, strict=True)).items() if pair[0] not in known]
-    batches = [pending[start : start + operation.batch] for start in range(0, len(pending), operation.batch)]
-    with tqdm(total=len(keys), initial=len(keys) - len(pending), desc=operation.name, unit="product") as bar:
-        for results in _run(operation, batches, engine):
+    identity, keys = operation.identity(), Keys()
+    waiting: set[str] = set()  # keys that were given out, and have no final result yet
+
+    def pending(bar: tqdm) -> Iterator[tuple[str, Row]]:
+        remaining = iter(rows)
+        while block := list(islice(remaining, BLOCK)):
+            asked = {"operation": operation.name, "identity": identity}
+            found = [key_for(**asked, inputs=operation.inputs(row)) for row in block]
+            keys.extend(found)
+            known = journal.known(found) | waiting
+            fresh = {key: row for key, row in zip(found, block, strict=True) if key not in known}
+            waiting.update(fresh)
+            bar.update(len(block) - len(fresh))
+            yield from fresh.items()
+
+    with tqdm(total=len(rows), desc=operation.name, unit="product") as bar:
+        products = pending(bar)
+        batches = iter(lambda: list(islice(products, operation.batch)), [])
+        for results in _run(operation, batches, -(-len(rows) // operation.batch), engine):
             journal.add(operation.name, results)
+            waiting.difference_update(key for key, result in results if result.final)
             bar.update(len(results))
     return keys
 
 
-def _run(operation: Operation, batches: list, engine: Engine) -> Iterator[list[tuple[str, Result]]]:
+def _run(operation: Operation, batches: Iterator, count: int, engine: Engine) -> Iterator[list[tuple[str, Result]]]:
     function = partial(_results, operation)
     if operation.place == "threads":
         return in_threads(function, batches, operation.threads)
     if operation.place == "here":
         return map(function, batches)
-    return engine.map(function, batches)
+    return engine.map(function, batches, count)
 
 
 def _results(operation: Operation, batch: list[tuple[str, Row]]) -> list[tuple[str, Result]]:
@@ -221,39 +238,47 @@ class EmbedProducts(Operation):
 
 
 def coaugment(
-    products: list[Row],
-    train: list[Row],
+    products: Sequence[Row],
+    ids: pa.StringArray,
+    train: Sequence[Row],
     makers: Makers,
     seed: int,
     journal: Journal,
     engine: Engine,
     watch: Stopwatch,
 ) -> tuple[Made, dict]:
-    """Carry out the co-augmentation of `products`; the gazetteer is learnt from the rows of the split `train`.
+    """Carry out the co-augmentation of `products`, whose ids are `ids`; the gazetteer is learnt from `train`.
 
     Returns:
         What reads the results, and facts about them for the report.
     """
-    keys: dict[str, dict[str, str]] = {}
-    ids = [row.id for row in products]
+    keys: dict[str, KeysById] = {}
+    facts: dict = {"unfinished": 0}
+
+    def carried_out(operation: Operation) -> Keys:
+        found = carry_out(operation, products, journal, engine)
+        keys[operation.name] = KeysById((name.as_py() for name in ids), found)
+        return found
+
+    def unfinished(found: Keys) -> int:
+        """Count products whose result is not final; those that are alike share a key."""
+        blocks = (found[start : start + BLOCK] for start in range(0, len(found), BLOCK))
+        return sum(len(block) - sum(map(journal.known(block).__contains__, block)) for block in blocks)
+
     if makers.writer is not None:
         with watch("titles"):
             operation = EnrichTitles(makers.writer, learn_gazetteer(train), makers.writer_place)
-            keys[TITLE] = dict(zip(ids, carry_out(operation, products, journal, engine), strict=True))
+            facts["unfinished"] += unfinished(carried_out(operation))
     if makers.views:
         how = (makers.picture_place, makers.picture_threads)
         operation = ExpandPictures(makers.extractor, makers.editor, makers.views, seed, *how)
         with watch("pictures"):
-            keys[VIEWS] = dict(zip(ids, carry_out(operation, products, journal, engine), strict=True))
+            facts["unfinished"] += unfinished(carried_out(operation))
     made = Made(journal.path, keys)
-    # Products that are alike share a key.
-    wanted = [key for of in keys.values() for key in of.values()]
-    known = journal.known(wanted)
-    facts: dict = {"unfinished": sum(key not in known for key in wanted)}
     if makers.scorer is not None:
         with watch("scores"):
             operation = ScoreConsistency(makers.scorer, made)
-            keys[SCORES] = dict(zip(ids, carry_out(operation, products, journal, engine), strict=True))
+            carried_out(operation)
         scores = [made.scores(row) for row in products]
         found = {
             "title": [score.title for score in scores if score.title is not None],

@@ -1,72 +1,110 @@
 """Hard negatives: of the same category, of any, or mined with a model's vectors (how they are found is our choice)."""
 
-from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from mbe2_dataset.catalogue.store import Row
+from mbe2_dataset.catalogue.store import SplitRows
 from mbe2_dataset.errors import CatalogueError
 
 # Anchors whose neighbours are held at a time.
 ANCHORS = 512
 # Neighbours that are looked at beyond the window, because group members and near-duplicates are left out.
 SPARE = 50
-# Perceptual hashes (64 bits) that differ in so many bits at most are of the same photo, resized or re-encoded.
+# Perceptual hashes (64 bits) of first images that differ in so many bits at most are of the same photo.
 NEAR_IDENTICAL_BITS = 4
+# How a negative was found: in the row's own category, in one above it, among all rows, by a model, or in the log.
+KINDS = ("same_leaf", "same_parent", "random", "mined", "shown_not_bought")
 
 
-class Negative(NamedTuple):
-    """A negative and how it was found; `facts` go into its provenance."""
+class Drawn(NamedTuple):
+    """The number of a negative in its split, and how it was found: its kind, and what its provenance says of that.
 
-    row: Row
+    `depth`: levels of the category that it was drawn from; `rank` and `similarity`: among those that a model found.
+    """
+
+    row: int
     kind: str
-    facts: dict
+    depth: int = 0
+    rank: int = 0
+    similarity: float = 0.0
 
 
 class CategoryNegatives:
     """Draws from the rows of one split by category and group.
 
+    For every level of the categories the rows are sorted by category and group, groups in the order in which they
+    appear: a category is then a range of groups, and a group a range of rows.
+
     Args:
         nearest: from the nearest category that has another group; otherwise from all rows.
     """
 
-    def __init__(self, rows: Sequence[Row], nearest: bool = True):
-        self._nearest = nearest
-        by_path: dict[tuple[str, ...], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
-        for row in rows:
-            for depth in range(len(row.category) + 1):
-                by_path[row.category[:depth]][row.group_id].append(row)
-        self._by_path = {path: (list(groups), groups) for path, groups in by_path.items()}
+    def __init__(self, split: SplitRows, nearest: bool = True):
+        self._split, self._nearest = split, nearest
+        self._levels: list[tuple[np.ndarray, np.ndarray]] = []
+        self._below: dict[tuple[str, ...], tuple[int, int]] = {}
+        self.paths_of = lru_cache(maxsize=1024)(self._paths_of)
+        groups = int(split.groups.max(initial=-1)) + 1
+        for depth in range(1 + max(map(len, split.categories), default=0)):
+            names = {path[:depth]: None for path in split.categories if len(path) >= depth}
+            names = {path: place for place, path in enumerate(names)}
+            place_of = np.array([names[path[:depth]] if len(path) >= depth else -1 for path in split.categories], int)
+            places = place_of[split.paths]
+            rows = np.flatnonzero(places >= 0)
+            pairs, first, inverse = np.unique(
+                places[rows] * groups + split.groups[rows], return_index=True, return_inverse=True
+            )
+            order = np.lexsort((first, pairs // max(1, groups)))
+            rank = np.empty(len(pairs), np.int32)
+            rank[order] = np.arange(len(pairs), dtype=np.int32)
+            ranks = rank[inverse]
+            members = rows[np.argsort(ranks, kind="stable")].astype(np.int32)
+            starts = np.concatenate([[0], np.cumsum(np.bincount(ranks, minlength=len(pairs)))]).astype(np.int32)
+            self._levels.append((members, starts))
+            ends = np.searchsorted(pairs[order] // max(1, groups), np.arange(len(names) + 1))
+            self._below |= {path: (int(ends[place]), int(ends[place + 1])) for path, place in names.items()}
 
-    def draw(self, path: tuple[str, ...], excluded: set[str], rng: np.random.Generator) -> Row | None:
+    def members(self, group: int) -> np.ndarray:
+        """Return the rows of a group, in order."""
+        members, starts = self._levels[0]
+        return members[starts[group] : starts[group + 1]]
+
+    def _paths_of(self, group: int) -> tuple[tuple[str, ...], ...]:
+        return tuple(self._split.categories[path] for path in np.unique(self._split.paths[self.members(group)]))
+
+    def draw(self, path: tuple[str, ...], excluded: set[int], rng: np.random.Generator) -> int | None:
         """Draw a row below `path` of a group that is not excluded; None if there is none."""
-        names, groups = self._by_path[path]
-        if len(names) == sum(name in groups for name in excluded):
+        (first, last), depth = self._below[path], len(path)
+        present = sum(any(found[:depth] == path for found in self.paths_of(group)) for group in excluded)
+        if last - first == present:
             return None
-        # At least one name is allowed and only a few are not, so this ends soon.
+        members, starts = self._levels[depth]
+        # At least one group is allowed and only a few are not, so this ends soon.
         while True:
-            name = names[rng.integers(len(names))]
-            if name not in excluded:
-                return groups[name][rng.integers(len(groups[name]))]
+            place = first + int(rng.integers(last - first))
+            start, end = int(starts[place]), int(starts[place + 1])
+            if int(self._split.groups[members[start]]) not in excluded:
+                return int(members[start + rng.integers(end - start)])
 
-    def __call__(self, row: Row, excluded: set[str], rng: np.random.Generator) -> Negative:
-        """Draw a negative for `row` from none of the excluded groups.
+    def __call__(self, row: int, excluded: set[int], rng: np.random.Generator) -> Drawn:
+        """Draw a negative for a row from none of the excluded groups.
 
         Raises:
             CatalogueError: there is none.
         """
-        for depth in range(len(row.category) if self._nearest else 0, -1, -1):
-            found = self.draw(row.category[:depth], excluded, rng)
+        path = self._split.categories[self._split.paths[row]]
+        for depth in range(len(path) if self._nearest else 0, -1, -1):
+            found = self.draw(path[:depth], excluded, rng)
             if found is not None:
-                same = depth == len(row.category)
-                kind = "random" if depth == 0 else "same_leaf" if same else "same_parent"
-                return Negative(found, kind, {"category": list(row.category[:depth])} if depth else {})
+                kind = "random" if depth == 0 else "same_leaf" if depth == len(path) else "same_parent"
+                return Drawn(found, kind, depth)
+        asked = self._split.rows[row]
         raise CatalogueError(
-            f"The split '{row.split}' has no possible negative for '{row.id}': it needs a row of another group."
+            f"The split '{asked.split}' has no possible negative for '{asked.id}': it needs a row of another group."
         )
 
 
@@ -95,59 +133,46 @@ class MinedNegatives:
     """Draws among the nearest neighbours of a row in a model's space; where it has none, by category.
 
     Args:
-        rows: those of one split; vectors: theirs, (N, D) float32, L2-normalised.
+        split: its rows; vectors: theirs, (N, D) float32, L2-normalised.
         fallback: for rows without any neighbour in the window.
     """
 
-    def __init__(
-        self,
-        rows: Sequence[Row],
-        vectors: np.ndarray,
-        hardness: Hardness,
-        fallback: CategoryNegatives,
-    ):
-        self._rows, self._fallback = rows, fallback
-        self._place = {row.id: place for place, row in enumerate(rows)}
-        self._candidates = _neighbours(rows, vectors, hardness)
-        self._nearest = hardness.nearest
+    def __init__(self, split: SplitRows, vectors: np.ndarray, hardness: Hardness, fallback: CategoryNegatives):
+        self._split, self._fallback, self._nearest = split, fallback, hardness.nearest
+        self._candidates = _neighbours(split, vectors, hardness)
 
-    def __call__(self, row: Row, excluded: set[str], rng: np.random.Generator) -> Negative:
+    def __call__(self, row: int, excluded: set[int], rng: np.random.Generator) -> Drawn:
         """Draw a negative, as in `CategoryNegatives`."""
-        places, similarities = self._candidates[self._place[row.id]]
-        allowed = [n for n, place in enumerate(places) if self._rows[place].group_id not in excluded]
+        places, similarities = self._candidates[row]
+        allowed = [n for n, place in enumerate(places) if int(self._split.groups[place]) not in excluded]
         if not allowed:
             return self._fallback(row, excluded, rng)
         chosen = allowed[rng.integers(len(allowed))]
-        facts = {"rank": self._nearest + chosen, "similarity": round(float(similarities[chosen]), 4)}
-        return Negative(self._rows[places[chosen]], "mined", facts)
+        return Drawn(int(places[chosen]), "mined", rank=self._nearest + chosen, similarity=float(similarities[chosen]))
 
 
-def _neighbours(rows: Sequence[Row], vectors: np.ndarray, hardness: Hardness) -> list[tuple[np.ndarray, np.ndarray]]:
+def _neighbours(split: SplitRows, vectors: np.ndarray, hardness: Hardness) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return for each row the places and similarities of those in its window, nearest first; of equals by place."""
     # Imported here, because processes that write shards need neither and would wait seconds for them.
     import torch
     from sentence_transformers.util import dot_score, semantic_search
 
     corpus = torch.from_numpy(vectors)
-    top_k = min(len(rows), hardness.farthest + SPARE)
+    looks = [row.images[0].perceptual_hash for row in split.rows]
+    top_k = min(len(looks), hardness.farthest + SPARE)
     found = []
-    for start in tqdm(range(0, len(rows), ANCHORS), desc="mine negatives", unit="chunk"):
+    for start in tqdm(range(0, len(looks), ANCHORS), desc="mine negatives", unit="chunk"):
         hits = semantic_search(corpus[start : start + ANCHORS], corpus, top_k=top_k, score_function=dot_score)
         for place, neighbours in enumerate(hits, start):
-            own = rows[place].group_id
+            own = split.groups[place]
             neighbours = [
                 (hit["corpus_id"], hit["score"])
                 for hit in sorted(neighbours, key=lambda hit: (-hit["score"], hit["corpus_id"]))
                 if hit["score"] <= hardness.most_alike
-                and rows[hit["corpus_id"]].group_id != own
-                and not _same_picture(rows[hit["corpus_id"]], rows[place])
+                and split.groups[hit["corpus_id"]] != own
+                and (looks[hit["corpus_id"]] ^ looks[place]).bit_count() > NEAR_IDENTICAL_BITS
             ]
             window = neighbours[hardness.nearest - 1 : hardness.farthest]
             places, similarities = zip(*window, strict=True) if window else ((), ())
             found.append((np.array(places, dtype=np.int32), np.array(similarities, dtype=np.float32)))
     return found
-
-
-def _same_picture(one: Row, other: Row) -> bool:
-    """Tell whether the first images are near-identical, by perceptual hash."""
-    return (one.images[0].perceptual_hash ^ other.images[0].perceptual_hash).bit_count() <= NEAR_IDENTICAL_BITS

@@ -24,6 +24,7 @@ BENCHMARKS = {
     "agreement": ("runtimes", arguments.Agreement, "--model moon2 --dataset mbe2"),
     "serving": ("runtimes", arguments.Serving, "--model moon2 --titles 1 32"),
     "http_service": ("http_service", arguments.HttpService, "--model moon2 --clients 1 16"),
+    "scale": ("scale", arguments.Scale, "--gpus 64 --teraflops 312"),
     "gpu": ("gpu", arguments.Gpu, "--parts agreement"),
 }
 EXIT_1 = {"gpu": "a difference is too large, or a way cannot be run"}

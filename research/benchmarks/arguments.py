@@ -314,3 +314,26 @@ class Gpu:
     parts: list[str] = option(GPU_PARTS, "tables to make", nargs="+", choices=GPU_PARTS)
     smoke: bool = option(False, "all of it tiny, to see that it runs", action="store_true")
     seed: int = option(0, "of weights and inputs")
+
+
+@dataclass
+class Scale:
+    """Compute what 6.4 million triplets, a training on them and 100 million products cost.
+
+    Nothing of this was run. Operations and memory are counted on models of the true width with one layer and with two;
+    what was measured is read from docs/. The time of a GPU is an assumption: its speed in bf16 by the data sheet, and
+    the share of it that is used (MFU).
+    """
+
+    model: str = option("Qwen3-VL-2B", "shape, with four experts that are copies, of which a token uses two")
+    triplets: float = option(6.4e6, "of the data set (MBE2.0 has so many)")
+    products: float = option(1e8, "of the catalogue")
+    gpus: int = option(8, "of the training", type=whole(1))
+    teraflops: float = option(989.0, "of a GPU in bf16, dense; the default is an H100's, an A100 has 312")
+    mfu: float = option(0.4, "share of that which is used")
+    batch: int = option(32, "triplets on each GPU", type=whole(1))
+    chunk: int = option(16, "items at a time with GradCache", type=whole(1))
+    workers: list[int] = option((1, 4, 16, 64), "machines of a Ray cluster", nargs="+", type=whole(1))
+    cores: int = option(16, "of each of these machines, the first one among them", type=whole(1))
+    build: str = option("two augmented images", "row of the build that was measured, in docs/speed.md")
+    seed: int = option(0, "of weights and inputs")

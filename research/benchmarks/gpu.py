@@ -193,9 +193,9 @@ def throughput(options: arguments.Gpu, name: str) -> Iterator[list[str]]:
             torch.cuda.empty_cache()
 
 
-def moon2_config(name: str, width: float = 0.5, **experts: int) -> Moon2Config:
-    """Return the configuration of a shape in `SHAPES`, with experts of `width` times that of its dense layers."""
-    vlm_config = AutoConfig.for_model("qwen3_vl", **SHAPES[name]["config"])
+def moon2_config(name: str, width: float = 0.5, shape: dict | None = None, **experts: int) -> Moon2Config:
+    """Return the configuration of a shape in `SHAPES`, or of another one, with experts of `width` times its layers'."""
+    vlm_config = AutoConfig.for_model("qwen3_vl", **(shape or SHAPES[name])["config"])
     inner = vlm_config.text_config.intermediate_size
     return Moon2Config(vlm_config=vlm_config, moe_intermediate_size=int(width * inner), **experts)
 

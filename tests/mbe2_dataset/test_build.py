@@ -19,6 +19,7 @@ import mbe2_dataset.build
 from mbe2_dataset import BuildOptions, Origin, Picture, Row, build_dataset, synthetic_product, synthetic_rows
 from mbe2_dataset.__main__ import main
 from mbe2_dataset.catalogue.pictures import decode, encode
+from mbe2_dataset.catalogue.store import SplitRows
 from mbe2_dataset.coaugmentation.pictures.classical import ClassicalExtractor
 from mbe2_dataset.coaugmentation.pictures.expand import apply_view as apply_expansion
 from mbe2_dataset.parallel import Engine, seed_for
@@ -182,9 +183,10 @@ def test_the_catalogue_s_own_log_can_be_left_out(tmp_path, capsys):
 
 
 def test_negatives_come_from_the_nearest_category_there_is():
-    def kinds(*paths: tuple[str, ...]) -> list[str]:
+    def kinds(*paths: tuple[str, ...]) -> tuple[str, str]:
         rows = [shop_row(f"r{n}", f"g{n}", "train", category=path) for n, path in enumerate(paths)]
-        return [(plan.negative.row.id, plan.negative.kind) for plan in plan_triplets(rows, (1, 1, 1), 0.0, 0)][0]
+        negative = plan_triplets(SplitRows.of(rows), (1, 1, 1), 0.0, 0)[0].negative
+        return negative.row.id, negative.kind
 
     assert kinds(("A", "B", "C"), ("A", "X"), ("A", "B", "C")) == ("r2", "same_leaf")
     assert kinds(("A", "B", "C"), ("A", "X"), ("A", "B", "D")) == ("r2", "same_parent")
@@ -195,7 +197,7 @@ def test_negatives_come_from_the_nearest_category_there_is():
 
 def test_negative_of_a_false_positive_is_of_a_third_group():
     rows = [shop_row(f"r{n}", f"g{n % 3}", "train") for n in range(30)]
-    for plan in plan_triplets(rows, (1, 1, 1), 1.0, 0):
+    for plan in plan_triplets(SplitRows.of(rows), (1, 1, 1), 1.0, 0):
         assert plan.false_positive
         assert {plan.source.group_id, plan.positive.group_id, plan.negative.row.group_id} == {"g0", "g1", "g2"}
 

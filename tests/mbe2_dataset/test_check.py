@@ -1,5 +1,6 @@
 """The check of a published data set finds each kind of fault, its report shows the rows, and the card is valid."""
 
+import hashlib
 import io
 import json
 import random
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,11 +22,11 @@ from PIL import Image
 from common_moon2.cli import UserError
 from conftest import change, cut_picture
 from mbe2_dataset.card import Origin, Terms, card
-from mbe2_dataset.catalogue.pictures import decode
+from mbe2_dataset.catalogue.pictures import Picture, decode
 from mbe2_dataset.checks import rows, sets
 from mbe2_dataset.checks.check import CheckReport, check_dataset, spread
 from mbe2_dataset.checks.page import write_report
-from mbe2_dataset.checks.rows import LOOK
+from mbe2_dataset.checks.rows import LOOK, seen
 from mbe2_dataset.errors import ModelError
 
 ORIGIN = Origin("shop", False, "python -m mbe2_dataset build", 0)
@@ -216,18 +218,76 @@ def test_near_pictures_are_those_that_comparing_all_finds(monkeypatch):
         & (colours <= 3.5)
         & (one["sha"][:, None] != other["sha"])
     )
-    found = sets._candidates(one, other)
-    assert sorted(found) == list(zip(*(places.tolist() for places in np.nonzero(alike)), strict=True))
-    assert (bits[alike] > 7).any() and 100 < len(found) < (bits <= sets.HASH_DISTANCE).sum()
-    distances = [colours[pair] for pair in found]
+    looks, places = np.concatenate([one, other]), np.arange(len(one) + len(other))
+    found, total = sets._candidates(looks, places[: len(one)], places[len(one) :])
+    expected = list(zip(*(place.tolist() for place in np.nonzero(alike)), strict=True))
+    assert sorted(map(tuple, found.tolist())) == expected
+    assert (bits[alike] > 7).any() and 100 < len(found) == total < (bits <= sets.HASH_DISTANCE).sum()
+    distances = colours[*found.T].tolist()
     assert distances == sorted(distances)
+    # Of too many, those that are nearest are looked at closely.
+    monkeypatch.setattr(sets, "CANDIDATES", 30)
+    nearest, counted = sets._candidates(looks, places[: len(one)], places[len(one) :])
+    assert nearest.tolist() == found[:30].tolist() and counted == total
 
 
 def test_each_different_picture_is_decoded_once(mbe2, report, monkeypatch):
     decoded = []
-    monkeypatch.setattr(rows, "decode", lambda picture: decoded.append(picture.sha256) or decode(picture))
+
+    def counted(content: bytes, is_photo: bool):
+        decoded.append(hashlib.sha256(content).hexdigest())
+        return seen(content, is_photo)
+
+    monkeypatch.setattr(rows, "seen", counted)
     assert check_dataset(mbe2) == report
     assert len(decoded) == len(set(decoded)) == report.pictures["different"] < report.pictures["decoded"]
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("size", [(17, 40), (70, 64), (150, 300), (520, 640)])
+def test_a_jpeg_that_is_decoded_smaller_looks_as_it_does_to_pillow(size):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8))
+    image = image.resize(size, Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    usual = [encoded(image), encoded(image.convert("L")), encoded(image, quality=60, subsampling=0)]
+    others = [encoded(image, progressive=True), encoded(image, exif=exif), encoded(image.convert("CMYK"))]
+    for content in [*usual, *others, encoded(image, "PNG")]:
+        assert (rows._usual_jpeg(content) == size) == (content in usual)
+        side, colours = seen(content)
+        expected = np.asarray(decode(Picture(content, "x")))
+        small = cv2.resize(expected, colours.shape[:2], interpolation=cv2.INTER_AREA)
+        assert side == max(size) and np.abs(colours.astype(int) - small).mean() < 1
+        assert seen(content, is_photo=False)[0] == max(size)
+
+
+def is_refused(read: Callable, *told) -> bool:
+    try:
+        read(*told)
+    except ValueError:
+        return True
+    return False
+
+
+def test_damage_of_a_jpeg_is_found_where_pillow_finds_it():
+    content = encoded(Image.effect_noise((90, 70), 60).convert("RGB"))
+    ends = [*range(0, len(content) - 2, 97), len(content) - 2]
+    assert all(is_refused(seen, content[:end]) for end in ends)
+    damaged = [content[:end] + bytes(len(content) - end) for end in ends]
+    damaged += [content[:end] + content[end + 1 :] for end in ends[1:]]
+    random = np.random.default_rng(0)
+    places = random.integers(content.index(b"\xff\xda"), len(content), 600)
+    for place, value in zip(places.tolist(), random.integers(0, 256, 600).tolist(), strict=True):
+        damaged.append(content[:place] + bytes([value]) + content[place + 1 :])
+    for one in damaged:
+        assert is_refused(seen, one, True) == is_refused(seen, one, False) == is_refused(decode, Picture(one, ""))
+    assert {is_refused(seen, one) for one in damaged} == {True, False}, "neither finds all of it"
+    assert is_refused(seen, encoded(Image.new("RGB", (900, 4)))), "no processor takes this shape"
 
 
 def test_a_broken_picture_is_named_wherever_it_occurs(mbe2, tmp_path):

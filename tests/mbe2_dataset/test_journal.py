@@ -93,7 +93,7 @@ def test_each_product_is_worked_on_once(tmp_path, place):
     keys = carry_out(operation, rows(7), journal, Engine(num_proc=2))
     assert sorted(made(log)) == [f"r{n}" for n in range(7)]
     assert [journal.result(key) for key in keys] == operation_results(rows(7))
-    assert carry_out(operation, rows(9), journal, Engine(num_proc=1))[:7] == keys
+    assert carry_out(operation, rows(9), journal, Engine(num_proc=1))[:7] == list(keys)
     assert sorted(made(log)) == [f"r{n}" for n in range(9)]
     carry_out(Shout(log, place=place, suffix="?"), rows(1), journal, Engine())
     assert made(log)[9:] == ["r0"]

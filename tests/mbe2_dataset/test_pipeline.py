@@ -22,7 +22,7 @@ from conftest import tiny_model, tiny_processor
 from mbe2_dataset.__main__ import main
 from mbe2_dataset.arguments import COMMANDS, MOVED, Build
 from mbe2_dataset.catalogue.pictures import Picture
-from mbe2_dataset.catalogue.store import Row
+from mbe2_dataset.catalogue.store import Row, SplitRows
 from mbe2_dataset.coaugmentation import makers
 from mbe2_dataset.coaugmentation.pictures.subject import SegmentationExtractor
 from mbe2_dataset.errors import OptionError
@@ -255,7 +255,8 @@ def mined(vectors: np.ndarray, groups: list[str], pictures: list[int], hardness:
         image = Hashed(b"", str(number))
         image.perceptual_hash = pictures[number]
         rows.append(Row(f"r{number}", "t", None, None, (), (), None, (image,), "train", group))
-    return MinedNegatives(rows, vectors.astype(np.float32), hardness, CategoryNegatives(rows)), rows
+    split = SplitRows.of(rows)
+    return MinedNegatives(split, vectors.astype(np.float32), hardness, CategoryNegatives(split))
 
 
 def test_mined_negatives_come_from_the_window_without_groups_and_duplicates():
@@ -265,13 +266,14 @@ def test_mined_negatives_come_from_the_window_without_groups_and_duplicates():
     pictures = [0, 0, 0b1111100000, 0b11, 0xFFFF, 0xFF0000, 0xFF000000, 0xFF00000000]
     # Of row 0: 1 is too similar, 2 is of its group, 3 is its picture but for two bits; so the ranks begin with row 4.
     hardness = Hardness(nearest=2, farthest=3, most_alike=float(np.cos(np.deg2rad(3))))
-    find, rows = mined(vectors, groups, pictures, hardness)
-    drawn = [find(rows[0], {"a"}, np.random.default_rng(seed)) for seed in range(40)]
-    assert {(negative.row.id, negative.kind) for negative in drawn} == {("r5", "mined"), ("r6", "mined")}
-    found = find(rows[0], {"a", "e"}, np.random.default_rng(0))
-    assert found.row.id == "r6" and found.facts == {"rank": 3, "similarity": pytest.approx(np.cos(angles[6]), abs=1e-4)}
+    find = mined(vectors, groups, pictures, hardness)
+    a, e, f = 0, 4, 5  # groups are numbered as they appear
+    drawn = [find(0, {a}, np.random.default_rng(seed)) for seed in range(40)]
+    assert {(negative.row, negative.kind) for negative in drawn} == {(5, "mined"), (6, "mined")}
+    found = find(0, {a, e}, np.random.default_rng(0))
+    assert (found.row, found.rank) == (6, 3) and found.similarity == pytest.approx(np.cos(angles[6]), abs=1e-4)
     # Nothing is left in the window: then by category.
-    assert find(rows[0], {"a", "e", "f"}, np.random.default_rng(0)).kind == "random"
+    assert find(0, {a, e, f}, np.random.default_rng(0)).kind == "random"
 
 
 @pytest.fixture(scope="module")

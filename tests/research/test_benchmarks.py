@@ -1,19 +1,22 @@
 """The benchmarks run from end to end at their smallest size, and their sums are right. No time is ever asserted."""
 
+import copy
 import os
 import subprocess
 import sys
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from configuration_moon2 import IMAGE
 from loss_moon2 import Moon2Loss
 from modeling_moon2 import Moon2Model
-from research.benchmarks import catalogue, cost, gpu, measure, model, search, training
+from research.benchmarks import arguments, catalogue, cost, gpu, measure, model, scale, search, training
 from research.benchmarks.__main__ import main
 from research.benchmarks.arguments import Training
 from research.study.results import read_keys
+from training_moon2.dry_run import grouped_mm_flops
 from training_moon2.triplets import ROLES
 
 
@@ -325,3 +328,32 @@ def test_everything_for_a_gpu_runs_tiny_on_the_cpu(tmp_path):
 def test_the_script_for_a_gpu_says_how_it_is_called():
     done = subprocess.run(["bash", str(measure.ROOT / "research" / "gpu.sh")], capture_output=True, text=True)
     assert done.returncode == 2 and "research/gpu.sh FOLDER study.tar.xz" in done.stderr
+
+
+def test_what_is_counted_on_few_layers_is_that_of_the_whole_model(monkeypatch):
+    shape = copy.deepcopy(gpu.SHAPES["tiny"])
+    shape["config"]["text_config"]["num_hidden_layers"] = 4
+    shape["config"]["vision_config"]["depth"] = 3
+    monkeypatch.setitem(scale.SHAPES, "tiny", shape)
+    counted = scale.count(arguments.Scale(model="tiny"))
+    model = Moon2Model(gpu.moon2_config("tiny", 1.0))
+    assert counted["parameters"] == model.num_parameters()
+    both = gpu.inputs(model.config, 1, shape["side"], shape["length"], "cpu")
+    both["pixel_values"] = both["pixel_values"].float()
+    model.set_attn_implementation("eager")
+    experts = {torch.ops.aten._grouped_mm: grouped_mm_flops}
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=experts) as counter:
+        model(**both)
+    assert counted["product"] == counter.get_total_flops()
+    plain, checkpointing, cached, sharded, _ = scale.training(arguments.Scale(model="tiny", triplets=1e15), counted)
+    assert float(checkpointing[2]) == pytest.approx(4 / 3 * float(plain[2]), rel=0.01)
+    assert float(cached[2]) == pytest.approx(5 / 3 * float(plain[2]), rel=0.01) and sharded[2] == plain[2]
+
+
+def test_measured_figures_are_read_from_the_docs_they_stand_in():
+    assert scale.measured("cost.md", "picture", "224 x 224")[1] == "1.98"
+    with pytest.raises(LookupError, match="nowhere"):
+        scale.measured("cost.md", "picture", "nowhere")
+    hours = [float(row[1]) for row in scale.building(arguments.Scale(workers=[1, 4, 1000]))]
+    first = float(next(scale.building(arguments.Scale()))[2])
+    assert hours == sorted(hours, reverse=True) and hours[-1] == pytest.approx(first, abs=0.2)
