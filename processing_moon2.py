@@ -283,7 +283,7 @@ class Moon2Processor(ProcessorMixin):
         if not batches:
             raise ValueError("There is nothing to join: the list of batches is empty.")
         rows = [
-            (ids[mask.bool()], types[mask.bool()])
+            (ids, types) if len(batch["input_ids"]) == 1 else (ids[mask.bool()], types[mask.bool()])
             for batch in batches
             for ids, mask, types in zip(*(batch[name] for name in POSITIONS), strict=True)
         ]
@@ -378,7 +378,7 @@ class Moon2Processor(ProcessorMixin):
         """Turn plain texts into ids. Only our own marks may become special tokens, never the words of a title."""
         tokenizer, _, _ = self._plain
         cut = slice(-max_length, None) if max_length and self.tokenizer.truncation_side == "left" else slice(max_length)
-        return [encoding.ids[cut] for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+        return [encoding.ids[cut] for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def apply_chat_template(
         self,

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
-from processing_moon2 import Moon2Processor, ProductBatch, ProductError
+from configuration_moon2 import TEXT
+from processing_moon2 import POSITIONS, Moon2Processor, ProductBatch, ProductError
 from training_moon2.arguments import TripletError
 from training_moon2.triplets import ROLES
 
@@ -48,8 +49,9 @@ class TripletCollator:
     def __call__(self, triplets: list[dict]) -> dict:
         rows = {role: {kind: torch.full((len(triplets),), -1) for kind in KINDS} for role in ROLES}
         passes, place = {}, 0
+        made = list(self._items(triplets))
         for kind in KINDS:
-            items = sorted(self._items(triplets, kind), key=lambda item: item.length)
+            items = sorted((item for item in made if item.kind == kind), key=lambda item: item.length)
             for item in items:
                 rows[item.role][kind][item.row] = place
                 place += 1
@@ -81,20 +83,29 @@ class TripletCollator:
         """Return the model inputs of one product."""
         return self.processor(product)
 
-    def _items(self, triplets: list[dict], kind: str) -> Iterator["_Item"]:
-        """Return all products that have a picture, as they are, or the texts of all that have one."""
+    def _items(self, triplets: list[dict]) -> Iterator["_Item"]:
+        """Return all products that have a picture, as they are, and the texts of all that have one."""
         for row, triplet in enumerate(triplets):
             for role in ROLES:
                 product = triplet[role]
                 if product["text"] is None and product["image"] is None:
                     raise TripletError(f"Triplet {triplet['query_id']}: its {role} has neither text nor image.")
-                if product["image" if kind == "pictures" else "text"] is None:
-                    continue
                 try:
-                    prepared = self.prepare(product if kind == "pictures" else {"text": product["text"]})
+                    whole = self.prepare(product if product["image"] is not None else {"text": product["text"]})
+                    text = None if product["text"] is None else self._text(product, whole)
                 except ProductError as error:
                     raise TripletError(f"Triplet {triplet['query_id']}, its {role}: {error.problem}") from error
-                yield _Item(row, role, prepared, prepared["input_ids"].shape[1])
+                parts = {"pictures": None if product["image"] is None else whole, "texts": text}
+                for kind, prepared in parts.items():
+                    if prepared is not None:
+                        yield _Item(row, role, kind, prepared, prepared["input_ids"].shape[1])
+
+    def _text(self, product: dict, whole: ProductBatch) -> ProductBatch:
+        """Return the model inputs of a product's text alone, which those of the whole product have in them."""
+        own = whole["position_types"] == TEXT
+        if own.all() or not own.any():  # without any, the text is blank: the processor says so
+            return whole if own.all() else self.prepare({"text": product["text"]})
+        return ProductBatch({name: whole[name][own][None] for name in POSITIONS})
 
     def _cut(self, items: list["_Item"]) -> Iterator[list[ProductBatch]]:
         """Make the batches of the passes, from items that are sorted by their length."""
@@ -112,5 +123,6 @@ class TripletCollator:
 class _Item(NamedTuple):
     row: int
     role: str
+    kind: str
     prepared: ProductBatch
     length: int

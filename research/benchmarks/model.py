@@ -95,7 +95,7 @@ class SeparateViews(TripletCollator):
                 batch["rows"][role][kind] = torch.arange(len(products)) + (2 * index + offset) * len(products)
         return batch
 
-    def _items(self, triplets: list[dict], kind: str) -> Iterator:
+    def _items(self, triplets: list[dict]) -> Iterator:
         return iter(())  # nothing shares a pass with another view
 
 

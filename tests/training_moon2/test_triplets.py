@@ -404,6 +404,22 @@ def test_passes_of_one_kind_only(rows):
         TripletCollator(tiny_processor())(triplets)
 
 
+def test_a_product_is_prepared_once_for_its_views(rows, monkeypatch):
+    triplets, prepared = nine(rows), []
+    prepare = TripletCollator.prepare
+    monkeypatch.setattr(TripletCollator, "prepare", lambda self, product: prepared.append(1) or prepare(self, product))
+    batch = TripletCollator(tiny_processor())(triplets)
+    items = [len(features["input_ids"]) for passes in batch["passes"].values() for features in passes]
+    assert len(prepared) == 3 * len(triplets) < sum(items)
+
+
+def test_a_blank_text_beside_a_picture_is_refused(rows):
+    triplets = nine(rows)
+    triplets[1]["positive"] = {"text": " ", "image": picture(40, 30, 1)}
+    with pytest.raises(TripletError, match=f"Triplet {triplets[1]['query_id']}, its positive: there is neither text"):
+        TripletCollator(tiny_processor())(triplets)
+
+
 def test_an_unreadable_picture_is_named_by_triplet_and_role(rows):
     triplets = [TripletDataset(rows)[index] for index in range(3)]
     triplets[2]["negative"]["image"] = {"bytes": b"<html>", "path": "page.jpg"}
