@@ -22,6 +22,7 @@ from training_moon2.arguments import BatchArguments
 from training_moon2.batches import TripletSampler
 from training_moon2.callbacks import EpochSetter, Interruption, NoTask, RefusedSteps, TrainingError
 from training_moon2.checkpoints import STAGING, move, seal, writing
+from training_moon2.experts import use_sorted_rows
 from training_moon2.figures import FilterRecord, ValidationRetrieval
 from training_moon2.passes import Items, Passes, gather, gather_counts, largest, role_views
 from training_moon2.triplets import ROLES, TripletDataset
@@ -83,6 +84,7 @@ class Moon2Trainer(Trainer):
             )
         args.ddp_find_unused_parameters = False
         super().__init__(model, args, **kwargs)
+        use_sorted_rows(self.model)
         self.loss = loss
         self.batches = batches or BatchArguments()
         self.validation = validation

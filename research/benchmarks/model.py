@@ -20,13 +20,14 @@ from research.benchmarks import arguments
 from research.benchmarks.measure import ROOT, print_table, ratios, spread, time_paired
 from training_moon2.collator import TripletCollator
 from training_moon2.dry_run import grouped_mm_flops
+from training_moon2.experts import NAME as SORTED_ROWS
 from training_moon2.figures import VIEWS
 from training_moon2.model import scratch_model, scratch_processor
 from training_moon2.passes import Items, role_views
 from training_moon2.triplets import ROLES
 
 RECIPES = {"tiny": ROOT / "recipes" / "tiny.yaml", "100m": Path(__file__).parent / "100m.yaml"}
-IMPLEMENTATIONS = ("grouped_mm", "eager")
+IMPLEMENTATIONS = ("grouped_mm", "eager", SORTED_ROWS)  # the last is what `Moon2Trainer` uses on a CPU
 # All titles have one length, and all passes as many items: the ways shall differ in what they compute, not in padding.
 TITLE_TOKENS = 24
 
@@ -221,8 +222,9 @@ def compare_blocks(hidden_size: int, intermediate_size: int, tokens: int, repeat
     modules = {name: build_block(hidden_size, intermediate_size, name, seed) for name in (None, *IMPLEMENTATIONS)}
     states = torch.randn(1, tokens, hidden_size, requires_grad=True)
     gradient = torch.randn(1, tokens, hidden_size)
-    with torch.no_grad():  # two ways to run the same experts
-        torch.testing.assert_close(modules["eager"](states), modules["grouped_mm"](states), atol=1e-4, rtol=1e-4)
+    with torch.no_grad():  # several ways to run the same experts
+        for name in IMPLEMENTATIONS:
+            torch.testing.assert_close(modules["eager"](states), modules[name](states), atol=1e-4, rtol=1e-4)
 
     def forward(module):
         with torch.no_grad():
