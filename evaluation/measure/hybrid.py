@@ -50,7 +50,7 @@ def fit_fusion(
         corpus: what is searched, among which their products have to be found.
 
     Returns:
-        `None` if the data set has no such triplets.
+        `None` if the data set has no such triplets, or too few for any weight.
 
     Raises:
         UserError: the triplets cannot be read, or a product cannot be embedded.
@@ -59,7 +59,8 @@ def fit_fusion(
     if benchmark is None:
         return None
     queries, corpus = embed_benchmark(encoder, benchmark, cache, options, ("text", "mixed"), ("t", "mm"))
-    return fit_on(benchmark, queries, corpus, "the validation triplets", encoder.fingerprint)
+    fusion = fit_on(benchmark, queries, corpus, "the validation triplets", encoder.fingerprint)
+    return fusion if fusion.weights else None
 
 
 def fit_on(

@@ -99,7 +99,9 @@ class Fusion:
             f"{ARROWS[name]}: {uses.get(one.use, f'words count {one.mean:.2f} on average')} ({one.queries} queries)"
             for name, one in self.weights.items()
         ]
-        return f"{'; '.join(said) or 'vectors alone'}; fitted on {self.source}"
+        if not said:
+            return f"vectors alone: {self.source} give fewer than {FEWEST} queries with words to fit weights on"
+        return f"{'; '.join(said)}; fitted on {self.source}"
 
 
 def read_fusion(path: Path, model: str | None = None) -> Fusion:
