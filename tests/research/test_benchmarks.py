@@ -37,7 +37,7 @@ def test_three_views_prints_measured_beside_allowed(capsys):
 
 
 def test_the_count_of_operations_is_that_of_the_layers():
-    """Counted by hooks on every linear layer, for one picture and one title, against the closed form."""
+    """Counted by hooks on every linear layer, for one image and one title, against the closed form."""
     moon2, processor = model.build("tiny", 0)
     moon2.set_experts_implementation("eager")
     views = model.Views(moon2.eval(), processor, model.triplets(1, 96 * 96, 0))
