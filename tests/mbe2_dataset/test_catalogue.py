@@ -184,7 +184,7 @@ def test_noise_and_translations_are_read(tmp_path):
         for row in rows
     ]
     assert {bool(row.translations) for row in rows} == {bool(row.noise) for row in rows} == {True, False}
-    assert read_catalogue(write(tmp_path / "catalogue", written)) == rows
+    assert list(read_catalogue(write(tmp_path / "catalogue", written))) == rows
 
 
 def test_a_stored_picture_pickles_small_and_is_read_where_it_lies(tmp_path):

@@ -156,7 +156,7 @@ def test_products_groups_and_pictures_in_two_splits_are_found(mbe2, tmp_path):
     report = check_dataset(edited(mbe2, tmp_path / "mbe2", "corpus", leak))
     leaks = {finding.message: finding for finding in report.of_level("error") if finding.check == "leakage"}
     assert {message.split(" ")[0]: leaks[message].count for message in leaks} == {
-        "products": 1, "groups": 1, "pictures": 1,
+        "products": 1, "groups": 1, "images": 1,
     }  # fmt: skip
     assert leaks["products are in both splits"].examples == (leaked["positive_id"],)
     (names,) = leaks["images are in both splits, byte for byte"].examples

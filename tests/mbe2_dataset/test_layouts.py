@@ -608,7 +608,7 @@ def test_interfaces_and_feeds_that_have_no_layout(tmp_path):
     mug = read(tmp_path / "rest.json")["7"]
     assert mug["category"] == ["Home", "Mugs"] and mug["attributes"] == ["Color=Red", "Color=Blue"]
     offer = (
-        '<offer id="7"><name>Кружка</name><image>a.jpg</picture><image>b.jpg</picture><price>9.5</price>'
+        '<offer id="7"><name>Кружка</name><picture>a.jpg</picture><picture>b.jpg</picture><price>9.5</price>'
         '<param name="Цвет">красный</param></offer>'
     )
     text = f'<?xml version="1.0" encoding="windows-1251"?><shop><offers>{offer}</offers></shop>'
