@@ -7,8 +7,8 @@ class Family(NamedTuple):
     """What `Moon2Model` must know of a family.
 
     Attributes:
-        causal: no position sees a later one, so that with pictures first the image-only view is a prefix.
-        pictures_in_rows: pictures are taken as (rows, pictures, ...) instead of (pictures, ...).
+        causal: no position sees a later one, so that with images first the image-only view is a prefix.
+        pictures_in_rows: images are taken as (rows, images, ...) instead of (images, ...).
     """
 
     causal: bool = True
@@ -31,7 +31,7 @@ def family_of(vlm_config) -> Family:
     """Return the family of a backbone's configuration.
 
     Raises:
-        ValueError: it is not known how such a backbone takes pictures, or whether its attention is causal.
+        ValueError: it is not known how such a backbone takes images, or whether its attention is causal.
     """
     if vlm_config.model_type not in BACKBONES:
         raise ValueError(
@@ -47,7 +47,7 @@ def family_of(vlm_config) -> Family:
 
 
 def image_block(vlm_config, tokenizer) -> dict[str, Any]:
-    """Tell how a family of backbones writes one picture in a sequence.
+    """Tell how a family of backbones writes one image in a sequence.
 
     Returns:
         `image_token`, `image_start`, `image_end` and `image_seq_length` as `Moon2Processor` takes them.

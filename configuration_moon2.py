@@ -13,7 +13,7 @@ ROUTERS = ("token", "composition")
 COMPOSITIONS = ("t", "i", "mm")
 # What `position_types` says of a position of a sequence; written by Moon2Processor, read by Moon2Model.
 NOT_POOLED, IMAGE, TEXT = 0, 1, 2
-# What image processors give for pictures, as far as backbones read it.
+# What image processors give for images, as far as backbones read it.
 PICTURE_INPUTS = ("pixel_values", "pixel_attention_mask", "image_grid_thw")
 
 

@@ -1,4 +1,4 @@
-"""Moon2Model: one embedding for a product from its title, its pictures or both.
+"""Moon2Model: one embedding for a product from its title, its images or both.
 
 `Moon2Model` takes a vision-language backbone, replaces its feed-forward layers by a modality-driven mixture of experts
 (MOON2.0, section 2), runs it, and pools its last layer into the item's own view and its image-only view (section 1).
@@ -233,7 +233,7 @@ class Moon2Output(ModelOutput):
         embeddings (`torch.FloatTensor` of shape `(B, D)`):
             Each item's own view (text, image, or both): the mean over its positions of the last layer, L2-normalised.
         image_embeddings (`torch.FloatTensor` of shape `(B, D)`):
-            The image-only view of the items that have pictures; zeros in the rows of those that have none.
+            The image-only view of the items that have images; zeros in the rows of those that have none.
         has_image (`torch.BoolTensor` of shape `(B,)`):
             Which rows of `image_embeddings` mean something.
         expert_usage (`torch.FloatTensor` of shape `(B, Z)`):
@@ -398,7 +398,7 @@ class Moon2Model(Moon2PreTrainedModel):
         image_grid_thw: torch.LongTensor | None = None,
         **kwargs,
     ) -> Moon2Output:
-        """Embed B items; the vision tower sees each picture once.
+        """Embed B items; the vision tower sees each image once.
 
         Image tokens stand first. Where attention is causal and routing is by token, the hidden states of an item's
         image positions do not depend on its text: their mean is the image-only view, and one pass gives both views
@@ -407,12 +407,12 @@ class Moon2Model(Moon2PreTrainedModel):
         Args:
             input_ids, attention_mask (`(B, L)`): as usual; padding on either side.
             position_types (`(B, L)`): 0 not pooled, 1 image block, 2 text.
-            pixel_values, pixel_attention_mask, image_grid_thw: all pictures of the batch in a row, as
+            pixel_values, pixel_attention_mask, image_grid_thw: all images of the batch in a row, as
                 `Moon2Processor` gives them.
             kwargs: handed to the backbone (`output_attentions`, `output_hidden_states`, ...).
 
         Raises:
-            ValueError: image positions without pictures, or more positions than the backbone has.
+            ValueError: image positions without images, or more positions than the backbone has.
         """
         for name in ("output_attentions", "output_hidden_states"):
             if kwargs.get(name) is None:  # the backbone would ask its own config, which was not told
@@ -422,7 +422,7 @@ class Moon2Model(Moon2PreTrainedModel):
                 raise ValueError("position_types has image positions, but there are no pixel_values: pass both.")
             longest, most = input_ids.shape[1], getattr(self.config.get_text_config(), "max_position_embeddings", None)
             if most is not None and longest > most:
-                raise ValueError(f"An item has {longest} positions; the backbone has {most}. Pass fewer pictures.")
+                raise ValueError(f"An item has {longest} positions; the backbone has {most}. Pass fewer images.")
         pictures = dict(zip(PICTURE_INPUTS, (pixel_values, pixel_attention_mask, image_grid_thw), strict=True))
         pictures = {name: value for name, value in pictures.items() if value is not None}
         # What an exported program gets ready-made (transformers' `accepts_precomputed_kwargs`), see docs/export.md.
@@ -454,14 +454,14 @@ class Moon2Model(Moon2PreTrainedModel):
         )
 
     def _see(self, pictures: dict[str, torch.Tensor], precomputed: dict[str, torch.Tensor]) -> dict:
-        """Turn pictures into what the backbone's forward takes for them: the visual tokens, made once."""
+        """Turn images into what the backbone's forward takes for them: the visual tokens, made once."""
         if self._family.pictures_in_rows:
             pictures = {name: value[None] for name, value in pictures.items()}
         if "mm_encoder_outputs" not in self._forward_takes:  # transformers before 5.18: every pass sees for itself
             return pictures
         features = self.vlm.get_image_features(**pictures, **precomputed, return_dict=True)
         visual = {"mm_encoder_outputs": {"image": features}}
-        # The Qwen-VL families derive a visual token's position from its place in the picture.
+        # The Qwen-VL families derive a visual token's position from its place in the image.
         return visual | {name: pictures[name] for name in ("image_grid_thw",) if name in pictures}
 
     def _read(self, input_ids, attention_mask, position_types, visual: dict, **kwargs):
@@ -488,7 +488,7 @@ class Moon2Model(Moon2PreTrainedModel):
         return outputs, gates, usage.view(*input_ids.shape, -1)
 
     def _without_text(self, input_ids, attention_mask, position_types) -> tuple[torch.Tensor, ...]:
-        """Return the items that have pictures, without their text, padded on the right: ids, mask and types, as
+        """Return the items that have images, without their text, padded on the right: ids, mask and types, as
         `forward` takes them."""
         rows = (position_types == IMAGE).any(1)
         kept = (attention_mask[rows] != 0) & (position_types[rows] != TEXT)

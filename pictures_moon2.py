@@ -1,4 +1,4 @@
-"""Pictures in any form -> upright RGB images. What cannot be read is refused in a sentence, never replaced."""
+"""Images in any form -> upright RGB images. What cannot be read is refused in a sentence, never replaced."""
 
 import math
 import os
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-# Pictures may come in these formats only: product photos need no others, and Pillow's rarer readers are a risk. HEIC is
+# Images may come in these formats only: product photos need no others, and Pillow's rarer readers are a risk. HEIC is
 # read as well where a program has registered a reader for it (pillow-heif).
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "TIFF")
 # The limit of Qwen's image processors, for all: others would squash a line to a square, or blow it up without bounds.
@@ -29,13 +29,13 @@ def load_picture(
     max_pixels: int | None = None,
     least: int | tuple[int, int] | None = None,
 ) -> Image.Image:
-    """Read a picture in any accepted form: RGB, upright, transparency on white, first frame; `source` is not changed.
+    """Read an image in any accepted form: RGB, upright, transparency on white, first frame; `source` is not changed.
 
     Args:
         source: a `PIL.Image`, a path, the bytes of a file, a file object, an array of uint8 (H, W[, 1 | 3 | 4]) or
             uint16 (H, W[, 1]), or the `{"bytes", "path"}` of an undecoded datasets column.
         fetch: gives the bytes at an http or https address; without it addresses are refused.
-        max_pixels: larger pictures are scaled down, at their own shape, to at most this many pixels.
+        max_pixels: larger images are scaled down, at their own shape, to at most this many pixels.
         least: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, which is far cheaper, while it keeps at least this
             many pixels, or this width and height. By default `max_pixels`.
 
@@ -55,13 +55,13 @@ def load_picture(
             _draft(picture, max_pixels if least is None else least)
             return _finish(picture, max_pixels)
     except UnidentifiedImageError:
-        raise ValueError(f"not a {', '.join(PICTURE_FORMATS[:-1])} or {PICTURE_FORMATS[-1]} picture") from None
+        raise ValueError(f"not a {', '.join(PICTURE_FORMATS[:-1])} or {PICTURE_FORMATS[-1]} image") from None
     except PILLOW_ERRORS as error:
         raise ValueError(getattr(error, "strerror", None) or str(error) or type(error).__name__) from error
 
 
 def check_shape(size: tuple[int, int]) -> None:
-    """Raise a ValueError for a picture of this width and height that no processor takes, whatever it shows."""
+    """Raise a ValueError for an image of this width and height that no processor takes, whatever it shows."""
     if max(size) > MAX_ASPECT_RATIO * min(size):
         raise ValueError(f"one side is more than {MAX_ASPECT_RATIO} times the other")
 
@@ -75,11 +75,11 @@ def _file(source: Any, fetch: Callable[[str], bytes] | None) -> Any:
         return BytesIO(source)
     if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
         if fetch is None:
-            raise ValueError("addresses are not fetched; download the picture and pass its path, or pass `fetch`")
+            raise ValueError("addresses are not fetched; download the image and pass its path, or pass `fetch`")
         return BytesIO(fetch(source))
     if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "read"):
         raise ValueError(
-            f"a picture cannot be a {type(source).__name__}; give a PIL image, a path, bytes, a file object, a numpy "
+            f"an image cannot be a {type(source).__name__}; give a PIL image, a path, bytes, a file object, a numpy "
             "array, or a dict with 'bytes' or 'path'"
         )
     return source

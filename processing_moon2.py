@@ -1,4 +1,4 @@
-"""Moon2Processor: products -> tensors. It owns the one template: instruction, then pictures, then text."""
+"""Moon2Processor: products -> tensors. It owns the one template: instruction, then images, then text."""
 
 import copy
 import functools
@@ -23,7 +23,7 @@ except ImportError:  # in the repository these files are top-level modules, in a
 POSITIONS = ("input_ids", "attention_mask", "position_types")
 # What the processor does anyway, in the words of transformers.
 AS_ALWAYS = {"padding": (True, "longest"), "truncation": (True, "longest_first")}
-# The order is that of Moon2Processor: instruction, then pictures, then text, wherever they stand in the messages.
+# The order is that of Moon2Processor: instruction, then images, then text, wherever they stand in the messages.
 CHAT_TEMPLATE = r"""
 {%- set found = namespace(instruction=[], pictures="", text=[]) -%}
 {%- for message in messages -%}
@@ -80,7 +80,7 @@ def pair(text: list | str | None, images: Any) -> list[dict]:
 
 
 def read_product(product: dict, index: int) -> tuple[str | None, str | None, list]:
-    """Check a product dict; return its text, its instruction, and what its pictures are to be read from.
+    """Check a product dict; return its text, its instruction, and what its images are to be read from.
 
     Raises:
         ProductError: it is not a product; `index` is its place in the list.
@@ -125,8 +125,8 @@ class ProductBatch(BatchFeature):
 class Moon2Processor(ProcessorMixin):
     """Turns product dicts into model inputs.
 
-    A product is `{"text": str | list[str] | None, "image": picture | list | None, "instruction": str | None}`; it needs
-    a text or a picture (in any form that `load_picture` takes). Pictures come first in the sequence, so that under
+    A product is `{"text": str | list[str] | None, "image": image | list | None, "instruction": str | None}`; it needs
+    a text or an image (in any form that `load_picture` takes). Images come first in the sequence, so that under
     causal attention the image-only view is a prefix of the multimodal one (MOON2.0, section 1; the order is our
     choice).
 
@@ -134,13 +134,13 @@ class Moon2Processor(ProcessorMixin):
         image_processor: the backbone's image processor.
         tokenizer: the backbone's (fast) tokenizer, with a padding token.
         image_token (`str`): the placeholder that the backbone replaces by visual tokens.
-        image_start, image_end (`str`): what the backbone expects around one picture; may be empty.
-        image_seq_length (`int`, *optional*): visual tokens of one picture; `None` where it follows from its size.
+        image_start, image_end (`str`): what the backbone expects around one image; may be empty.
+        image_seq_length (`int`, *optional*): visual tokens of one image; `None` where it follows from its size.
         max_text_length (`int`): longer texts are cut to this many tokens, or to the tokenizer's `model_max_length` if
-            that is less (sentence-transformers' `max_seq_length`). Instructions and pictures are never cut.
+            that is less (sentence-transformers' `max_seq_length`). Instructions and images are never cut.
         max_positions (`int`, *optional*): an item with a longer sequence is refused; `None`: the model refuses it.
         chat_template (`str`, *optional*): the template in Jinja, for servers that render strings; built from the
-            picture's marks when absent. Tensors do not depend on it.
+            image's marks when absent. Tensors do not depend on it.
     """
 
     def __init__(
@@ -197,9 +197,9 @@ class Moon2Processor(ProcessorMixin):
 
         Args:
             products: B product dicts, in any mixture of modalities.
-            text, images: B texts, B pictures (or lists of pictures), or both, instead of `products`.
+            text, images: B texts, B images (or lists of images), or both, instead of `products`.
             on_error: "raise", or "skip" to leave out the items that cannot be prepared.
-            fetch: gives the bytes at an http or https address, so that pictures may be such addresses. An argument and
+            fetch: gives the bytes at an http or https address, so that images may be such addresses. An argument and
                 no setting: loading someone's checkpoint must not switch it on.
             max_length: cuts texts to this many tokens, if that is less than `max_text_length`.
             padding_side: "right" or "left".
@@ -207,11 +207,11 @@ class Moon2Processor(ProcessorMixin):
 
         Returns:
             `input_ids`, `attention_mask` and `position_types`, each (B, L), and what the image processor gives for all
-            pictures of the batch in a row (nothing if there are none). Beside them, the attribute `skipped`: for each
+            images of the batch in a row (nothing if there are none). Beside them, the attribute `skipped`: for each
             item that was left out a `ProductError` with its index in the given list.
 
         Raises:
-            ProductError: an item without text and picture, or one that cannot be read; it names the item's index.
+            ProductError: an item without text and image, or one that cannot be read; it names the item's index.
             ValueError: arguments that do not fit together, or every item is skipped.
         """
         if on_error not in ("raise", "skip"):
@@ -302,7 +302,7 @@ class Moon2Processor(ProcessorMixin):
         padding_side: str,
         skipped: list[ProductError],
     ) -> ProductBatch:
-        """Pad the ids and types of B items, and put the inputs of all their pictures in a row."""
+        """Pad the ids and types of B items, and put the inputs of all their images in a row."""
         input_ids, position_types = zip(*rows, strict=True)
         pad = functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True, padding_side=padding_side)
         names = pictures[0] if pictures else ()
@@ -317,7 +317,7 @@ class Moon2Processor(ProcessorMixin):
         )
 
     def _read_pictures(self, sources: list, index: int, fetch: Callable | None) -> list[dict[str, torch.Tensor]]:
-        """Return the pixel inputs of an item's pictures, but no more than fit into a sequence."""
+        """Return the pixel inputs of an item's images, but no more than fit into a sequence."""
         pictures, positions = [], 0
         for source in sources:
             pictures.append(self._read_picture(source, index, fetch))
@@ -328,17 +328,17 @@ class Moon2Processor(ProcessorMixin):
 
     def _too_long(self, index: int, positions: int) -> ProductError:
         problem = f"its sequence has {positions} positions or more; the model takes {self.max_positions}."
-        return ProductError(index, f"{problem} Give fewer pictures or a shorter instruction.")
+        return ProductError(index, f"{problem} Give fewer images or a shorter instruction.")
 
     def _read_picture(self, source: Any, index: int, fetch: Callable | None) -> dict[str, torch.Tensor]:
-        """Return the pixel inputs of one picture: one at a time, so that a batch never holds two in full size."""
+        """Return the pixel inputs of one image: one at a time, so that a batch never holds two in full size."""
         try:
             picture = load_picture(source, fetch=fetch, least=_enough(self.image_processor))
         except ValueError as error:
             path = source.get("path") if isinstance(source, dict) else source
             path = address(path) if isinstance(path, str) and "://" in path else path
             name = f" {path}" if isinstance(path, (str, os.PathLike)) else ""
-            raise ProductError(index, f"the picture{name} cannot be read: {error}.") from error
+            raise ProductError(index, f"the image{name} cannot be read: {error}.") from error
         try:
             check_shape(picture.size)
             features = self.image_processor([picture], return_tensors="pt")
@@ -346,7 +346,7 @@ class Moon2Processor(ProcessorMixin):
                 raise ValueError("all its values are 0.0, which the backbone takes for padding")
         except ValueError as error:
             size = f"{picture.width} x {picture.height}"
-            raise ProductError(index, f"a picture of {size} pixels cannot be used: {error}.") from error
+            raise ProductError(index, f"an image of {size} pixels cannot be used: {error}.") from error
         return {
             name: value.flatten(0, 1) if value.ndim == (4 if name == "pixel_attention_mask" else 5) else value
             for name, value in features.items()
@@ -354,7 +354,7 @@ class Moon2Processor(ProcessorMixin):
         }
 
     def _visual_tokens(self, picture: dict[str, torch.Tensor]) -> int:
-        """Count the visual tokens of a picture."""
+        """Count the visual tokens of an image."""
         if "image_grid_thw" in picture:
             return picture["image_grid_thw"].prod().item() // self.image_processor.merge_size**2
         return self.image_seq_length
@@ -362,7 +362,7 @@ class Moon2Processor(ProcessorMixin):
     @functools.cached_property
     def _plain(self) -> tuple:
         """Copy the tokenizer so that no word of a text becomes a special token; with the ids of the marks before and
-        behind a picture.
+        behind an image.
 
         The tokenizer itself keeps such a setting, and where it cuts, as its own state, which threads share.
         """
@@ -393,13 +393,13 @@ class Moon2Processor(ProcessorMixin):
     ) -> str | list[str] | BatchFeature | torch.Tensor:
         """Render chat messages as strings or, with `tokenize=True`, as the tensors that `__call__` gives for products.
 
-        System messages are the instruction; the pictures of the user's messages come before their text.
+        System messages are the instruction; the images of the user's messages come before their text.
 
         Args:
             conversation: one conversation or a list of them, such as `[{"role": "user", "content": [{"type": "text",
-                "text": "red mug"}, {"type": "image", "image": picture}]}]`.
+                "text": "red mug"}, {"type": "image", "image": image}]}]`.
             chat_template: another template; for strings only.
-            tokenize: `False` gives strings with the placeholder once for each picture.
+            tokenize: `False` gives strings with the placeholder once for each image.
             return_dict: `False` gives `input_ids` alone, as in transformers.
             processor_kwargs: `max_length` and `padding_side` as in `__call__`.
 
@@ -425,7 +425,7 @@ class Moon2Processor(ProcessorMixin):
 
 
 def is_any_size(image_processor) -> bool:
-    """Tell whether pictures keep their shape (the Qwen families); "longest_edge" then is a number of pixels."""
+    """Tell whether images keep their shape (the Qwen families); "longest_edge" then is a number of pixels."""
     return hasattr(image_processor, "merge_size")
 
 
@@ -464,7 +464,7 @@ def read_messages(messages: list[dict]) -> dict:
                 raise ValueError(
                     f"a part of type {kind!r} must have one of the keys {', '.join(names)}, not {sorted(part)}."
                 )
-            if values[0] is not None:  # sentence-transformers before 6.1 puts all pictures into one part
+            if values[0] is not None:  # sentence-transformers before 6.1 puts all images into one part
                 several = values[0] if kind == "image" and isinstance(values[0], list) else [values[0]]
                 found["instruction" if role == "system" else kind] += several
     wrong = [part for part in found["instruction"] + found["text"] if not isinstance(part, str)]

@@ -1,1 +1,1 @@
-"""A page that searches a catalogue by text, by picture, or by both: `python -m demo_moon2`."""
+"""A page that searches a catalogue by text, by image, or by both: `python -m demo_moon2`."""

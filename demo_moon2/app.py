@@ -71,7 +71,7 @@ def serve(arguments: ServeArguments):
         fusion,
     )
     if catalogue.left_out:
-        print(f"{catalogue.left_out} products have neither title nor picture; they are left out.")
+        print(f"{catalogue.left_out} products have neither title nor image; they are left out.")
     # Of a folder the last part: visitors need not know where it lies.
     names = [
         Path(name).resolve().name if Path(name).is_dir() else name for name in (arguments.model, arguments.dataset)

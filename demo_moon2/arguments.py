@@ -11,7 +11,7 @@ MODEL, DATASET = "moon2", "mbe2"  # what `make demo` makes
 
 @dataclass
 class ServeArguments:
-    """Serve a page that searches a catalogue by text, by picture, or by both (the default command).
+    """Serve a page that searches a catalogue by text, by image, or by both (the default command).
 
     The catalogue's vectors come from the cache of `python -m evaluation`; what is not there is embedded first.
     """
@@ -29,7 +29,7 @@ class ServeArguments:
         "(default: fitted on the data set's validation triplets)",
     )
     batch_size: int = option(64, help="products embedded at a time", type=whole(1))
-    workers: int = option(0, help="processes that read large pictures while the model is at work", type=whole(0))
+    workers: int = option(0, help="processes that read large images while the model is at work", type=whole(0))
     cache: Path | None = option(None, help="folder for vectors (default: moon2/embeddings in Hugging Face's cache)")
 
 

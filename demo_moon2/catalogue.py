@@ -42,7 +42,7 @@ class Found(NamedTuple):
 
 
 class Catalogue:
-    """N products, each in its richest view (title and picture, or what it has), ready to be searched.
+    """N products, each in its richest view (title and image, or what it has), ready to be searched.
 
     Args:
         fusion: the weights of vectors and words.
@@ -50,7 +50,7 @@ class Catalogue:
     Attributes:
         products: the corpus of the data set; rows below are its rows.
         view: row -> "mm", "t" or "i".
-        left_out: how many products have neither title nor picture.
+        left_out: how many products have neither title nor image.
         ways: the ways to search, of `VECTORS`, `WORDS` and `BOTH`; the first is the usual one.
     """
 
@@ -128,7 +128,7 @@ def open_catalogue(
         fusion: weights of vectors and words; left out: fitted on the data set's validation triplets, if it has any.
 
     Raises:
-        UserError: the data set or a picture cannot be read, or no product has a title or a picture.
+        UserError: the data set or an image cannot be read, or no product has a title or an image.
     """
     products = load_corpus(dataset, revision)
     vectors = VectorCache(cache or DEFAULT_CACHE)
@@ -143,7 +143,7 @@ def open_catalogue(
                 vectors.embed(encoder, items, name, batch_size=batch_size, workers=workers, description="catalogue")
             )
     if not parts:
-        raise UserError(f"No product of {dataset} has a title or a picture.")
+        raise UserError(f"No product of {dataset} has a title or an image.")
     if fusion is None:
         fusion = fit_fusion(encoder, dataset, revision, products, vectors, Options(batch_size=batch_size))
     return Catalogue(products, torch.cat(parts).numpy(), view, fusion)

@@ -19,11 +19,11 @@ MAX_PIXELS = 32_000_000  # what a PNG of few bytes may unfold to
 MAX_TEXT = 500  # characters
 MAX_WAITING = 32  # requests; more are told to come back
 MAX_REQUEST = 64 << 10  # bytes of other requests, and of an upload beside its file
-HOURS_KEPT = 1  # of an uploaded picture
+HOURS_KEPT = 1  # of an uploaded image
 
 NO_ADDRESSES = "This page fetches no addresses."
-TOO_LARGE = f"A picture may have at most {MAX_UPLOAD >> 20} MiB."
-TOO_MANY_PIXELS = f"The picture has more than {MAX_PIXELS // 1_000_000} million pixels."
+TOO_LARGE = f"An image may have at most {MAX_UPLOAD >> 20} MiB."
+TOO_MANY_PIXELS = f"The image has more than {MAX_PIXELS // 1_000_000} million pixels."
 
 # The page loads what it consists of from where it comes from, and nothing from elsewhere. Gradio compiles templates.
 POLICY = (
@@ -47,9 +47,9 @@ def picture_problem(content: bytes | Path) -> str | None:
     except Image.DecompressionBombError:
         return TOO_MANY_PIXELS
     except UnidentifiedImageError:
-        return f"This file is no {kinds} picture."
+        return f"This file is no {kinds} image."
     except PILLOW_ERRORS:
-        return f"This file is damaged; it cannot be read as a {kinds} picture."
+        return f"This file is damaged; it cannot be read as a {kinds} image."
     return TOO_MANY_PIXELS if width * height > MAX_PIXELS else None
 
 
@@ -57,7 +57,7 @@ class Guard:
     """The door of the page's server: it bounds requests, checks uploads before they are stored, and closes routes that
     fetch addresses.
 
-    What is too large is answered with 413, an upload that is no picture with 415, each with a sentence.
+    What is too large is answered with 413, an upload that is no image with 415, each with a sentence.
     """
 
     def __init__(self, app: ASGIApp):
@@ -125,7 +125,7 @@ async def _read(receive: Receive, limit: int) -> bytes | None:
 
 
 async def _refusal(request: Request) -> PlainTextResponse | None:
-    """Return the answer to an upload that is no form with one picture in it; `None` if it is one."""
+    """Return the answer to an upload that is no form with one image in it; `None` if it is one."""
     try:
         form = await request.form(max_files=1)
     except (MultiPartException, HTTPException) as error:

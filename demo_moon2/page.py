@@ -17,7 +17,7 @@ from pictures_moon2 import load_picture
 
 STYLE = Path(__file__).parent / "style.css"
 EXAMPLES = 4
-# The model sees no more of a query's picture than this, and the rest of a large one need not be kept.
+# The model sees no more of a query's image than this, and the rest of a large one need not be kept.
 QUERY_PIXELS = 2_000_000
 BUSY = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
 
@@ -41,7 +41,7 @@ TO_RESULTS = """() => {
   if (said && said.getBoundingClientRect().top > window.innerHeight / 2) said.scrollIntoView({block: 'start'});
 }"""
 THEN_SEARCH = f"(...inputs) => {{ ({TO_RESULTS})(); return inputs; }}"
-SHARE = "0: the text alone. 50: the model's own vector of both. 100: the picture alone. Between: a mixture."
+SHARE = "0: the text alone. 50: the model's own vector of both. 100: the image alone. Between: a mixture."
 
 WAY = "Words are those of the titles (BM25). Without a text, or without a word that is known, vectors decide."
 
@@ -94,7 +94,7 @@ def build_page(catalogue: Catalogue, reader: Reader, results: int, name: str) ->
 
     folder, hour = Path(get_upload_folder()).resolve(), 3600
     with gr.Blocks(
-        title="MOON2.0: search by text and picture",
+        title="MOON2.0: search by text and image",
         analytics_enabled=False,
         delete_cache=(hour, HOURS_KEPT * hour),
         fill_width=True,
@@ -113,7 +113,7 @@ def build_page(catalogue: Catalogue, reader: Reader, results: int, name: str) ->
                 upload = gr.Image(
                     label="Picture", sources=["upload", "clipboard"], height=220, buttons=[], elem_id="picture"
                 )
-                share = gr.Slider(0, 100, 50, step=5, label="Share of the picture, %", info=SHARE)
+                share = gr.Slider(0, 100, 50, step=5, label="Share of the image, %", info=SHARE)
                 way = gr.Radio(catalogue.ways, value=catalogue.ways[0], label="Search by", info=WAY, elem_id="way")
                 button = gr.Button("Search", variant="primary")
                 titles = [row for row in catalogue.view if catalogue.title(row)]
@@ -122,14 +122,14 @@ def build_page(catalogue: Catalogue, reader: Reader, results: int, name: str) ->
                 examples = gr.Examples(chosen, [text], label="For example") if chosen else None
             with gr.Column(scale=3, min_width=300):
                 said = gr.HTML(
-                    message("Type something or add a picture, then search."), elem_id="said", apply_default_css=False
+                    message("Type something or add an image, then search."), elem_id="said", apply_default_css=False
                 )
                 panel = gr.HTML(elem_id="query", apply_default_css=False)
                 heat = gr.HTML(elem_id="heat", apply_default_css=False)
                 found = gr.HTML(elem_id="found", apply_default_css=False, js_on_load=ON_CARD)
 
         inputs, outputs = [text, upload, share, way], [said, panel, heat, found, upload]
-        # What may be opened is decided by `limits`: left to itself, gradio would read the picture first.
+        # What may be opened is decided by `limits`: left to itself, gradio would read the image first.
         asked = {"inputs": inputs, "outputs": outputs, "preprocess": False, **BUSY}
         show = {"show_progress_on": [found], "js": THEN_SEARCH, **asked}
         searched = [gr.on([button.click, text.submit, upload.upload], search, **show)]
@@ -145,7 +145,7 @@ def build_page(catalogue: Catalogue, reader: Reader, results: int, name: str) ->
 
 
 def _picture(upload: dict | None, folder: Path) -> Image.Image | None:
-    """Return the query's picture, from what gradio knows of an upload; remove a file that is refused.
+    """Return the query's image, from what gradio knows of an upload; remove a file that is refused.
 
     Args:
         folder: of uploads. Gradio looks at paths only where a request calls them files, so they are looked at here.
@@ -154,13 +154,13 @@ def _picture(upload: dict | None, folder: Path) -> Image.Image | None:
         return None
     path = Path(upload.get("path") or "").resolve()
     if not path.is_relative_to(folder) or not path.is_file():
-        raise UserError("The picture is no longer here: add it again.")
+        raise UserError("The image is no longer here: add it again.")
     said = picture_problem(path)
     if said is None:
         try:
             return load_picture(path, max_pixels=QUERY_PIXELS)
         except ValueError as error:
-            said = f"The picture cannot be read: {error}."
+            said = f"The image cannot be read: {error}."
     path.unlink(missing_ok=True)
     raise UserError(said)
 
@@ -168,6 +168,6 @@ def _picture(upload: dict | None, folder: Path) -> Image.Image | None:
 def _check(text: str | None, share: float, way: str) -> None:
     """Check a query; the page's own form sends nothing that is refused here, but others can ask, too."""
     if not isinstance(text, (str, NoneType)) or not isinstance(share, (int, float)) or not isinstance(way, str):
-        raise UserError("A query is a text, a picture, a number and a way to search.")
+        raise UserError("A query is a text, an image, a number and a way to search.")
     if text and len(text) > MAX_TEXT:
         raise UserError(f"The text has {len(text)} characters; at most {MAX_TEXT} are read.")

@@ -12,8 +12,8 @@ from demo_moon2.query import Query, Reader
 from evaluation.measure.attention import AttentionMap
 from evaluation.show.heatmap import WORD_COLORS, overlay, scale_of
 
-QUERY_VIEWS = {"t": "text", "i": "picture", "mm": "text and picture"}
-LACKS = {"t": "title only", "i": "picture only", "mm": None}
+QUERY_VIEWS = {"t": "text", "i": "picture", "mm": "text and image"}
+LACKS = {"t": "title only", "i": "image only", "mm": None}
 SHOWN = 512  # pixels of a heat-map's longer side
 DARK = 0.6  # words of a deeper shade than this are written in white
 PARTS = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("parts.html").module
@@ -48,10 +48,10 @@ def heat_panel(catalogue: Catalogue, reader: Reader, row: int) -> str:
     """Return what a product's title and photo attend to (`evaluation.show.heatmap`), fit for a phone.
 
     Raises:
-        UserError: there is no such row, or the product lacks a title or a picture.
+        UserError: there is no such row, or the product lacks a title or an image.
     """
     if catalogue.view.get(row) != "mm":
-        raise UserError("A heat-map needs a product of the catalogue with title and picture.")
+        raise UserError("A heat-map needs a product of the catalogue with title and image.")
     photo, title = catalogue.photo(row), catalogue.title(row)
     attention = reader.heatmap(photo, title)
     small = photo.copy()

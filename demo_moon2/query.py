@@ -1,4 +1,4 @@
-"""A shopper's query as one vector: text, picture, or both with a share for each."""
+"""A shopper's query as one vector: text, image, or both with a share for each."""
 
 from threading import Lock
 from typing import NamedTuple
@@ -42,16 +42,16 @@ class Reader:
 
         Args:
             text: blank counts as none.
-            share: of the picture, 0 to 1; it matters only where there are both. See `blend`.
+            share: of the image, 0 to 1; it matters only where there are both. See `blend`.
 
         Raises:
-            UserError: there is neither text nor picture, or one of them cannot be prepared.
+            UserError: there is neither text nor image, or one of them cannot be prepared.
         """
         text = text.strip() if text else None
         product = ({"text": text} if text else {}) | ({} if picture is None else {"image": picture})
         if not product:
-            raise UserError("Type what you look for, or add a picture.")
-        # With both, one pass gives the view of both and, for free, that of the picture; the text gets its own row.
+            raise UserError("Type what you look for, or add an image.")
+        # With both, one pass gives the view of both and, for free, that of the image; the text gets its own row.
         products = [product] if len(product) == 1 else [product, {"text": text}]
         with self._lock, torch.inference_mode():
             try:
@@ -88,15 +88,15 @@ class Reader:
 
 
 def blend(text: torch.Tensor, both: torch.Tensor, image: torch.Tensor, share: float) -> torch.Tensor:
-    """Return the vector of a query of text and picture, of which the picture has a share.
+    """Return the vector of a query of text and image, of which the image has a share.
 
-    In the middle it is the model's own vector of text and picture together, which it was trained for (mm -> mm).
-    Towards either end that is mixed with the vector of the text, or of the picture, and normalised again; at the ends
+    In the middle it is the model's own vector of text and image together, which it was trained for (mm -> mm).
+    Towards either end that is mixed with the vector of the text, or of the image, and normalised again; at the ends
     nothing else is left. (Our choice: the paper's mixed queries have no such share.)
 
     Args:
         text, both, image: (D,), L2-normalised.
-        share: 0 is the text alone, 0.5 is `both`, 1 is the picture alone.
+        share: 0 is the text alone, 0.5 is `both`, 1 is the image alone.
 
     Returns:
         (D,), L2-normalised.
@@ -105,6 +105,6 @@ def blend(text: torch.Tensor, both: torch.Tensor, image: torch.Tensor, share: fl
         UserError: `share` is no number from 0 to 1.
     """
     if not 0 <= share <= 1:
-        raise UserError(f"The picture's share is {share}; give 0 to 1.")
+        raise UserError(f"The image's share is {share}; give 0 to 1.")
     end, weight = (text, 1 - 2 * share) if share < 0.5 else (image, 2 * share - 1)
     return normalize(weight * end + (1 - weight) * both, dim=0)

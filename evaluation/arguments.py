@@ -52,7 +52,7 @@ class Options:
     """The options of scoring one model."""
 
     batch_size: int = option(64, "products embedded at a time", type=whole(1))
-    workers: int = option(0, "processes that read large pictures while the model is at work", type=whole(0))
+    workers: int = option(0, "processes that read large images while the model is at work", type=whole(0))
     by_group: bool = option(False, "products of one group count as one in retrieval", action="store_true")
     dims: list[int] = option(list, "dimensions to cut the vectors to as well, as 256,128,64", type=wholes(1))
     precisions: list[str] = option(
@@ -140,7 +140,7 @@ class Suite:
     dataset_revision: str | None = option(None, "branch, tag or commit of a --dataset on the Hub")
     output: Path = option(Path("suite"), "folder for the results and for suite.md, made if it is not there")
     batch_size: int = option(64, "products embedded at a time", type=whole(1))
-    workers: int = option(0, "processes that read large pictures while the model is at work", type=whole(0))
+    workers: int = option(0, "processes that read large images while the model is at work", type=whole(0))
     cache: Path | None = option(None, CACHE_HELP)
 
     def check(self) -> None:
@@ -283,7 +283,7 @@ class Embed:
     split: str | None = option(None, "which split (default: the only one)")
     id_column: str = option("id", "with the ids of the products")
     text_column: str = option("text", 'with their texts; "" for none')
-    image_column: str = option("image", 'with their pictures; "" for none')
+    image_column: str = option("image", 'with their images; "" for none')
     output: Path = option(help="folder for the vectors")
     keep: list[str] = option(
         list,
@@ -300,7 +300,7 @@ class Embed:
         False, "with --update: only say what there is to do, and how long it takes", action="store_true"
     )
     view: str = option(
-        "own", "what to show: what a product has (own), its text (t), its picture (i), or both (mm)", choices=VIEWS
+        "own", "what to show: what a product has (own), its text (t), its image (i), or both (mm)", choices=VIEWS
     )
     role: Literal["query", "document"] = option("document", "which prompt of the model, if it has any")
     dtype: str = option("float32", "of the stored vectors", choices=DTYPES)
@@ -308,7 +308,7 @@ class Embed:
         "raise", "at a product that cannot be embedded: end with its id, or note it in skipped.jsonl"
     )
     num_proc: int = option(1, "processes, each with the model", type=whole(1))
-    workers: int = option(0, "of each process, to read pictures", type=whole(0))
+    workers: int = option(0, "of each process, to read images", type=whole(0))
     batch_size: int = option(
         64,
         "products at a time; a run that goes on may have another, which may change the last bits of its vectors",
@@ -395,7 +395,7 @@ class Weigh:
     """Fit how much words count beside vectors.
 
     Takes queries whose right products are known, and writes the weights for `search --hybrid` beside the corpus. They
-    depend on whether a query has a picture, a number, and rare words.
+    depend on whether a query has an image, a number, and rare words.
     """
 
     queries: Path = option(help="folder written by `embed`")
@@ -446,7 +446,7 @@ class Report:
     """Write a page with a run's tables, plots and answers.
 
     Writes report.html into the results folder of a run: its figures, plots, and for a sample of the queries what was
-    found, with pictures. It contains all that it shows. The vectors come from the run's cache.
+    found, with images. It contains all that it shows. The vectors come from the run's cache.
     """
 
     results: Path = positional("results folder of `python -m evaluation run`", metavar="RESULTS")

@@ -69,7 +69,7 @@ def mteb_encoder(
         model: as `load_encoder` takes it.
         revision: branch, tag or commit on the Hub.
         cache: keeps vectors, so that a task that was interrupted goes on where it was.
-        workers: processes that read large pictures while the model is at work.
+        workers: processes that read large images while the model is at work.
 
     Raises:
         UserError: as `load_encoder`.
@@ -90,7 +90,7 @@ def mteb_encoder(
 
 
 class MtebEncoder(AbsEncoder):
-    """An encoder of the evaluation as mteb calls one: it reads pictures as `run` does, and gives the same vectors."""
+    """An encoder of the evaluation as mteb calls one: it reads images as `run` does, and gives the same vectors."""
 
     def __init__(self, encoder: Encoder, meta: ModelMeta, cache: VectorCache | None = None, workers: int = 0):
         self.encoder, self.mteb_model_meta, self.cache, self.workers = encoder, meta, cache, workers
@@ -175,7 +175,7 @@ class Mbe2Retrieval(SeesAll, AbsTaskRetrieval):
 
 
 class Mbe2Classification(SeesAll, AbsTaskZeroShotClassification):
-    """The category of each product with text and picture: the nearest text among all category labels of the corpus."""
+    """The category of each product with text and image: the nearest text among all category labels of the corpus."""
 
     input_column_name = ("text", "image")
 

@@ -36,7 +36,7 @@ MOVED = {
     "log_only": "--only log:COLUMN=VALUE",
     "made_queries": "--query_mix none (for false)",
     "most_alike": "the third number of --hardness",
-    "title_pictures": "--title_uses picture (or text, for false)",
+    "title_pictures": "--title_uses image (or text, for false)",
     "title_entities": "--title_uses entities",
     "title_concurrency": "--concurrency",
     "editor_concurrency": "--concurrency",
@@ -75,7 +75,7 @@ class SourceArguments:
 
     catalogue: str = option(
         "", "'synthetic' (built in: drawn products with known truth and noise); a folder or file of Parquet, CSV, TSV, "
-        "text, JSON, XML or Excel with pictures inside or beside it; a folder of images or WebDataset; or user/name of "
+        "text, JSON, XML or Excel with images inside or beside it; a folder of images or WebDataset; or user/name of "
         "a data set on the Hub.",
     )  # fmt: skip
     format: str = option(
@@ -88,13 +88,13 @@ class SourceArguments:
         "images=images/{id}.jpg ...",
     )  # fmt: skip
     encoding: str | None = option(None, "Of text and JSON; left out: what the file looks like.")
-    pictures: str | None = option(None, "Folder in which the paths of pictures begin; by default that of the table.")
+    pictures: str | None = option(None, "Folder in which the paths of images begin; by default that of the table.")
     only: list[str] = option(
         list, "Read only rows with these values: locale=us ...; of the search log: log:locale=us ..."
     )
     hub: list[str] = option(list, "Of a Hub data set: its configuration, or one split only: config=... split=...")
-    allow_urls: bool = option(False, "Fetch pictures that are given by http(s) addresses of the public Internet.")
-    max_pixels: int | None = option(None, "Store larger pictures at this many pixels; by default as they are.")
+    allow_urls: bool = option(False, "Fetch images that are given by http(s) addresses of the public Internet.")
+    max_pixels: int | None = option(None, "Store larger images at this many pixels; by default as they are.")
     split_shares: str = option("0.8,0.1,0.1", "Train, validation and test, by group, where the source has no splits.")
     assign_splits: bool = option(False, "Assign splits by split_shares even if the source has some.")
     limit: int | None = option(None, "Take only the first rows of the source.")
@@ -106,7 +106,7 @@ class SourceArguments:
     num_products: int | None = option(None, "Synthetic only: train products; left out: 2400.")
     num_validation: int | None = option(None, "Synthetic only: validation products; left out: 120.")
     num_test: int | None = option(None, "Synthetic only: test products; left out: 500.")
-    picture_size: int | None = option(None, "Synthetic only: width and height of the pictures; left out: 96.")
+    picture_size: int | None = option(None, "Synthetic only: width and height of the images; left out: 96.")
 
     def check(self) -> None:
         """Raise an OptionError for what cannot be."""
@@ -215,14 +215,14 @@ class TitleArguments:
     title_model: str | None = option(None, "Name of the model at the server; or its id or folder.")
     title_endpoint: str | None = option(None, "Address of the server, like http://localhost:8000/v1.")
     title_uses: str = option(
-        "picture", "What the model does: picture (it is shown the picture), entities (it extracts them, too), both, "
+        "picture", "What the model does: image (it is shown the image), entities (it extracts them, too), both, "
         "with a comma between them, or text (neither).",
     )  # fmt: skip
     title_budget: list[str] = option(
         list, "Stop before more is used than this: requests=..., tokens=... (read and written), cost=...; what a "
         "million tokens cost: read=... written=...",
     )  # fmt: skip
-    concurrency: int = option(4, "Requests at a time, to the server of titles or of pictures.")
+    concurrency: int = option(4, "Requests at a time, to the server of titles or of images.")
     api_key_env: str = option("OPENAI_API_KEY", "Environment variable with the key of the servers.")
 
     def check(self) -> None:
@@ -238,7 +238,7 @@ class TitleArguments:
         if (budget := self.pairs("title_budget")).get("cost") and not budget.keys() & {"read", "written"}:
             raise OptionError("--title_budget cost=... also needs the prices: read=... written=...")
         if self.uses not in ({"picture"}, {"entities"}, {"picture", "entities"}, {"text"}):
-            raise OptionError(f"--title_uses is picture, entities, both or text, not {self.title_uses!r}.")
+            raise OptionError(f"--title_uses is image, entities, both or text, not {self.title_uses!r}.")
 
     @property
     def uses(self) -> set[str]:
@@ -266,7 +266,7 @@ class PictureArguments:
         "that are the subject; left out: all but the background.",
     )  # fmt: skip
     editor: Literal["none", "endpoint", "diffusers"] = option(
-        "none", "Who changes the picture: geometry and light, a server with the OpenAI images/edits API, or a "
+        "none", "Who changes the image: geometry and light, a server with the OpenAI images/edits API, or a "
         "diffusers pipeline.",
     )  # fmt: skip
     editor_model: str | None = option(None, "Name of the model at the server; or id or folder of the pipeline.")
@@ -303,9 +303,9 @@ class PictureArguments:
 
 @dataclass
 class ConsistencyArguments:
-    """Whether picture and title still say the same."""
+    """Whether image and title still say the same."""
 
-    _argument_group_name = "consistency of picture and title"
+    _argument_group_name = "consistency of image and title"
 
     consistency_model: str | None = option(
         None,
@@ -463,7 +463,7 @@ def _at_least(told: object, **least: int) -> None:
 
 @dataclass
 class Check:
-    """Look for faults in an MBE2.0-format data set: columns, pictures, judgements, duplicates, what splits share."""
+    """Look for faults in an MBE2.0-format data set: columns, images, judgements, duplicates, what splits share."""
 
     dataset: str = positional("a folder, or user/name on the Hub")
     revision: str | None = option(None, "of a data set on the Hub: branch, tag or commit")
@@ -471,7 +471,7 @@ class Check:
         None, "a multimodal sentence-transformers or Moon2 model: products of different splits whose vectors are near "
         "are reported, too. Its code is run",
     )  # fmt: skip
-    report: Path | None = option(None, "write a page with sample rows and pictures", type=Path, metavar="HTML")
+    report: Path | None = option(None, "write a page with sample rows and images", type=Path, metavar="HTML")
     samples: int = option(12, "rows on that page", type=whole(1))
     num_proc: int = option(processes(), "processes; left out: one a core", type=whole(1))
 

@@ -94,7 +94,7 @@ def build_dataset(
     Raises:
         OutputError: the folder is in use.
         CatalogueError: no negative can be found.
-        LeakageError: splits share products, groups or pictures.
+        LeakageError: splits share products, groups or images.
         CheckError: `check_dataset` finds errors in what was written.
     """
     options, makers, engine = options or BuildOptions(), makers or Makers(), engine or Engine()
@@ -169,7 +169,7 @@ SHOWN = 5
 
 
 def check_leakage(splits: dict[str, SplitRows], facts: dict[str, np.ndarray]) -> None:
-    """Raise a LeakageError if two splits share a product, a group or a picture; `facts` are those of `read_splits`."""
+    """Raise a LeakageError if two splits share a product, a group or an image; `facts` are those of `read_splits`."""
     for first, second in combinations(splits, 2):
         hashes = set(np.intersect1d(facts[first], facts[second]).tolist())
         if not hashes:
@@ -183,7 +183,7 @@ def check_leakage(splits: dict[str, SplitRows], facts: dict[str, np.ndarray]) ->
             more = f" and {len(shared) - SHOWN} more" if len(shared) > SHOWN else ""
             raise LeakageError(
                 f"The splits '{first}' and '{second}' share {', '.join(names)}{more}. Rows of one group, with the same "
-                f"picture or, where no group is given, with the same title belong in one split: change the columns "
+                f"image or, where no group is given, with the same title belong in one split: change the columns "
                 f"'split' and 'group_id', or let splits be made with --assign_splits true."
             )
 

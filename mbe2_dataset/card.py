@@ -22,7 +22,7 @@ _HEADINGS = {
     "triplet query": "Queries of the triplets",
     "negative": "Negatives",
     "noise": "Known noise (shares of the triplets; one may have several)",
-    "query picture": "Where pictures of test queries come from",
+    "query image": "Where images of test queries come from",
     "augmented field": "What became of augmented fields",
 }
 

@@ -24,7 +24,7 @@ class OutputError(UserError):
 
 
 class LeakageError(UserError):
-    """Splits that share a product, a group or a picture; the message names them."""
+    """Splits that share a product, a group or an image; the message names them."""
 
 
 class CheckError(UserError):

@@ -20,7 +20,7 @@ from mbe2_dataset.schema import provenance
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What an operation made of one product: `facts`, which JSON can hold, and pictures or vectors as bytes.
+    """What an operation made of one product: `facts`, which JSON can hold, and images or vectors as bytes.
 
     A result that is not `final` (a server was down) serves this build; the next one tries again.
     """

@@ -248,7 +248,7 @@ def dry_run(told: Build) -> dict:
         if told.editor == "endpoint":
             edits = total * told.views
             facts["pictures"] = {"edits": edits, "cost": edits * told.pairs("editor_budget").get("edit", 0.0)}
-            print(f"pictures: about {edits:,} edits, cost {facts['pictures']['cost']:,.2f} (nothing was sent)")
+            print(f"images: about {edits:,} edits, cost {facts['pictures']['cost']:,.2f} (nothing was sent)")
         build_dataset(
             catalogue.rows,
             folder / "mbe2",
@@ -287,7 +287,7 @@ def build(told: Build) -> dict:
     counts = catalogue.summary["counts"]
     print(
         f"rows in {counts['rows_in']:,} = used {counts['rows_out']:,} + set aside {counts['rows_quarantined']:,}; "
-        f"pictures set aside {counts['pictures_quarantined']:,}"
+        f"images set aside {counts['pictures_quarantined']:,}"
     )
     quarantine = catalogue.folder / "quarantine.jsonl"
     if counts["rows_quarantined"] or counts["pictures_quarantined"]:

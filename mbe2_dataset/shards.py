@@ -42,7 +42,7 @@ def _row_groups(records: Iterable[dict]) -> Iterator[list[dict]]:
 
 
 def _picture_bytes(value: object) -> int:
-    """Count the bytes of pictures in a record, or part of one."""
+    """Count the bytes of images in a record, or part of one."""
     if isinstance(value, bytes):
         return len(value)
     if isinstance(value, dict):
@@ -53,7 +53,7 @@ def _picture_bytes(value: object) -> int:
 
 
 # What is counted for the card, besides rows.
-MODALITY, NEGATIVE, NOISE, ORIGIN, FIELDS = "triplet query", "negative", "noise", "query picture", "augmented field"
+MODALITY, NEGATIVE, NOISE, ORIGIN, FIELDS = "triplet query", "negative", "noise", "query image", "augmented field"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ class Moon2Program(nn.Module):
     """The part of a `Moon2Model` that an exported program holds: features to embeddings.
 
     It returns a plain dict, so that the program loads where this code is not installed: `embeddings` and, with
-    pictures, `image_embeddings` and `has_image`, as in `Moon2Output`. A model whose image-only view takes a second pass
+    images, `image_embeddings` and `has_image`, as in `Moon2Output`. A model whose image-only view takes a second pass
     ("composition" router, paligemma) gives `embeddings` only, because that pass has no fixed shapes; there, the
     image-only view of an item is its embedding without its text.
     """
@@ -42,20 +42,20 @@ def program_inputs(model: PreTrainedModel, features: dict[str, torch.Tensor]) ->
         features: what `Moon2Processor` gives.
 
     Raises:
-        ValueError: pictures of different sizes, of which a program would make wrong embeddings.
+        ValueError: images of different sizes, of which a program would make wrong embeddings.
     """
     inputs = dict(features)
     if "image_grid_thw" not in inputs:
         return inputs
     vision = {"grid_thw": inputs["image_grid_thw"]}
     precompute_export_inputs(model.vlm.visual, vision)
-    # The ONNX program has no check of its own: it would let patches of different pictures attend to each other.
+    # The ONNX program has no check of its own: it would let patches of different images attend to each other.
     for name in ("cu_seqlens", "cu_window_seqlens"):
         lengths = vision[name].diff().unique().tolist() if name in vision else []
         if len(lengths) > 1:
             raise ValueError(
-                f"An exported program takes pictures of one size at a time, but attention would be over {lengths} "
-                "patches: resize the pictures of a call to the same size, for Qwen2.5-VL to whole attention windows."
+                f"An exported program takes images of one size at a time, but attention would be over {lengths} "
+                "patches: resize the images of a call to the same size, for Qwen2.5-VL to whole attention windows."
             )
     inputs |= {f"image_{name}": value for name, value in vision.items() if name != "grid_thw" and value is not None}
     language = inputs | {"mm_token_type_ids": (inputs["input_ids"] == model.vlm.config.image_token_id).int()}

@@ -44,7 +44,7 @@ FIRST_ASKED = (
     "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type", "temperature",
     "objective_weighting", "matryoshka_dims", "lora_rank", "seed",
 )  # fmt: skip
-KINDS = {"t": "text", "i": "pictures alone", "mm": "text and pictures"}
+KINDS = {"t": "text", "i": "images alone", "mm": "text and images"}
 
 
 def model_card(
@@ -106,7 +106,7 @@ def lacking(arguments: PushArguments, results: dict | None) -> list[str]:
         "any figure (score the model with `python -m evaluation`, then give --results)": results is not None,
         "fewer dimensions and bits (score it with --dims and --precisions)": "compression" in (results or {}),
         "a heat-map (--heatmap, a PNG of `python -m evaluation heatmap`)": "heatmap" in figures,
-        "a picture of how experts are used (--expert_usage, or `python -m evaluation report RESULTS` before)": (
+        "an image of how experts are used (--expert_usage, or `python -m evaluation report RESULTS` before)": (
             "expert_usage" in figures
         ),
         "the licence of the weights (--license)": arguments.license is not None,

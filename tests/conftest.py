@@ -1,4 +1,4 @@
-"""Tiny random backbones, processors and pictures that the tests share; nothing here needs the network."""
+"""Tiny random backbones, processors and images that the tests share; nothing here needs the network."""
 
 import atexit
 import filecmp
@@ -40,7 +40,7 @@ from modeling_moon2 import Moon2Model
 from processing_moon2 import Moon2Processor
 from training_moon2.model import train_tokenizer
 
-# Before 5.18 transformers saw pictures anew in every pass, and loaded some image processors only beside torchvision.
+# Before 5.18 transformers saw images anew in every pass, and loaded some image processors only beside torchvision.
 OLD_TRANSFORMERS = Version(transformers.__version__) < Version("5.18")
 NEEDS_TOWERS = pytest.mark.skipif(
     OLD_TRANSFORMERS and find_spec("torchvision") is None,
@@ -147,13 +147,13 @@ def tiny_model(family: str = "qwen3_vl", seed: int = 0, **options) -> Moon2Model
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
-    """A picture of coloured noise."""
+    """An image of coloured noise."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
 
 def mixed_products() -> list[dict]:
-    """Every modality: text only (two scripts), picture only, both, several pictures, an instruction."""
+    """Every modality: text only (two scripts), image only, both, several images, an instruction."""
     return [
         {"text": "red striped mug 350 ml"},
         {"image": picture(40, 30, seed=1)},
@@ -200,7 +200,7 @@ def change(folder: str, target: Path, edit) -> str:
 
 
 def cut_picture(row: dict):
-    """For `change`: leaves only the first hundred bytes of the negative's picture."""
+    """For `change`: leaves only the first hundred bytes of the negative's image."""
     row["negative_image"]["bytes"] = row["negative_image"]["bytes"][:100]
 
 

@@ -28,7 +28,7 @@ def modules_of(path: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def drawn() -> tuple[dict[str, set[str]], set[tuple[str, str]]]:
-    """The boxes of the picture with the modules in them, and its arrows."""
+    """The boxes of the image with the modules in them, and its arrows."""
     (picture,) = [block.text for block in blocks("docs/code.md") if block.language == "mermaid"]
     boxes = {name: set(label.split(", ")) for name, label in re.findall(r'(\w+)\["(.*?)"\]', picture)}
     return boxes, set(re.findall(r"(\w+) --> (\w+)", picture))

@@ -26,7 +26,7 @@ OBJECTIVES = list(INTER_OBJECTIVES + INTRA_OBJECTIVES)
 
 
 def make_batch(seed: int = 0):
-    """Six triplets: queries of all three kinds, a negative without picture, shared products and groups, a W*."""
+    """Six triplets: queries of all three kinds, a negative without image, shared products and groups, a W*."""
     generator = torch.Generator().manual_seed(seed)
 
     def view(present):

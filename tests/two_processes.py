@@ -42,7 +42,7 @@ def make_trainer(mbe2: str, output_dir: Path, batch_size: int, grad_cache: bool 
 def triplets_of(case: str, dataset: TripletDataset) -> list[dict]:
     """The eight triplets of a case, in which some products are the same."""
     triplets = [dataset[index] for index in (0, 1, 2, 3, 4, 5, 0, 7)]
-    if case == "texts":  # the first process has no picture at all
+    if case == "texts":  # the first process has no image at all
         for triplet in triplets[: SHARES[case][0]]:
             for role in ("query", "positive", "negative"):
                 triplet[role] = {"text": triplet[role]["text"] or triplet["positive"]["text"], "image": None}

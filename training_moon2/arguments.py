@@ -97,7 +97,7 @@ class UpcycleArguments(ExpertArguments):
     revision: str | None = option(None, "Branch, tag or commit on the Hub.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option("auto", "Of the weights; auto: as stored.")
     device_map: str | None = option(None, "As in transformers: auto, cpu, cuda:0, ...")
-    max_pixels: int | None = option(None, "Larger pictures are scaled down to this; left out: 1048576 (1024 x 1024).")
+    max_pixels: int | None = option(None, "Larger images are scaled down to this; left out: 1048576 (1024 x 1024).")
     verify: bool = option(False, "Compare with the dense model on a sentence (takes its memory once more).")
     dataset: str | None = option(None, "With router_start: kmeans: an MBE2.0-format folder or Hub data set.")
 
@@ -144,7 +144,7 @@ class ModelArguments(ExpertArguments):
     )
     max_pixels: int | None = option(
         None,
-        "Larger pictures are scaled down to this many pixels; left out: 9216 (96 x 96) with "
+        "Larger images are scaled down to this many pixels; left out: 9216 (96 x 96) with "
         "`architecture`, 1048576 (1024 x 1024) with a vision-language model.",
     )
     lora_rank: int | None = option(None, "Train LoRA matrices of this rank instead of all weights (needs peft).")
@@ -192,12 +192,12 @@ class DataArguments:
         0.0, "How often a product shows its enriched title (off by default, by research/study/)."
     )
     augmented_image_probability: float = option(
-        0.0, "How often a product shows an augmented picture (off by default, by research/study/)."
+        0.0, "How often a product shows an augmented image (off by default, by research/study/)."
     )
     coaugmentation: Literal["replace", "add"] = option(
         "replace",
-        "Whether an enriched title and one augmented picture 'replace' a product's own, or 'add' to them: "
-        "then all augmented pictures are shown, as the paper counts the positions of an item.",
+        "Whether an enriched title and one augmented image 'replace' a product's own, or 'add' to them: "
+        "then all augmented images are shown, as the paper counts the positions of an item.",
     )
     false_positive_share: float = option(
         0.0, "Gives so many triplets a wrong positive, to see what the dynamic sample filter does."
@@ -307,7 +307,7 @@ class BatchArguments:
         False, "Batches of one category (the whole path): harder negatives. What is left over is mixed."
     )
     batch_modality: bool = option(
-        False, "Batches whose queries are all texts, all pictures or all both. What is left over is mixed."
+        False, "Batches whose queries are all texts, all images or all both. What is left over is mixed."
     )
 
     def __post_init__(self):

@@ -15,7 +15,7 @@ KINDS = ("pictures", "texts")
 
 
 class TripletCollator:
-    """B triplets -> model inputs in several passes: items with pictures (for their own and their image-only view),
+    """B triplets -> model inputs in several passes: items with images (for their own and their image-only view),
     then texts alone (for the text view).
 
     Items of similar length share a pass, which saves most of the padding.
@@ -26,14 +26,14 @@ class TripletCollator:
         unit: what `chunk` counts: "items", or "tokens" (with padding: items times the longest of them).
 
     Returns:
-        `passes`: for "pictures" and for "texts" a list of model inputs, one dict for each forward; `rows`: for each
-        role the place of every triplet's item among the outputs of all passes, those with pictures first, (B,) for
-        `pictures` and for `texts`, -1 where the role has no picture or no text; `keys`: product and group keys (B,);
+        `passes`: for "images" and for "texts" a list of model inputs, one dict for each forward; `rows`: for each
+        role the place of every triplet's item among the outputs of all passes, those with images first, (B,) for
+        `pictures` and for `texts`, -1 where the role has no image or no text; `keys`: product and group keys (B,);
         `query_ids`, `positive_ids`: B strings; `false_positives`: B times whether the positive is known to be wrong.
 
     Raises:
         ValueError: `chunk` or `unit` cannot be.
-        TripletError: a picture or text that the processor refuses; the message names the triplet and role.
+        TripletError: an image or text that the processor refuses; the message names the triplet and role.
     """
 
     def __init__(self, processor: Moon2Processor, chunk: int = 64, unit: str = "items"):
@@ -70,7 +70,7 @@ class TripletCollator:
         }
 
     def filler(self, kind: str) -> dict[str, torch.Tensor]:
-        """Return a pass of one neutral item: a white picture for "pictures", a word for "texts".
+        """Return a pass of one neutral item: a white image for "images", a word for "texts".
 
         For processes that have fewer passes than others, where all have to take part in each.
         """
@@ -84,7 +84,7 @@ class TripletCollator:
         return self.processor(product)
 
     def _items(self, triplets: list[dict]) -> Iterator["_Item"]:
-        """Return all products that have a picture, as they are, and the texts of all that have one."""
+        """Return all products that have an image, as they are, and the texts of all that have one."""
         for row, triplet in enumerate(triplets):
             for role in ROLES:
                 product = triplet[role]

@@ -40,7 +40,7 @@ def report(trainer: Moon2Trainer, recipe: Recipe) -> str:
         + ("" if recipe.data.streaming else f", {len(trainer.train_dataset):,} triplets")
         + f"; {batch:,} triplets a step, {steps:,} steps{of_data}",
         f"Tokens of a triplet, in the first batch: {positions / len(triplets):,.0f} ({visual / len(triplets):,.0f} of "
-        f"pictures), {padded / positions - 1:.0%} padding on top; {len(passes)} passes a step",
+        f"images), {padded / positions - 1:.0%} padding on top; {len(passes)} passes a step",
         f"Memory of a process: {weights / 2**20:,.0f} MiB of weights, {states / 2**20:,.0f} MiB of gradients and AdamW "
         f"states; the peak of a trial step without optimizer was {peak / 2**20:,.0f} MiB {memory}",
         f"Time: a trial step of {len(triplets)} triplets took {seconds:.2f} s ({flops / 1e12:,.3f} TFLOP) on "
@@ -123,7 +123,7 @@ def in_words(product: dict) -> str:
     text = product["text"]
     if text is not None and len(text) > SHOWN_CHARACTERS:
         text = text[:SHOWN_CHARACTERS] + "..."
-    return " + ".join(["a picture"] * (product["image"] is not None) + [f'"{text}"'] * (text is not None))
+    return " + ".join(["an image"] * (product["image"] is not None) + [f'"{text}"'] * (text is not None))
 
 
 def duration(seconds: float) -> str:

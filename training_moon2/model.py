@@ -140,7 +140,7 @@ def scratch_processor(
     """Make the processor of an untrained Qwen3-VL of the given architecture (a `Qwen3VLConfig` as a dict).
 
     Args:
-        max_pixels: pictures are scaled, at their own shape, to at most this many pixels.
+        max_pixels: images are scaled, at their own shape, to at most this many pixels.
         fold_words: see `train_tokenizer`.
 
     Raises:

@@ -88,7 +88,7 @@ def role_views(items: Items, rows: dict[str, torch.Tensor]) -> Role:
     """Find the three views of one role among the items of all passes.
 
     Args:
-        rows: the place of every triplet's item with pictures, and of its text alone: (B,) each, -1 where there is none.
+        rows: the place of every triplet's item with images, and of its text alone: (B,) each, -1 where there is none.
     """
     pictures, texts = rows["pictures"].clamp(min=0), rows["texts"].clamp(min=0)
     has_image, has_text = rows["pictures"] >= 0, rows["texts"] >= 0

@@ -87,7 +87,7 @@ def _open_stream(dataset: str, split: str) -> datasets.IterableDataset:
 def fingerprint(rows: datasets.Dataset | datasets.IterableDataset) -> str:
     """Return a hex digest of what `load_triplets` gave, wherever it lies and however it was cached.
 
-    Of pictures only the lengths in bytes are read, so that millions of rows take seconds. Of a stream only the columns
+    Of images only the lengths in bytes are read, so that millions of rows take seconds. Of a stream only the columns
     and the names and sizes of its files are, so that nothing has to be downloaded.
     """
     digest = hashlib.blake2b(repr(sorted(rows.features.items())).encode(), digest_size=16)
@@ -138,10 +138,10 @@ class _Triplets:
 
     Args:
         enriched_title_probability, augmented_image_probability: how often a product shows its enriched title, and its
-            augmented pictures (co-augmentation, MOON2.0 section 5; the probabilities are our choice).
+            augmented images (co-augmentation, MOON2.0 section 5; the probabilities are our choice).
         seed: another one gives other draws.
-        coaugmentation: "replace" for an enriched title and one augmented picture in the place of a product's own, "add"
-            for the enriched title and all augmented pictures after them, which is how the paper counts the positions of
+        coaugmentation: "replace" for an enriched title and one augmented image in the place of a product's own, "add"
+            for the enriched title and all augmented images after them, which is how the paper counts the positions of
             an item.
     """
 
@@ -164,7 +164,7 @@ class _Triplets:
         self._epoch.fill_(epoch)
 
     def triplet(self, row: dict) -> dict:
-        """Return the products of one row, whose pictures are encoded: the processor decodes those that are shown."""
+        """Return the products of one row, whose images are encoded: the processor decodes those that are shown."""
         for name in ("query_id", *(f"{role}_{kind}" for role in ROLES[1:] for kind in ("id", "group_id"))):
             if row[name] is None:
                 raise TripletError(f"Triplet {row['query_id']} has no {name}; every triplet needs one.")
@@ -203,7 +203,7 @@ class TripletDataset(_Triplets, torch.utils.data.Dataset):
             mistakes, for looking at what the dynamic sample filter makes of them.
 
     Raises:
-        TripletError: augmented pictures shall be shown, but no row has any.
+        TripletError: augmented images shall be shown, but no row has any.
     """
 
     def __init__(self, rows: datasets.Dataset, *shown, false_positive_share: float = 0.0, **named):

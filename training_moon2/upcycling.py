@@ -23,7 +23,7 @@ from processing_moon2 import Moon2Processor, is_any_size
 from training_moon2.arguments import AMOUNTS, EXPERT_FIELDS, ExpertArguments, UpcycleArguments
 from training_moon2.triplets import load_triplets
 
-# Our choice: a page of Qwen3-VL costs one token per 32 x 32 pixels, so that a picture takes 1024 tokens at most.
+# Our choice: a page of Qwen3-VL costs one token per 32 x 32 pixels, so that an image takes 1024 tokens at most.
 MAX_PIXELS = 1024 * 1024
 # How many products, and tokens of each layer, the routers' clusters are found in.
 PRODUCTS, TOKENS, BATCH = 256, 8192, 16
@@ -99,13 +99,13 @@ def processor_from_backbone(
     """Make the processor that goes with `model_from_backbone` of the same checkpoint.
 
     Args:
-        max_pixels: the size of a picture at most, for backbones that take pictures at their own shape. It is kept in
+        max_pixels: the size of an image at most, for backbones that take images at their own shape. It is kept in
             the image processor's settings. `None` means `MAX_PIXELS`, or the checkpoint's bound if that is less.
         revision: branch, tag or commit on the Hub.
         kwargs: further arguments of `Moon2Processor` (`max_text_length`, ...).
 
     Raises:
-        ValueError: `max_pixels` is too small, or given for a backbone that scales all pictures to one size.
+        ValueError: `max_pixels` is too small, or given for a backbone that scales all images to one size.
     """
     where = {} if revision is None else {"revision": revision}
     parts = Moon2Processor._get_arguments_from_pretrained(pretrained_model_name_or_path, **where)
@@ -115,12 +115,12 @@ def processor_from_backbone(
         most = min(size["longest_edge"], MAX_PIXELS) if max_pixels is None else max_pixels
         if most < token:
             raise ValueError(f"max_pixels is {most}; a single visual token takes {token} pixels.")
-        # Small pictures are enlarged, and rounded up to whole tokens: half of the bound leaves room for that.
+        # Small images are enlarged, and rounded up to whole tokens: half of the bound leaves room for that.
         image_processor.size = size | {"shortest_edge": min(size["shortest_edge"], most // 2), "longest_edge": most}
     elif max_pixels is not None:
-        raise ValueError(f"max_pixels is {max_pixels}, but a {vlm_config.model_type} scales all pictures to one size.")
+        raise ValueError(f"max_pixels is {max_pixels}, but a {vlm_config.model_type} scales all images to one size.")
     if hasattr(image_processor, "do_image_splitting"):
-        image_processor.do_image_splitting = False  # a picture is one block of visual tokens, not one for each tile
+        image_processor.do_image_splitting = False  # an image is one block of visual tokens, not one for each tile
     positions = getattr(vlm_config.get_text_config(), "max_position_embeddings", None)
     options = image_block(vlm_config, tokenizer) | {"max_positions": positions} | kwargs
     return Moon2Processor(image_processor, tokenizer, **options)

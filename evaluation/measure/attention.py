@@ -28,13 +28,13 @@ class AttentionMap(NamedTuple):
     """Attention inside one product, as multiples of even attention: 1 is what a place gets if all places get the same.
 
     Attributes:
-        patches: (h, w), what each cell of the picture's grid gets from the title.
+        patches: (h, w), what each cell of the image's grid gets from the title.
         words: the title's words and their spans (start, end) in characters. Where words are written without spaces,
             each character is one, or the several that the tokenizer takes for one.
         word_weights: what each word gets from the title's positions that can see it.
         word_patches: (words, h, w), what each cell gets from one word; each word's mean is 1.
         region: what part of the photo the grid covers: left, upper, right and lower edge, in shares of the photo's
-            width and height. It is smaller where pictures are cropped, and larger where they are padded.
+            width and height. It is smaller where images are cropped, and larger where they are padded.
     """
 
     title: str
@@ -74,7 +74,7 @@ def attention_map(
     # The image block also holds its start and end marker, which are no patches and often soak up attention.
     patches = np.flatnonzero((types == IMAGE) & (inputs["input_ids"][0].cpu() == processor.image_token_id))
     grid = _grid(inputs, processor, len(patches))
-    patches = patches[len(patches) - grid[0] * grid[1] :]  # a CLIP tower's first token stands for the whole picture
+    patches = patches[len(patches) - grid[0] * grid[1] :]  # a CLIP tower's first token stands for the whole image
     spans = _token_spans(processor, title)
     words, tokens = _words(title, spans)
     weights = text_attention(attention[np.ix_(text, text)], family_of(model.config.vlm_config).causal)
@@ -178,7 +178,7 @@ def read_photo(source: Path | dict) -> Image.Image:
         return load_picture(source)
     except ValueError as error:
         name = source["path"] if isinstance(source, dict) else source
-        raise UserError(f"The picture {name} cannot be read: {error}.") from error
+        raise UserError(f"The image {name} cannot be read: {error}.") from error
 
 
 def heat_of(

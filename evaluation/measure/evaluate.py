@@ -56,7 +56,7 @@ def evaluate(
         train: products and their category paths, for a linear probe.
 
     Raises:
-        UserError: a product cannot be prepared (an unreadable picture, say), or its vector is not finite.
+        UserError: a product cannot be prepared (an unreadable image, say), or its vector is not finite.
     """
     titles_only = encoder.views == {"t"}
     embed = _embedding(encoder, cache, options)

@@ -84,14 +84,14 @@ def embed_batches(
         lengths: N lengths (of any unit) to sort by.
         describe: index -> what an error calls that product.
         description: what the progress bar says.
-        workers: processes that read pictures and texts while the model is at work; 0: none, one after the other.
+        workers: processes that read images and texts while the model is at work; 0: none, one after the other.
         leave: keep the full progress bar on the screen.
 
     Returns:
         (N, D) L2-normalised float32 vectors on the CPU; (0, 0) if there are no products.
 
     Raises:
-        UserError: a product cannot be prepared (an unreadable picture, say), or its vector is not finite.
+        UserError: a product cannot be prepared (an unreadable image, say), or its vector is not finite.
     """
     # Longest first: if a batch does not fit into memory, that shows at once.
     order = sorted(range(len(products)), key=lambda index: -lengths[index])

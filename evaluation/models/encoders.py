@@ -297,7 +297,7 @@ def _read(product: dict, index: int) -> tuple[str | None, list]:
 class SentenceEncoder(Encoder):
     """A sentence-transformers model, for the modalities that it supports.
 
-    One that takes texts and pictures, but not both in one input, gets the mean of both vectors as its mm view.
+    One that takes texts and images, but not both in one input, gets the mean of both vectors as its mm view.
     """
 
     kind = "sentence-transformers"
@@ -365,7 +365,7 @@ class TwoTowerEncoder(Encoder):
     """A dual encoder of transformers: a text tower and an image tower that end in one space.
 
     It has no multimodal view of its own: mm is the normalised mean of both vectors (our choice), and a product with
-    several pictures is the mean of theirs.
+    several images is the mean of theirs.
     """
 
     views = frozenset(("t", "i", "mm"))

@@ -1,4 +1,4 @@
-"""The curves of a training run: the figures of its log.jsonl as panels of one picture (the choice is ours)."""
+"""The curves of a training run: the figures of its log.jsonl as panels of one image (the choice is ours)."""
 
 import json
 import math
@@ -177,7 +177,7 @@ def draw_curves(arguments: Curves) -> dict:
 
 @matplotlib.rc_context(STYLE)
 def curves_figure(log: Log, name: str) -> Figure:
-    """Return the picture; a curve, panel or cell that the log does not hold is left out.
+    """Return the image; a curve, panel or cell that the log does not hold is left out.
 
     Args:
         name: the run's, for the title.

@@ -163,7 +163,7 @@ def _draw_words(
         _draw_heat(figure, photo, attention.word_patches[word], attention.region, scale, box)
         start, end = attention.words[word]
         label = attention.title[start:end]
-        # A word longer than its picture would run into the next one.
+        # A word longer than its image would run into the next one.
         label = label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "\u2026"
         _text(figure, left, bottom - 0.2, label, fontsize=10)
     left = MARGIN + 2 * PHOTO_SIZE + MARGIN + 0.12
@@ -246,7 +246,7 @@ def fonts_for(text: str) -> list[str]:
     return families
 
 
-SANITY_SIZE = 96  # of the built-in catalogue's pictures, in pixels a side
+SANITY_SIZE = 96  # of the built-in catalogue's images, in pixels a side
 
 
 class Shown(NamedTuple):
@@ -293,7 +293,7 @@ def _shown(arguments: Heatmap) -> list[Shown]:
     missing = [identifier for identifier in wanted if identifier not in rows]
     if missing or not wanted:
         what = f"product {missing[0]!r}" if missing else "product"
-        raise UserError(f"The corpus of {arguments.dataset} has no {what} with title and picture.")
+        raise UserError(f"The corpus of {arguments.dataset} has no {what} with title and image.")
     products = [(identifier, corpus.product(rows[identifier], "mm")) for identifier in wanted]
     return [Shown(identifier, read_photo(product["image"]), product["text"]) for identifier, product in products]
 

@@ -34,20 +34,20 @@ PAGE, PLOTS = "report.html", "plots"
 TEMPLATES = Path(__file__).parent / "templates"
 QUESTIONS = {
     "t2mm": "a text asks for products",
-    "i2mm": "a picture asks for products",
-    "mm2mm": "picture and text ask for products",
-    "t2i": "a text asks for pictures",
-    "i2t": "a picture asks for titles",
+    "i2mm": "an image asks for products",
+    "mm2mm": "image and text ask for products",
+    "t2i": "a text asks for images",
+    "i2t": "an image asks for titles",
     "t2t": "a text asks for titles",
 }
 HINTS = {
     "mm": "",
-    "i": " Of a product the model saw only the picture.",
+    "i": " Of a product the model saw only the image.",
     "t": " Of a product the model saw only the title.",
 }
 FEWEST = 3  # products of a map
 BEST = 10  # products that are shown for a query
-EDGE, QUALITY = 132, 72  # of a picture on the page: pixels of its longer side, and of the JPEG
+EDGE, QUALITY = 132, 72  # of an image on the page: pixels of its longer side, and of the JPEG
 
 
 def write_page(arguments: Report) -> dict:
@@ -93,7 +93,7 @@ def make_page(arguments: Report, run: dict) -> tuple[str, dict[str, bytes]]:
         if products >= FEWEST:
             figures["map"] = _map_of(encoder, benchmark, corpus, chosen)
         else:
-            missing.append("Too few products have both text and picture for a map of the embedding.")
+            missing.append("Too few products have both text and image for a map of the embedding.")
         if not isinstance(encoder, Moon2Encoder):
             missing.append("Only Moon2 models have experts and a W* to show.")
         elif products:
@@ -328,13 +328,13 @@ def _product(benchmark: Benchmark, candidate: int, rank: int, right: bool, score
 
 
 def _thumbnail(products: Products, row: int, picture: dict | None) -> str | None:
-    """Return a small JPEG as a data URI; `None` where there is no picture."""
+    """Return a small JPEG as a data URI; `None` where there is no image."""
     if picture is None:
         return None
     try:
         image = load_picture(picture)
     except ValueError as error:
-        raise UserError(f"The picture of {products.name} {products.ids[row]!r} cannot be read: {error}") from error
+        raise UserError(f"The image of {products.name} {products.ids[row]!r} cannot be read: {error}") from error
     image.thumbnail((EDGE, EDGE), Image.Resampling.LANCZOS)
     file = BytesIO()
     image.save(file, "JPEG", quality=QUALITY, optimize=True)

@@ -151,7 +151,7 @@ def _read(path: Path, shape: tuple[int, int]) -> torch.Tensor:
 def embed_catalogue(arguments: Embed) -> dict:
     """Write the vectors of all products of a table; `evaluation.vectors.store` describes the files.
 
-    Memory: a shard's vectors and a batch's pictures for each process, beside the model, and the texts and kept columns
+    Memory: a shard's vectors and a batch's images for each process, beside the model, and the texts and kept columns
     of the table. The cores are divided among the processes, GPUs are given out in turn.
 
     Returns:

@@ -3,7 +3,7 @@
     score = (1 - w) * cosine + w * BM25 / bound
 
 The bound is the BM25 that no title can exceed, so both parts are at most 1, and neither depends on what else is in the
-catalogue or passes a filter. w depends on the query: on whether it has a picture as well, a number (sizes, models,
+catalogue or passes a filter. w depends on the query: on whether it has an image as well, a number (sizes, models,
 SKUs), and on how rare its rarest word is. Without words w is 0, and the result is that of the vectors alone.
 
 w is fitted on queries with known answers. First come the weights under which the right products are most probable, if

@@ -482,7 +482,7 @@ LEAST_ROWS = 5
 
 
 def looks_like_pictures(cells: Iterable[object]) -> bool:
-    """Tell whether most cells that hold something hold pictures: bytes, names of files, or addresses of such."""
+    """Tell whether most cells that hold something hold images: bytes, names of files, or addresses of such."""
     known = [cell for cell in cells if cell not in (None, "", [], ())]
     return bool(known) and sum(map(_is_picture, known)) >= 0.8 * len(known)
 

@@ -1,4 +1,4 @@
-"""Which rows of a stored catalogue sell one product, which pictures show none in particular, and the splits.
+"""Which rows of a stored catalogue sell one product, which images show none in particular, and the splits.
 
 Everything is held in arrays: there may be millions of rows.
 """
@@ -26,7 +26,7 @@ from pictures_moon2 import load_picture
 
 # Titles with this share of common words are nearly the same (our choice).
 COMMON_WORDS = 0.75
-# Copies of a picture that were encoded anew: the same perceptual hash, and thumbnails that differ by at most so much of
+# Copies of an image that were encoded anew: the same perceptual hash, and thumbnails that differ by at most so much of
 # 255 on average. Two products may look alike; only what three or more show is taken for a copy (our choices).
 THUMBNAIL = 16
 THUMBNAIL_DIFFERENCE = 1.5
@@ -43,16 +43,16 @@ WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_\u3040-\u30ff
 
 @dataclass
 class Rows:
-    """What groups and splits are decided from, for each row and each picture of a row.
+    """What groups and splits are decided from, for each row and each image of a row.
 
     Attributes:
         ids, groups: what the source says, texts; a group may be null.
         splits: (rows,) places in SPLITS that the source says, -1 where it says none.
         bases: (rows,) equal numbers for rows of one given group, or without one of the same title.
-        row: (pictures,) the row of each picture.
-        picture: (pictures,) equal numbers for equal bytes.
-        hash: (pictures,) perceptual hashes.
-        place: (pictures, 2) the part and the number in it of each picture.
+        row: (images,) the row of each image.
+        picture: (images,) equal numbers for equal bytes.
+        hash: (images,) perceptual hashes.
+        place: (images, 2) the part and the number in it of each image.
     """
 
     ids: pa.StringArray
@@ -67,7 +67,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class SharedPicture:
-    """A picture that products with different titles share: where it is first, and how many rows show it."""
+    """An image that products with different titles share: where it is first, and how many rows show it."""
 
     sha256: str
     picture: str
@@ -111,17 +111,17 @@ def read_rows(folder: Path, assign_splits: bool) -> Rows:
     )
 
 
-# --- pictures that several products show ---
+# --- images that several products show ---
 
 
 def find_shared(folder: Path, rows: Rows) -> tuple[np.ndarray, list[SharedPicture]]:
-    """Find the pictures that products with different titles share: a size chart, a logo, a placeholder.
+    """Find the images that products with different titles share: a size chart, a logo, a placeholder.
 
-    Variants of one product share its picture rightly: rows of one group or parent, or nearly of one title. A picture
+    Variants of one product share its image rightly: rows of one group or parent, or nearly of one title. An image
     that they share stays, unless the source puts them into different splits.
 
     Returns:
-        (pictures,) bool: which of `rows.picture` are such; and what is known of each, the most shared first.
+        (images,) bool: which of `rows.picture` are such; and what is known of each, the most shared first.
     """
     exact, copies = rows.picture, _copies(folder, rows)
     copied = np.isin(copies, copies[exact != copies])
@@ -154,7 +154,7 @@ def find_shared(folder: Path, rows: Rows) -> tuple[np.ndarray, list[SharedPictur
 
 
 def _of_several(labels: np.ndarray, rows: Rows, least: int = 2) -> np.ndarray:
-    """Return for each picture whether rows of at least `least` groups or titles show it."""
+    """Return for each image whether rows of at least `least` groups or titles show it."""
     bases = rows.bases[rows.row]
     size = int(bases.max(initial=0)) + 1
     found, counts = np.unique(np.unique(labels.astype(np.int64) * size + bases) // size, return_counts=True)
@@ -162,7 +162,7 @@ def _of_several(labels: np.ndarray, rows: Rows, least: int = 2) -> np.ndarray:
 
 
 def _copies(folder: Path, rows: Rows) -> np.ndarray:
-    """Return `rows.picture` with one number for all pictures that show the same in other bytes."""
+    """Return `rows.picture` with one number for all images that show the same in other bytes."""
     several = _of_several(np.unique(rows.hash, return_inverse=True)[1], rows, COPIES_OF)
     different, places = np.unique(rows.picture, return_index=True)
     same_as = np.arange(len(different))
@@ -205,7 +205,7 @@ def _likeness(record: dict) -> Likeness:
 
 
 def _alike(one: Likeness, other: Likeness) -> bool:
-    """Tell whether two rows with one picture are variants of one product."""
+    """Tell whether two rows with one image are variants of one product."""
     if one[0] is not None and one[0] == other[0]:
         return True
     if one[1] and other[1] and one[1] != other[1]:
@@ -257,7 +257,7 @@ def _first_rows(labels: np.ndarray, kept: np.ndarray) -> np.ndarray:
 
 
 def _components(rows: Rows, links: np.ndarray) -> np.ndarray:
-    """Return for each row the number of its base, joined with those that share one of the pictures `links`."""
+    """Return for each row the number of its base, joined with those that share one of the images `links`."""
     if not links.any():
         return rows.bases
     bases, (_, pictures) = rows.bases[rows.row[links]], np.unique(rows.picture[links], return_inverse=True)
@@ -303,7 +303,7 @@ def _largest(rows: Rows, component: np.ndarray, kept: np.ndarray, groups: pa.Str
         if counts[place] > 1:
             number = int(numbers[first[place]])
             one_base = len(np.unique(rows.bases[kept & (component == found[place])])) == 1
-            reason = "the same title" if one_base else "nearly the same title and the same picture"
+            reason = "the same title" if one_base else "nearly the same title and the same image"
             reason = "given by the source" if rows.groups[number].is_valid else reason
             largest.append({"group_id": groups[number].as_py(), "rows": int(counts[place]), "reason": reason})
     return largest

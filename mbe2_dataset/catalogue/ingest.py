@@ -55,12 +55,12 @@ from mbe2_dataset.catalogue.tables import LocalTables
 from mbe2_dataset.errors import CatalogueError
 
 FORMAT = 2
-MADE = "same title, or nearly the same with a byte-identical picture"
+MADE = "same title, or nearly the same with a byte-identical image"
 SHOWS_NONE = "products with different titles share it, so it shows none of them"
 # Rows of the source in a part, which is what survives if the ingest is killed, and in what a process takes at a time.
 PART_ROWS = 2048
 CHUNK_ROWS = 8
-# Pictures are written in batches of so many bytes: every batch takes memory wherever the file is mapped.
+# Images are written in batches of so many bytes: every batch takes memory wherever the file is mapped.
 BATCH_BYTES = 2**22
 
 
@@ -72,9 +72,9 @@ class IngestOptions:
         seed: of the splits.
         shares: of train, validation and test among the groups, where the source has no split.
         assign_splits: assign splits even if the source has some.
-        max_pixels: store larger pictures as smaller JPEGs; by default all are stored as they are.
-        allow_urls: fetch pictures from the public Internet (`common_moon2.fetch.fetch`).
-        connections: how many pictures each process fetches at a time; it changes the speed only.
+        max_pixels: store larger images as smaller JPEGs; by default all are stored as they are.
+        allow_urls: fetch images from the public Internet (`common_moon2.fetch.fetch`).
+        connections: how many images each process fetches at a time; it changes the speed only.
         limit: take only the first rows of the source.
     """
 
@@ -92,10 +92,10 @@ def ingest(
 ) -> Catalogue:
     """Store the catalogue of `source` in `folder`, or use it if it is there already, of the same files and options.
 
-    A row is set aside, with the reason, if it has no id, title or picture, if its id occurred before, if its split is
-    unknown or if none of its pictures can be used; so are single pictures. Pictures that products with different titles
+    A row is set aside, with the reason, if it has no id, title or image, if its id occurred before, if its split is
+    unknown or if none of its images can be used; so are single images. Images that products with different titles
     share are left out (`groups.find_shared`). Where the source has no groups, rows with the same title (but for case
-    and blanks) become one, and so do rows with nearly the same title and a byte-identical picture, transitively. Where
+    and blanks) become one, and so do rows with nearly the same title and a byte-identical image, transitively. Where
     it has no splits, groups are assigned to them by the seed. All this is our choice. A run that is killed goes on
     where it was; the bytes in the folder depend on the source and the options only. A stored catalogue of something
     else is replaced with `overwrite`.
@@ -136,13 +136,13 @@ def ingest(
     return Catalogue(folder)
 
 
-# What became of one row of the source: its record for PART_ROWS_SCHEMA, if it is kept, the bytes of its pictures, what
+# What became of one row of the source: its record for PART_ROWS_SCHEMA, if it is kept, the bytes of its images, what
 # is wrong with it, and counts of what was changed.
 Checked = tuple[dict | None, list[bytes], list[Problem], Mapping[str, int]]
 
 
 def _write_parts(source: Source, folder: Path, options: IngestOptions, num_proc: int) -> tuple[Counter, Counter]:
-    """Write the parts that are not there yet; return counts of rows and pictures, and of changes, over all of them."""
+    """Write the parts that are not there yet; return counts of rows and images, and of changes, over all of them."""
     for rest in folder.glob(".*"):
         shutil.rmtree(rest)
     # On the disk, since there may be millions of ids; SQLite removes a file without a name itself.
@@ -228,7 +228,7 @@ def _first_place(seen: sqlite3.Connection, record: dict) -> str | None:
 
 
 def _check_chunk(items: list[Item | Problem], folder: Path | None, options: IngestOptions) -> list[Checked]:
-    """Read, decode and hash the pictures of some rows; runs in a process of its own."""
+    """Read, decode and hash the images of some rows; runs in a process of its own."""
     fetched = None
     if options.allow_urls:
         pictures = [picture for item in items if isinstance(item, Item) for picture in item.record.get("images") or []]
@@ -263,7 +263,7 @@ def _check(item: Item, folder: Path | None, options: IngestOptions, fetched: dic
         found.append({"path": picture.path, "sha256": picture.sha256, **facts})
     if not found:
         first = problems[0]
-        reason = f"none of its pictures can be used: {first.picture}: {first.reason}"
+        reason = f"none of its images can be used: {first.picture}: {first.reason}"
         return None, [], [Problem(item.where, identity, reason)], item.changes
     kept = {name: record.get(name) for name in PART_ROWS_SCHEMA.names}
     for name in ("category", "attributes", "noise", "translations"):
@@ -275,12 +275,12 @@ def _check(item: Item, folder: Path | None, options: IngestOptions, fetched: dic
 
 
 def _fault(record: dict, options: IngestOptions) -> str | None:
-    """Return why a row cannot be used, whatever its pictures are."""
+    """Return why a row cannot be used, whatever its images are."""
     for name in ("id", "title"):
         if not (record.get(name) or "").strip():
             return f"it has no {name}"
     if not record.get("images"):
-        return "it has no picture (column 'images'); every product needs one"
+        return "it has no image (column 'images'); every product needs one"
     if "split" in record and record["split"] not in SPLITS and not options.assign_splits:
         return f"it has {record['split']!r} in column 'split', which must be one of {', '.join(SPLITS)}"
     return None
@@ -334,7 +334,7 @@ def _finish(staging: Path, name: str, key: str, options: dict, counts: Counter, 
 
 
 def _leave_out(staging: Path, is_shared: np.ndarray, kept: np.ndarray, counts: Counter) -> None:
-    """Add to what was set aside the pictures that different products share, and the products that have no other.
+    """Add to what was set aside the images that different products share, and the products that have no other.
 
     Raises:
         CatalogueError: there is no other product.
@@ -352,17 +352,17 @@ def _leave_out(staging: Path, is_shared: np.ndarray, kept: np.ndarray, counts: C
                 problems = [Problem(*where, f"it is left out: {SHOWS_NONE}", path) for path in left]
                 counts.update(pictures_out=-len(left), pictures_quarantined=len(left))
             else:
-                problems = [Problem(*where, f"it has no other picture than {left[0]}, and {SHOWS_NONE}")]
+                problems = [Problem(*where, f"it has no other image than {left[0]}, and {SHOWS_NONE}")]
                 counts.update(rows_out=-1, rows_quarantined=1, pictures_out=-len(left), pictures_in=-len(left))
             quarantine.writelines(problem.line() for problem in problems)
     if not counts["rows_out"]:
         raise CatalogueError(
-            f"None of the {counts['rows_in']:,} rows can be used: no product has a picture of its own; {SHOWS_NONE}."
+            f"None of the {counts['rows_in']:,} rows can be used: no product has an image of its own; {SHOWS_NONE}."
         )
 
 
 def told_lines(catalogue: Catalogue) -> list[str]:
-    """Return what people should know: what was changed, which pictures different products share, large groups."""
+    """Return what people should know: what was changed, which images different products share, large groups."""
     summary = catalogue.summary
     lines = [f"{what}: {count:,}" for what, count in summary["changes"].items()]
     for picture in islice(catalogue.shared_pictures(), 3):
@@ -370,7 +370,7 @@ def told_lines(catalogue: Catalogue) -> list[str]:
             f"left out: {picture['picture']}, which {picture['products']:,} products with different titles share"
         )
     if summary["shared_pictures"] > 3:
-        lines.append(f"left out: {summary['shared_pictures'] - 3:,} more pictures that different products share")
+        lines.append(f"left out: {summary['shared_pictures'] - 3:,} more images that different products share")
     for group in summary["largest_groups"]:
         lines.append(f"group {group['group_id']}: {group['rows']:,} rows ({group['reason']})")
     return lines

@@ -1,4 +1,4 @@
-"""Encoded pictures: what a catalogue holds and what a build writes."""
+"""Encoded images: what a catalogue holds and what a build writes."""
 
 import contextlib
 import hashlib
@@ -27,7 +27,7 @@ with contextlib.suppress(ImportError):  # with this package, phones' HEIC is rea
     register_heif_opener()
 
 JPEG_QUALITY = 90
-# A file of stored pictures; it is an Arrow stream, which `datasets.Dataset.from_file` reads as well.
+# A file of stored images; it is an Arrow stream, which `datasets.Dataset.from_file` reads as well.
 PICTURES_SCHEMA = pa.schema({"bytes": pa.large_binary()})
 
 
@@ -42,7 +42,7 @@ class Picture:
 
     @property
     def bytes(self) -> bytes:
-        """Return the encoded picture."""
+        """Return the encoded image."""
         return self._bytes
 
     @property
@@ -51,7 +51,7 @@ class Picture:
         return hashlib.sha256(self.bytes).hexdigest()
 
     def as_record(self) -> dict[str, object]:
-        """Return the form in which `datasets.Image` stores a picture."""
+        """Return the form in which `datasets.Image` stores an image."""
         return {"bytes": self.bytes, "path": self.path}
 
     def __eq__(self, other: object) -> bool:
@@ -65,7 +65,7 @@ class Picture:
 
 
 class StoredPicture(Picture):
-    """A picture of a stored catalogue: the Arrow file and its number there, not its bytes, which are read when needed.
+    """An image of a stored catalogue: the Arrow file and its number there, not its bytes, which are read when needed.
 
     `perceptual_hash` has 64 bits; `size` is width and height in pixels, upright.
     """
@@ -96,13 +96,13 @@ class StoredPicture(Picture):
 
 @lru_cache(maxsize=64)
 def _mapped(file: Path, modified: int) -> pa.ChunkedArray:
-    """Map the pictures of the file as it was at that time; nothing of them is in memory until it is read."""
+    """Map the images of the file as it was at that time; nothing of them is in memory until it is read."""
     with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as stream:
         return stream.read_all().column("bytes")
 
 
 def decode(picture: Picture) -> Image.Image:
-    """Decode a picture as the model will see it: RGB, upright, transparency on white.
+    """Decode an image as the model will see it: RGB, upright, transparency on white.
 
     Raises:
         ValueError: it cannot be read, or the processor takes none of its shape; the message says why.
@@ -125,7 +125,7 @@ def encode(image: Image.Image, path: str) -> Picture:
 
 
 def perceptual_hash(image: Image.Image) -> int:
-    """Return the 64-bit pHash of `imagehash`: pictures that look alike differ in few bits (our choice)."""
+    """Return the 64-bit pHash of `imagehash`: images that look alike differ in few bits (our choice)."""
     return int.from_bytes(np.packbits(imagehash.phash(image).hash).tobytes(), "big")
 
 
@@ -136,19 +136,19 @@ BUSY = re.compile(r" answers (408|429|5\d\d) ")
 
 
 def picture_place(picture: dict) -> str | None:
-    """Return where a picture in one of the forms of `store.Item` is: its path, or its address without keys."""
+    """Return where an image in one of the forms of `store.Item` is: its path, or its address without keys."""
     return address(picture["url"]) if picture.get("url") else picture.get("path")
 
 
 def picture_name(picture: dict, default: str) -> str:
-    """Return the file name of a picture: the path in its source, or the last part of its address."""
+    """Return the file name of an image: the path in its source, or the last part of its address."""
     if "url" in picture:
         return urlsplit(picture["url"]).path.rpartition("/")[2] or default
     return picture.get("path") or default
 
 
 def read_content(picture: dict, folder: Path | None, fetched: dict[str, bytes | ValueError] | None) -> bytes:
-    """Return the bytes of a picture in one of the forms of `store.Item`, a file in `folder` or what `fetch_all` found.
+    """Return the bytes of an image in one of the forms of `store.Item`, a file in `folder` or what `fetch_all` found.
 
     Nothing outside of the folder is read; `fetched` is None if nothing may be fetched.
 
@@ -165,13 +165,13 @@ def read_content(picture: dict, folder: Path | None, fetched: dict[str, bytes | 
             raise found
         return found
     if folder is None:
-        raise ValueError("it is the name of a file, but this source has no folder of pictures (--pictures)")
+        raise ValueError("it is the name of a file, but this source has no folder of images (--pictures)")
     root = folder.resolve()
     name = str(picture["path"])
     try:
         path = (root / name).resolve()
         if not path.is_relative_to(root) or not path.exists():
-            # Shops write '/m/g/mug.jpg' for a file below their folder of pictures, and Windows 'img\\mug.jpg'.
+            # Shops write '/m/g/mug.jpg' for a file below their folder of images, and Windows 'img\\mug.jpg'.
             below = (root / name.replace("\\", "/").lstrip("/")).resolve()
             path = below if below.exists() else path
         if not path.is_relative_to(root):

@@ -37,12 +37,12 @@ from mbe2_dataset.errors import CatalogueError
 # From so many rows a table is understood, or from fewer that hold so many bytes of images.
 SAMPLE_ROWS = 2000
 SAMPLE_BYTES = 2**25
-# In so many of them at most is looked for files of pictures.
+# In so many of them at most is looked for files of images.
 SAMPLE_PICTURES = 200
 
 
 class Bound(NamedTuple):
-    """A table whose columns are known; its rows are read by `reader`, its pictures' paths from the tables `beside`."""
+    """A table whose columns are known; its rows are read by `reader`, its images' paths from the tables `beside`."""
 
     table: Table
     reader: Reader
@@ -67,13 +67,13 @@ class ProductSource:
     of no known layout, rows with the same id are merged if their titles do not differ.
 
     Rows are streamed. Held in memory are: a number for each id, where rows are merged; products whose rows do not
-    follow one another; products that are parents; and the paths of a second table of pictures.
+    follow one another; products that are parents; and the paths of a second table of images.
 
     Args:
         columns: which columns of theirs hold ours, where they are not found (`columns.parse_columns`). Several
             columns for 'category' are its levels; for 'attributes' they are attributes of these names; texts are joined
             by spaces. 'images' may be a path such as `images/{id}.jpg`.
-        pictures: the folder in which paths of pictures begin; by default that of the tables.
+        pictures: the folder in which paths of images begin; by default that of the tables.
         only: column -> value of the rows that are read, e.g. one locale; the others are skipped.
         layout: the name of a known one; "auto": the one that the columns prove; "table": none, but names and cells.
         languages: of values that are in several.
@@ -171,7 +171,7 @@ class ProductSource:
         return rows
 
     def _learn_pictures(self, table: Table, reader: Reader, sample: Sequence[dict]) -> None:
-        """Find out where the files of pictures lie, by the rows of the sample."""
+        """Find out where the files of images lie, by the rows of the sample."""
         files, binding = reader.files, reader.binding
         if "images" in binding.columns:
             if files is not None:
@@ -184,7 +184,7 @@ class ProductSource:
                 where = f" No files in {files.folder} are named by its ids either, such as {ids[0]}.jpg."
             lacking = lacks(table.name, ["images"], table.columns)
             raise CatalogueError(
-                f"{lacking}{where} Pictures in files may be said by a pattern, like "
+                f"{lacking}{where} Images in files may be said by a pattern, like "
                 "--columns images=images/{id}.jpg, and their folder by --pictures."
             )
 
@@ -378,7 +378,7 @@ class ProductSource:
 
 
 def _picture_keys(places: tuple[str, str], table: Table) -> Iterator[tuple[str, str]]:
-    """Yield the keys by which other tables name pictures, and their paths."""
+    """Yield the keys by which other tables name images, and their paths."""
     key, path = map(Header(table.columns).column, places)
     yield from ((str(row[key]), str(row[path])) for _, row in table.read([key, path]) if isinstance(row, dict))
 
@@ -409,7 +409,7 @@ def _known_as(binding: Binding, key: str | None, row: Mapping[str, object]) -> t
 
 
 def _paths(reader: Reader, sample: Sequence[dict]) -> list[str]:
-    """Return the paths of pictures of some rows, as they are written."""
+    """Return the paths of images of some rows, as they are written."""
     found = []
     for row in sample[:SAMPLE_PICTURES]:
         try:
@@ -442,7 +442,7 @@ def _number(value: object) -> float:
 
 
 def _sorted(run: Run, pictures: list[tuple[float, int, list]]) -> Run:
-    """Return a product with its pictures in the order that its rows give."""
+    """Return a product with its images in the order that its rows give."""
     if len(pictures) > 1 and isinstance(run.item, Item):
         ordered = [picture for _, _, those in sorted(pictures, key=lambda entry: entry[:2]) for picture in those]
         run.item.record["images"] = list({str(picture): picture for picture in ordered}.values())

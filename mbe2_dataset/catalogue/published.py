@@ -29,7 +29,7 @@ PRODUCT_COLUMNS = tuple(name for name in CATALOGUE_NAMES if name not in ("split"
 class TripletSource(ProductSource):
     """The positives and negatives of a file of triplets, each product once. `events` are its queries.
 
-    A product without an id column has a hash of its title and first picture as its id. It has the split of the triplet
+    A product without an id column has a hash of its title and first image as its id. It has the split of the triplet
     in which it is first.
 
     `columns` say which of theirs hold query_id, query_text, query_image, and the columns of a catalogue after positive_
@@ -120,7 +120,7 @@ LABELS = re.compile(r"(?P<kind>.+)_(?P<split>train|test)_detect_all\.txt")
 class Fashion200K:
     """The products of Fashion200K (Han et al., ICCV 2017): those with the same id in the path are one.
 
-    `labels/<category>_<train|test>_detect_all.txt` has lines of picture path, detection score and description between
+    `labels/<category>_<train|test>_detect_all.txt` has lines of image path, detection score and description between
     tabs; a path is `women/<category>/<subcategory>/<product id>/<product id>_<n>.jpeg`. So say the project's README and
     its users' code; we have not seen the data. The first description of a product is its title.
 
@@ -150,7 +150,7 @@ class Fashion200K:
     def __iter__(self) -> Iterator[Item | Problem]:
         for path in self.files:
             split = LABELS.fullmatch(path.name)["split"]
-            # 200,000 lines in ten files: small enough to bring a product's pictures together in memory.
+            # 200,000 lines in ten files: small enough to bring a product's images together in memory.
             try:
                 lines = filter(str.strip, path.read_text(encoding="utf-8").splitlines())
             except (OSError, UnicodeError) as error:

@@ -279,7 +279,7 @@ def readings(binding: Binding, sample: Sequence[Mapping[str, object]], languages
 
 
 def merged(first: Item, more: Item) -> Item:
-    """Return a product with what a later row has besides: what it lacks, further pictures and attributes."""
+    """Return a product with what a later row has besides: what it lacks, further images and attributes."""
     record = {**more.record, **{name: value for name, value in first.record.items() if not is_empty(value)}}
     pictures = [*(first.record.get("images") or ()), *(more.record.get("images") or ())]
     if pictures:
@@ -306,10 +306,10 @@ def inherited(variant: Item, parent: Item) -> Item:
 
 
 class PictureFiles:
-    """The files of pictures in a folder, found by what tables say of them.
+    """The files of images in a folder, found by what tables say of them.
 
-    A folder is gone through once, when a path does not lead to a file or no column holds pictures. The names of its
-    files are then held in memory. Paths begin in the folder or in one of `folders`; `by_id` is an example of a picture
+    A folder is gone through once, when a path does not lead to a file or no column holds images. The names of its
+    files are then held in memory. Paths begin in the folder or in one of `folders`; `by_id` is an example of an image
     that is named by an id.
     """
 
@@ -332,7 +332,7 @@ class PictureFiles:
 
     @cached_property
     def _numbered(self) -> dict[str, list[str]]:
-        """Return stem without its number -> paths: `7_1.jpg` and `7_2.jpg` are pictures of 7."""
+        """Return stem without its number -> paths: `7_1.jpg` and `7_2.jpg` are images of 7."""
         found: dict[str, list[tuple[int, str]]] = {}
         for stem, paths in self._by_stem.items():
             if match := re.fullmatch(r"(.+)[_-](\d{1,3})", stem):
@@ -340,13 +340,13 @@ class PictureFiles:
         return {stem: [path for _, path in sorted(those)] for stem, those in found.items()}
 
     def named(self, identity: str) -> list[str]:
-        """Return the pictures that are named by an id, alone or with a number after it."""
+        """Return the images that are named by an id, alone or with a number after it."""
         if self.by_id is None:
             return []
         return [*self._by_stem.get(identity, ())[:1], *self._numbered.get(identity, ())]
 
     def learn_ids(self, ids: Sequence[str]) -> bool:
-        """Look whether pictures are named by ids, as at least half of the given ones tell."""
+        """Look whether images are named by ids, as at least half of the given ones tell."""
         self.by_id = ""
         found = [paths[0] for identity in ids if (paths := self.named(identity))]
         self.by_id = found[0] if 2 * len(found) >= len(ids) > 0 else None

@@ -42,7 +42,7 @@ LABELS = {word: STATES[kind] for kind, words in NAMES["labels"].items() for word
 class Event:
     """A query, an item, and what is said about the two (NEGATIVE, NEITHER, or POSITIVE and above).
 
-    `image` is a picture in one of the forms of `store.Item`. `exposures`: how often a NEGATIVE item was shown.
+    `image` is an image in one of the forms of `store.Item`. `exposures`: how often a NEGATIVE item was shown.
     """
 
     where: str
@@ -59,10 +59,10 @@ def query_key(text: str | None, image: dict | None) -> str:
     """Return an id for a query that has none.
 
     Raises:
-        ValueError: it has neither text nor picture.
+        ValueError: it has neither text nor image.
     """
     if text is None and image is None:
-        raise ValueError("its query has neither text nor picture")
+        raise ValueError("its query has neither text nor image")
     content = b"" if image is None else image.get("bytes") or str(image.get("url") or image.get("path")).encode()
     return "q-" + hashlib.blake2b((text or "").encode() + b"\0" + content, digest_size=8).hexdigest()
 
@@ -196,11 +196,11 @@ def join_log(
     """Return the queries of a log whose items are in the catalogue.
 
     Of several rows about a query and an item the best counts: bought before seen. Rows that cannot be used are written
-    to `<folder>/log_quarantine.jsonl` with the reason, pictures of queries to `<folder>/query_pictures.arrow`.
+    to `<folder>/log_quarantine.jsonl` with the reason, images of queries to `<folder>/query_pictures.arrow`.
 
     Args:
         items: the ids of the catalogue.
-        pictures: the folder in which paths of pictures of queries begin; with `allow_urls` they may be addresses.
+        pictures: the folder in which paths of images of queries begin; with `allow_urls` they may be addresses.
         min_exposures: an item that was shown fewer times is no negative (our choice).
     """
     folder = Path(folder).absolute()

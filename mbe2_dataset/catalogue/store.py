@@ -31,7 +31,7 @@ PARTS = "parts"
 BLOCK = 256
 MAPPED = 16
 
-# The fields of a stored picture, as `StoredPicture` takes them.
+# The fields of a stored image, as `StoredPicture` takes them.
 STORED = ("number", "path", "sha256", "perceptual_hash")
 _PICTURE = {
     "number": Value("int32"),
@@ -61,7 +61,7 @@ ASSIGNED_SCHEMA = pa.schema({"split": pa.string(), "group_id": pa.string(), "kep
 class Item:
     """One product as its source has it.
 
-    `record` has the columns of schema.CATALOGUE and OPTIONAL that the source knows. A picture is `{"bytes", "path"}`,
+    `record` has the columns of schema.CATALOGUE and OPTIONAL that the source knows. An image is `{"bytes", "path"}`,
     `{"path"}` (a file below the source's folder) or `{"url"}`. `changes` counts what was changed of the cells
     (`values.as_words`), and `faults` are the columns, with the reason, whose cells cannot be read and were left empty.
     """
@@ -74,7 +74,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why something of a source cannot be used: one row, or only its picture `picture` or its cell in `column`."""
+    """Why something of a source cannot be used: one row, or only its image `picture` or its cell in `column`."""
 
     where: str
     id: str | None
@@ -92,7 +92,7 @@ class Source(Protocol):
 
     Attributes:
         name: for the card and for messages; no path of this machine.
-        folder: where the files of pictures lie; None if the source has no such files.
+        folder: where the files of images lie; None if the source has no such files.
     """
 
     name: str
@@ -133,7 +133,7 @@ class Catalogue:
 
     Attributes:
         folder: where it is stored.
-        summary: what is known of it, for cards and reports: "source", "options", "counts" (rows and pictures that came
+        summary: what is known of it, for cards and reports: "source", "options", "counts" (rows and images that came
             in, are here, and were set aside), "changes" (how many cells were changed, and how), "rows" of each split,
             "groups" and how they and the splits were made, the "largest_groups", and "shared_pictures".
     """
@@ -157,21 +157,21 @@ class Catalogue:
         return StoredRows(self.folder, np.flatnonzero(kept).astype(np.int32))
 
     def shared_pictures(self) -> Iterator[dict]:
-        """Yield the pictures that different products share, and that no row has: {"sha256", "picture", "products"}."""
+        """Yield the images that different products share, and that no row has: {"sha256", "image", "products"}."""
         with open(self.folder / SHARED, encoding="utf-8") as file:
             yield from map(json.loads, file)
 
     def quarantine(self) -> Iterator[dict]:
-        """Yield what was set aside: {"where", "id", "picture", "column", "reason"}.
+        """Yield what was set aside: {"where", "id", "image", "column", "reason"}.
 
-        It is one picture, one cell (of `column`), or the whole row.
+        It is one image, one cell (of `column`), or the whole row.
         """
         with open(self.folder / QUARANTINE, encoding="utf-8") as file:
             yield from map(json.loads, file)
 
 
 def part_records(folder: Path) -> Iterator[tuple[dict, Path]]:
-    """Yield the records of PART_ROWS_SCHEMA of all parts below `folder`, each with the file of its pictures."""
+    """Yield the records of PART_ROWS_SCHEMA of all parts below `folder`, each with the file of its images."""
     for part in sorted((folder / PARTS).glob("[0-9]*")):
         for batch in read_stream(part / "rows.arrow").to_batches():
             yield from ((record, part / "pictures.arrow") for record in batch.to_pylist())

@@ -178,7 +178,7 @@ class LocalTables:
         ]
 
     def fingerprint(self) -> str:
-        """Hash the names, sizes and times of the folder's files, pictures too, or of the one file."""
+        """Hash the names, sizes and times of the folder's files, images too, or of the one file."""
         return files_fingerprint(self.path, self.encoding)
 
 
@@ -578,7 +578,7 @@ class HubTables:
         for split, dataset in self._splits.items():
             dataset = dataset.decode(False)
             name = f"split {split or self.split} of {self.name}"
-            # Streams of CSV and JSON do not know their columns beforehand; they hold no pictures.
+            # Streams of CSV and JSON do not know their columns beforehand; they hold no images.
             kinds = dict(dataset.features or dict.fromkeys(next(iter(dataset), {})))
             said = f"read as {self._builder} by datasets" if self._builder else "read by datasets"
             spread = self._builder == "webdataset"
@@ -602,14 +602,14 @@ def _rows(dataset: datasets.IterableDataset, name: str, kinds: dict, spread: boo
         try:
             row = {column: _with_bytes(value, kinds[column]) for column, value in record.items()}
         except (OSError, ValueError) as error:
-            yield where, Problem(where, None, f"its picture cannot be read: {error}")
+            yield where, Problem(where, None, f"its image cannot be read: {error}")
             continue
         inner = row.pop("json", None) if spread else None
         yield where, {**inner, **row} if isinstance(inner, dict) else row
 
 
 def _with_bytes(value: object, kind: object) -> object:
-    """Return the value with the bytes of its pictures, which streams leave in their files."""
+    """Return the value with the bytes of its images, which streams leave in their files."""
     if value is None:
         return None
     if isinstance(kind, datasets.Image) and value.get("bytes") is None:

@@ -522,11 +522,11 @@ def _decide_decimal(texts: Sequence[str]) -> Literal[".", ","] | None:
     return None
 
 
-# --- pictures ---
+# --- images ---
 
 
 def as_pictures(value: object) -> list[dict[str, object]]:
-    """Return pictures in the forms of `Item`, of bytes, {"bytes", "path"}, file names or addresses, or a list of them.
+    """Return images in the forms of `Item`, of bytes, {"bytes", "path"}, file names or addresses, or a list of them.
 
     A text may hold several, as JSON, or separated by '|', ';' or line ends, or by commas between whole file names. What
     is within an address stays there: one ends only where another one, or a blank, begins.

@@ -1,4 +1,4 @@
-"""Checks a published data set: every row, every picture, and what splits share. Nothing is changed."""
+"""Checks a published data set: every row, every image, and what splits share. Nothing is changed."""
 
 import json
 import tempfile
@@ -58,7 +58,7 @@ class CheckReport:
             f"{config:<9}" + ", ".join(f"{split} {rows:,} rows" for split, rows in splits.items())
             for config, splits in self.rows.items()
         ]
-        lines.append(f"pictures {self.pictures['decoded']:,} decoded, {self.pictures['different']:,} different")
+        lines.append(f"images {self.pictures['decoded']:,} decoded, {self.pictures['different']:,} different")
         for name, counter in self.counts.items():
             if name.startswith(("modality of", "enriched titles", "kept,", "dropped,", "why ")):
                 lines.append(f"{name}: {shares(counter)}")
@@ -101,15 +101,15 @@ def check_dataset(
 ) -> CheckReport:
     """Read a whole MBE2.0-format data set and report what is wrong with it.
 
-    Each different picture is decoded once, a JPEG no larger than needed to compare it. What is found of rows and
-    pictures is written to a temporary folder, about 0.2 KB a row and 0.8 KB for each different photo.
+    Each different image is decoded once, a JPEG no larger than needed to compare it. What is found of rows and
+    images is written to a temporary folder, about 0.2 KB a row and 0.8 KB for each different photo.
 
     Args:
         dataset: a folder, or an id on the Hub, which is downloaded to the cache.
         revision: of the Hub data set.
         model: a sentence-transformers model (a Moon2 checkpoint is one); products of different splits whose vectors are
             near are reported. Code inside the checkpoint is run (`trust_remote_code`).
-        num_proc: processes that decode pictures.
+        num_proc: processes that decode images.
         name: what the report calls the data set; by default `dataset`.
 
     Raises:

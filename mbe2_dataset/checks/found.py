@@ -1,4 +1,4 @@
-"""What a check found of every row and picture, held in files: there may be millions."""
+"""What a check found of every row and image, held in files: there may be millions."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -74,13 +74,13 @@ def first_places(
 
 
 class Found:
-    """What was found of all rows and pictures: in files that are mapped, since there may be millions.
+    """What was found of all rows and images: in files that are mapped, since there may be millions.
 
     Attributes:
         rows: each part, with the number of its rows that were read.
         keys: (config, split, column) -> hashes of the column's values.
         pictures: of PICTURE, by parts; `ends` counts those up to the end of each part.
-        sides, looks: of SIDE and LOOK, one for each different picture or photo.
+        sides, looks: of SIDE and LOOK, one for each different image or photo.
     """
 
     def __init__(self, scratch: Path):
@@ -111,19 +111,19 @@ class Found:
             entry[1] += examples[: EXAMPLES - len(entry[1])]
 
     def parts(self) -> Iterator[tuple[Part, slice]]:
-        """Yield each part with the places of its pictures."""
+        """Yield each part with the places of its images."""
         starts = [0, *self.ends[:-1]]
         yield from ((part, slice(*ends)) for (part, _), *ends in zip(self.rows, starts, self.ends, strict=True))
 
     def photos(self) -> np.ndarray:
-        """Tell which of all pictures are not of lists of augmented ones."""
+        """Tell which of all images are not of lists of augmented ones."""
         columns, photos = self.pictures.mapped["column"], np.empty(len(self.pictures), bool)
         for part, places in self.parts():
             photos[places] = is_photo(part.config, columns[places])
         return photos
 
     def look(self, num_proc: int) -> None:
-        """Decode every different picture once; those that cannot be decoded become problems and have no look."""
+        """Decode every different image once; those that cannot be decoded become problems and have no look."""
         pictures = self.pictures.mapped
         # Of bytes that are a photo anywhere, it is the look of a photo that is wanted.
         shas, chosen, _ = first_places([pictures["sha"]])
@@ -146,30 +146,30 @@ class Found:
             self._leave_out(faults)
 
     def _leave_out(self, faults: dict[int, str]) -> None:
-        """Make problems of pictures that cannot be decoded, which are left out from here on."""
+        """Make problems of images that cannot be decoded, which are left out from here on."""
         pictures, kept, ends = self.pictures.mapped, Spill(self.scratch, PICTURE), []
         for part, places in self.parts():
             own, broken = pictures[places], Scan(part)
             is_broken = np.isin(own["sha"], list(faults))
             for sha, _, _, *where in own[is_broken].tolist():
                 example = f"{place_of(part, *where)}: {faults[sha]}"
-                broken.add("error", "pictures", "pictures cannot be decoded", example)
+                broken.add("error", "pictures", "images cannot be decoded", example)
             self._add_problems(broken)
             kept.append(own[~is_broken])
             ends.append(len(kept))
         self.pictures, self.ends = kept, ends
 
     def findings(self) -> list[Finding]:
-        """Return what is wrong with single rows and pictures."""
+        """Return what is wrong with single rows and images."""
         return [Finding(*key, number, tuple(examples)) for key, (number, examples) in self._problems.items()]
 
     def counted(self) -> tuple[dict[str, dict], dict[str, int]]:
-        """Return what was counted -> value -> how often, and how many pictures were decoded, and different ones."""
+        """Return what was counted -> value -> how often, and how many images were decoded, and different ones."""
         sides, counter = self.sides.mapped, Counter()
         order = np.argsort(sides["sha"])
         shas, lengths, seen = sides["sha"][order], sides["side"][order], self.pictures.mapped["sha"]
         for _, places in self.parts():
             counter.update(lengths[np.searchsorted(shas, seen[places])].tolist())
-        counts = self._counts | {"longest side of pictures in pixels": counter}
+        counts = self._counts | {"longest side of images in pixels": counter}
         counts = {name: dict(sorted(counter.items())) for name, counter in sorted(counts.items())}
         return counts, {"decoded": len(seen), "different": len(sides)}

@@ -29,7 +29,7 @@ def write_report(folder: str | Path, report: CheckReport, path: str | Path, samp
 
     Args:
         folder: the data set that was checked; sample rows are read from its train triplets.
-        samples: so many rows are shown, evenly spread over the split; their pictures are inlined as thumbnails.
+        samples: so many rows are shown, evenly spread over the split; their images are inlined as thumbnails.
     """
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -141,7 +141,7 @@ def _product(record: dict, role: str, made: dict[str, dict]) -> dict:
 
 
 def _origin(entry: dict | None) -> str:
-    """Return how a picture was made, in a few words."""
+    """Return how an image was made, in a few words."""
     if entry is None:
         return "no provenance"
     score = entry["consistency_score"]

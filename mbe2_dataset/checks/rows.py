@@ -1,4 +1,4 @@
-"""Checks one row group of a published data set by itself, and says what its pictures look like."""
+"""Checks one row group of a published data set by itself, and says what its images look like."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ class Finding:
 
     Attributes:
         level: "error" (the data set is broken or unfair), "warning" (look at it) or "info".
-        check: what was looked at: files, schema, nulls, ids, pictures, modality, provenance, qrels, leakage ...
+        check: what was looked at: files, schema, nulls, ids, images, modality, provenance, qrels, leakage ...
         message: what is wrong, in the plural.
         where: a config, a split of one, or the splits that share something.
         count: how many.
@@ -68,7 +68,7 @@ REQUIRED = {
     "queries": ("id", "modality"),
     "qrels": ("query-id", "corpus-id", "score"),
 }  # fmt: skip
-# Pictures of each config and the column with the group of what they show (corpus and triplets only).
+# Images of each config and the column with the group of what they show (corpus and triplets only).
 PICTURES = {
     "triplets": {
         "query_image": "query_group_id",
@@ -94,11 +94,11 @@ KEPT = {
     "qrels": ("query-id", "corpus-id"),
 }  # fmt: skip
 
-# One picture of a row: the first 64 bits of its sha256, its group (0 unknown) and where it is (`number` in a list).
+# One image of a row: the first 64 bits of its sha256, its group (0 unknown) and where it is (`number` in a list).
 PICTURE = np.dtype(
     [("sha", "u8"), ("group", "u8"), ("file", "i4"), ("row", "i4"), ("column", "i1"), ("number", "i4")]
 )  # fmt: skip
-# What a picture looks like, once for all that have its bytes: its longest side, and of photos mean colours (16 x 16 and
+# What an image looks like, once for all that have its bytes: its longest side, and of photos mean colours (16 x 16 and
 # 4 x 4) and a perceptual hash.
 THUMBNAIL = 16
 SIDE = np.dtype([("sha", "u8"), ("side", "i4")])
@@ -161,7 +161,7 @@ class Scan:
 
 
 def scan(part: Part) -> Scan:
-    """Read a row group whole, check every row, and hash every picture; none is decoded (see `look`)."""
+    """Read a row group whole, check every row, and hash every image; none is decoded (see `look`)."""
     found = Scan(part)
     try:
         table = pq.ParquetFile(part.path).read_row_group(part.row_group)
@@ -183,8 +183,8 @@ def scan(part: Part) -> Scan:
                 sha = int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
                 pictures.append((sha, groups[row], part.file, *place))
             else:
-                found.add("error", "pictures", "pictures have no bytes", place_of(part, *place))
-        # Of its pictures, a record below has how many there are in a list, and True for a single one.
+                found.add("error", "pictures", "images have no bytes", place_of(part, *place))
+        # Of its images, a record below has how many there are in a list, and True for a single one.
         values = table.column(name)
         is_list = pa.types.is_list(values.type)
         light = (
@@ -203,19 +203,19 @@ def scan(part: Part) -> Scan:
 
 
 def place_of(part: Part, row: int, column: int, number: int) -> str:
-    """Return where a picture is, like `row 3 of train-00000-of-00001.parquet, positive_augmented_images[1]`."""
+    """Return where an image is, like `row 3 of train-00000-of-00001.parquet, positive_augmented_images[1]`."""
     name = list(PICTURES[part.config])[column]
     return f"row {row} of {part.path.name}, {name}{'' if is_photo(part.config, column) else f'[{number}]'}"
 
 
 def is_photo(config: str, columns: np.ndarray) -> np.ndarray:
-    """Tell which of the numbers (N,) of columns of pictures are not of lists of augmented ones."""
+    """Tell which of the numbers (N,) of columns of images are not of lists of augmented ones."""
     made = [number for number, name in enumerate(PICTURES[config]) if name.endswith("augmented_images")]
     return ~np.isin(columns, made)
 
 
 def _contents(column: pa.ChunkedArray) -> Iterator[tuple[int, int, pa.Buffer | None]]:
-    """Yield row, number within the row and encoded bytes of all pictures of a column; a null is no picture."""
+    """Yield row, number within the row and encoded bytes of all images of a column; a null is no image."""
     first = 0
     for values in column.chunks:
         rows, numbers, pictures = np.arange(len(values)), np.zeros(len(values), dtype=int), values
@@ -233,7 +233,7 @@ def _contents(column: pa.ChunkedArray) -> Iterator[tuple[int, int, pa.Buffer | N
 
 
 def look(task: tuple[Part, np.ndarray]) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """Decode pictures (an array of PICTURE, all of one part).
+    """Decode images (an array of PICTURE, all of one part).
 
     Returns:
         An array of SIDE, one of LOOK for photos, and of those that cannot be decoded sha -> why.
@@ -266,7 +266,7 @@ def look(task: tuple[Part, np.ndarray]) -> tuple[np.ndarray, np.ndarray, dict[in
 
 
 def seen(content: bytes, is_photo: bool = True) -> tuple[int, np.ndarray | None]:
-    """Return the longest side of an encoded picture, and of a photo its mean colours (16, 16, 3), uint8.
+    """Return the longest side of an encoded image, and of a photo its mean colours (16, 16, 3), uint8.
 
     A usual JPEG is decoded by OpenCV in as few pixels as that takes; all of its data are read, in a quarter of the time
     of Pillow. OpenCV passes over damage that Pillow finds, so the data are looked through for it; `decode` gets all
@@ -321,7 +321,7 @@ def _hashed(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _problems(config: str, record: dict) -> Iterator[tuple[str, str, str, str]]:
-    """Yield level, check, message and what exactly, for all that is wrong in a record itself, pictures apart."""
+    """Yield level, check, message and what exactly, for all that is wrong in a record itself, images apart."""
     missing = [name for name in REQUIRED[config] if record[name] is None]
     for name in missing:
         yield "error", "nulls", "values are missing that must be there", name
@@ -394,7 +394,7 @@ def _count(part: Part, record: dict, counts: dict[str, Counter]):
         rich, title = record[f"{role}_enriched_title"], record[f"{role}_title"]
         state = "none" if rich is None else "same as the title" if rich == title else "different from the title"
         counts["enriched titles"][state] += 1
-        counts["augmented pictures of a product"][record[f"{role}_augmented_images"] or 0] += 1
+        counts["augmented images of a product"][record[f"{role}_augmented_images"] or 0] += 1
     for made in record["provenance"] or []:
         kind = made["field"].split("[")[0].removeprefix("positive_").removeprefix("negative_")
         state = "kept" if made["kept"] else "dropped"

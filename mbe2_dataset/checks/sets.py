@@ -120,7 +120,7 @@ def _shared_names(finder: "_Finder") -> Iterator[Finding]:
 
 
 class _Finder:
-    """Finds rows and pictures again by their places."""
+    """Finds rows and images again by their places."""
 
     def __init__(self, found: Found):
         self.found = found
@@ -131,7 +131,7 @@ class _Finder:
             self._rows[part.config, part.split].append((part, rows))
 
     def name(self, place: int) -> str:
-        """Return column, row and file of a picture."""
+        """Return column, row and file of an image."""
         entry = self.found.pictures.mapped[place]
         part = next(part for part in reversed(self._files[entry["file"]]) if part.first <= entry["row"])
         column = list(PICTURES[part.config])[entry["column"]]
@@ -147,12 +147,12 @@ class _Finder:
         raise IndexError(place)
 
 
-# The shas of the different pictures of a split, sorted, and the place where each is first.
+# The shas of the different images of a split, sorted, and the place where each is first.
 _Once = tuple[np.ndarray, np.ndarray]
 
 
 def _by_split(found: Found, wanted: np.ndarray | None = None) -> dict[str, _Once]:
-    """Return the pictures of each split, each once; with `wanted` some of all pictures."""
+    """Return the images of each split, each once; with `wanted` some of all images."""
     shas, splits = found.pictures.mapped["sha"], {}
     for part, places in found.parts():
         splits.setdefault(part.split, []).append(places)
@@ -166,7 +166,7 @@ def _by_split(found: Found, wanted: np.ndarray | None = None) -> dict[str, _Once
 
 
 def _shared_pictures(pictures: dict[str, _Once], photos: dict[str, _Once], finder: _Finder) -> Iterator[Finding]:
-    """Find leakage by the same bytes: an error, except between pictures that were both made by augmentation.
+    """Find leakage by the same bytes: an error, except between images that were both made by augmentation.
 
     Photos of two shades of a lip gloss may differ in one place only; a detail of another place is then the same.
     """
@@ -174,8 +174,8 @@ def _shared_pictures(pictures: dict[str, _Once], photos: dict[str, _Once], finde
         shared, here, there = np.intersect1d(pictures[first][0], pictures[second][0], True, return_indices=True)
         shown = np.isin(shared, photos[first][0]) | np.isin(shared, photos[second][0])
         for level, what, chosen in (
-            ("error", "pictures are in both splits, byte for byte", shown),
-            ("warning", "augmented pictures are in both splits, byte for byte", ~shown),
+            ("error", "images are in both splits, byte for byte", shown),
+            ("warning", "augmented images are in both splits, byte for byte", ~shown),
         ):
             pairs = list(zip(pictures[first][1][here[chosen]], pictures[second][1][there[chosen]], strict=True))
             names = [f"{finder.name(one)} is {finder.name(other)}" for one, other in pairs[:EXAMPLES]]
@@ -188,7 +188,7 @@ def _duplicates(found: Found, finder: _Finder) -> Iterator[Finding]:
     yield from _found("warning", "duplicates", message, "corpus", texts, texts.counts > 1)
     pictures, splits = found.pictures.mapped, {}
     for part, places in found.parts():
-        if part.config in ("corpus", "triplets"):  # an image and a mixed query of a group share their picture
+        if part.config in ("corpus", "triplets"):  # an image and a mixed query of a group share their image
             start = splits.setdefault((part.config, part.split), [places.start, 0])
             start[1] = places.stop
     for (config, split), (start, end) in splits.items():
@@ -197,9 +197,9 @@ def _duplicates(found: Found, finder: _Finder) -> Iterator[Finding]:
         if config == "corpus" and (counts > 1).any():
             repeated = first[counts > 1]
             names = tuple(finder.name(start + place) for place in repeated[:EXAMPLES])
-            message = "pictures are those of more than one listing"
+            message = "images are those of more than one listing"
             yield Finding("warning", "duplicates", message, "corpus", len(repeated), names)
-        # Of the groups that show a picture, the first; a picture that another one shows as well is shared.
+        # Of the groups that show an image, the first; an image that another one shows as well is shared.
         known, groups, _ = first_places([own["sha"]], [own["group"] != 0])
         shared = np.zeros(len(known), bool)
         for block in range(0, len(own), BLOCK):
@@ -210,14 +210,14 @@ def _duplicates(found: Found, finder: _Finder) -> Iterator[Finding]:
         if shared.any():
             places = first[np.searchsorted(shas, known[shared][:EXAMPLES])]
             yield Finding(
-                "warning", "duplicates", "pictures are shown by products of different groups, which may be false "
+                "warning", "duplicates", "images are shown by products of different groups, which may be false "
                 "negatives of each other", f"{config}/{split}", int(shared.sum()),
                 tuple(finder.name(start + place) for place in places),
             )  # fmt: skip
 
 
 def _near(photos: dict[str, _Once], looks: np.ndarray, finder: _Finder) -> Iterator[Finding]:
-    """Find leakage by pictures that look the same: perceptual hashes propose, thumbnails decide."""
+    """Find leakage by images that look the same: perceptual hashes propose, thumbnails decide."""
     order = np.argsort(looks["sha"])
     shas = looks["sha"][order]
     for first, second in combinations(photos, 2):
@@ -241,7 +241,7 @@ def _near(photos: dict[str, _Once], looks: np.ndarray, finder: _Finder) -> Itera
             for difference, i, j in sorted(near)[:EXAMPLES]
         ]
         if near:
-            yield Finding("warning", "leakage", "pairs of pictures look the same", where, len(near), tuple(names))
+            yield Finding("warning", "leakage", "pairs of images look the same", where, len(near), tuple(names))
 
 
 def _candidates(looks: np.ndarray, one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, int]:
@@ -296,7 +296,7 @@ def _quarter(hashes: np.ndarray, shift: int) -> np.ndarray:
 
 
 def check_neighbours(parts: list[Part], name: str) -> list[Finding]:
-    """Compare the corpus with the positives of the triplets: by pictures if the model takes them, else by titles.
+    """Compare the corpus with the positives of the triplets: by images if the model takes them, else by titles.
 
     The vectors of the corpus are held, those of the training products only as they come.
 

@@ -1,7 +1,7 @@
 """The built-in catalogue: products that never existed, with known truth and known noise, and what shoppers asked for.
 
 Material, size or capacity and audience are told by the text only; shape and trim (the second colour) are shown by the
-picture only; category, colour, pattern and brand by both, titles leaving some of them out. Shoppers ask for any of it,
+image only; category, colour, pattern and brand by both, titles leaving some of them out. Shoppers ask for any of it,
 often in other words than titles use. All of it depends on (seed, index).
 """
 
@@ -58,7 +58,7 @@ MAX_LISTINGS = 3
 CHINESE_SHARE = 0.2
 WRONG_TITLE_SHARE = 0.05
 CLUTTER_SHARE = 0.15
-# How often a title mentions a thing; what is left out has to be seen in the picture, or is not to be known at all.
+# How often a title mentions a thing; what is left out has to be seen in the image, or is not to be known at all.
 MENTIONED = {
     "category": 0.9,
     "brand": 0.8,
@@ -109,7 +109,7 @@ class Product:
 
     @property
     def look(self) -> Look:
-        """Return what pictures show of it."""
+        """Return what images show of it."""
         values = self.values
         return Look(
             category=self.category,
@@ -178,7 +178,7 @@ def synthetic_photo(listing: str, photo: int, seed: int = 0, size: int = 96) -> 
     """Draw photo number `photo` of a row, by the row's id, before JPEG.
 
     Returns:
-        The picture, RGB, size x size, and the product's mask: bool (size, size).
+        The image, RGB, size x size, and the product's mask: bool (size, size).
     """
     product = synthetic_product(int(listing[1:].split("-")[0]), seed)
     rng = rng_for(seed, "photo", listing, photo)
@@ -304,7 +304,7 @@ def _listing(product: Product, number: int, split: str, seed: int, size: int) ->
         attributes=tuple(
             (attribute, value)
             for attribute, value in product.values.items()
-            # A test asks for nothing that neither title nor picture tells.
+            # A test asks for nothing that neither title nor image tells.
             if split != "test" or attribute not in TEXT_ONLY or _slot(attribute) in named
         ),
         price=float(np.float32(round(rng.uniform(5, 200), 2))),
@@ -377,7 +377,7 @@ def synthetic_query(product: Product, seed: int = 0) -> str:
 
 
 def _description(product: Product, language: str) -> str:
-    """State what only the text can tell, and nothing that only the picture can."""
+    """State what only the text can tell, and nothing that only the image can."""
     values = product.values
     size = _word(values.get("size") or values["capacity"], language)
     brand, material, audience, leaf = (

@@ -68,7 +68,7 @@ _DARK_COLOUR, _LIGHT_COLOUR = (38, 38, 44), (246, 246, 242)
 
 @dataclass(frozen=True)
 class Look:
-    """What a product looks like: everything that a picture of it can tell."""
+    """What a product looks like: everything that an image of it can tell."""
 
     category: str
     shape: str
@@ -80,7 +80,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Viewpoint:
-    """How it was photographed. Shift and perspective are in picture widths, rotation in degrees."""
+    """How it was photographed. Shift and perspective are in image widths, rotation in degrees."""
 
     scale: float
     shift: tuple[float, float]
@@ -102,7 +102,7 @@ def render_photo(look: Look, viewpoint: Viewpoint, scene: Scene, size: int) -> t
     """Draw `look` as seen from `viewpoint` in `scene`.
 
     Returns:
-        The picture, RGB, size x size, and its mask: bool (size, size), True where the product is.
+        The image, RGB, size x size, and its mask: bool (size, size), True where the product is.
     """
     canvas = size * SUPERSAMPLING
     parts = _draw_parts(look, canvas, viewpoint.mirror)

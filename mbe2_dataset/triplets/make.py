@@ -228,12 +228,12 @@ def triplet_record(plan: Plan, augmented: Callable[[Row], Augmented], seed: int)
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A query of the benchmark before any picture is made: one from the log, or one to be made from a row.
+    """A query of the benchmark before any image is made: one from the log, or one to be made from a row.
 
     Attributes:
         right: (corpus id, grade of relevance) of all rows that answer it.
         held_out: the row that is kept out of the corpus because its photo is the query, or None.
-        taken: sha256 of those of their pictures that the corpus shows, which the query must not.
+        taken: sha256 of those of their images that the corpus shows, which the query must not.
     """
 
     id: str
@@ -371,7 +371,7 @@ def _short(picture: Picture) -> int:
 
 
 def _times(shown: np.ndarray, picture: Picture) -> int:
-    """Return how often the corpus shows a picture."""
+    """Return how often the corpus shows an image."""
     sha = np.uint64(_short(picture))
     return int(np.searchsorted(shown, sha, "right") - np.searchsorted(shown, sha))
 
@@ -389,7 +389,7 @@ def _source(listings: list[tuple[int, Row]], shown: np.ndarray, wanted: set[str]
 
 
 def question_record(question: Question, seed: int) -> tuple[dict[str, object], str | None]:
-    """Return a record of schema.QUERIES, and how its picture was made (None: it has none)."""
+    """Return a record of schema.QUERIES, and how its image was made (None: it has none)."""
     if question.logged is not None:
         query = logged_query(question.logged)
     else:

@@ -107,7 +107,7 @@ class BuildDataset:
     Each build runs as a process of its own, on rows drawn from the whole catalogue, so that all sizes have the same
     share of large images. "Memory" is the peak over the build of the anonymous memory of all its processes together, by
     the kernel's count (Linux only): pages of mapped files are given back when others need them. The next tables compare
-    the check with a loop that only decodes all pictures of the data set, and decode, subject and views of `expand` with
+    the check with a loop that only decodes all images of the data set, and decode, subject and views of `expand` with
     a plain loop that decodes and makes as many crops with Pillow.
     """
 
@@ -143,16 +143,16 @@ class Search:
 
 @dataclass
 class EmbeddingCost:
-    """Measure what a million products cost by the size of their pictures.
+    """Measure what a million products cost by the size of their images.
 
-    Every product has a title of ten words and a picture, 200 different ones; one process. "None" are titles alone. Of a
+    Every product has a title of ten words and an image, 200 different ones; one process. "None" are titles alone. Of a
     CPU its processor time is counted. The column of the device that the machine lacks stays "not run".
     """
 
     model: str | None = option(None, "a Moon2 folder; left out: an untrained one of the demo's size")
-    sides: list[int] = option((0, 96, 224, 500, 1000), "of a picture, in pixels; 0 for none", nargs="+", type=whole(0))
+    sides: list[int] = option((0, 96, 224, 500, 1000), "of an image, in pixels; 0 for none", nargs="+", type=whole(0))
     products: int = option(1000, "to embed", type=whole(64))
-    workers: int = option(0, "processes that read pictures", type=whole(0))
+    workers: int = option(0, "processes that read images", type=whole(0))
     seed: int = option(0, "of weights and products")
 
 
@@ -231,7 +231,7 @@ class SmallObjects:
     as usual; the photos that ask show them smaller, elsewhere, and from another side.
     """
 
-    model: str = option(help="folder or Hub id of a model that reads pictures; its code is run")
+    model: str = option(help="folder or Hub id of a model that reads images; its code is run")
     model_revision: str | None = option(None, "branch, tag or commit of a --model on the Hub")
     products: int = option(400, "to be searched, and to ask for", type=whole(10))
     shares: list[float] = option((0.4, 0.2, 0.1, 0.05, 0.02), "of the photo", nargs="+", type=float)

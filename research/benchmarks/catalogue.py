@@ -58,7 +58,7 @@ def embed_catalogue(options: arguments.EmbedCatalogue) -> dict:
         ]
         for way, figures in found.items()
     ]
-    sizes = f"{options.products:,} products, pictures of {options.side} x {options.side}"
+    sizes = f"{options.products:,} products, images of {options.side} x {options.side}"
     header = ["", "times faster than sentence-transformers", "products/s", "peak MB"]
     return print_table(header, rows, f"{sizes}, {options.workers} workers for ours, seed {options.seed}")
 
@@ -74,7 +74,7 @@ def write_pictures(folder: Path, side: int, seed: int):
 
 
 def catalogue(folder: Path, count: int, seed: int) -> list[dict]:
-    """Return product dicts; pictures as paths."""
+    """Return product dicts; images as paths."""
     random = np.random.default_rng(seed)
     products = []
     for _ in range(count):
@@ -95,7 +95,7 @@ def embed_ours(folder: str, workers: int):
         return 0 if product["image"] is None else 1 if isinstance(product["image"], str) else len(product["image"])
 
     def run(products: list[dict]) -> np.ndarray:
-        # Pictures count most: products of one kind share a batch.
+        # Images count most: products of one kind share a batch.
         lengths = [1000 * pictures(product) + len(product["text"] or "") for product in products]
         model, processor = checkpoint.model, checkpoint.processor
         return embed(model, processor, products, lengths, str, BATCH_SIZE, workers=workers).numpy()
@@ -246,7 +246,7 @@ def compared(what: str, alternatives: dict, repeats: int, count: int) -> dict:
 
 
 def compare_check(folder: Path) -> dict:
-    """Print how long the check of a built data set takes, against a loop that only decodes all of its pictures."""
+    """Print how long the check of a built data set takes, against a loop that only decodes all of its images."""
     rows = sum(pq.read_metadata(path).num_rows for path in folder.glob("*/*.parquet"))
     alternatives = {"check": lambda: check_dataset(folder), "plain decoding": lambda: decode_all(folder)}
     return compared(f"check of {rows:,} rows", alternatives, 1, rows)

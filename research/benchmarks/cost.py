@@ -51,8 +51,8 @@ def seconds_used() -> float:
 
 
 def embedding_cost(options: arguments.EmbeddingCost) -> dict:
-    """Print what a million products cost by the size of their pictures."""
-    header = ["picture", "products/s", "CPU hours", "GB of vectors", "GB of pictures", "GPU hours"]
+    """Print what a million products cost by the size of their images."""
+    header = ["picture", "products/s", "CPU hours", "GB of vectors", "GB of images", "GPU hours"]
     with model_folder(options.model, options.seed) as model, tempfile.TemporaryDirectory() as scratch:
         encoder = load_encoder(model)
         rows = (_embedding_row(options, encoder, side, Path(scratch)) for side in options.sides)

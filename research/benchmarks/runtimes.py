@@ -36,7 +36,7 @@ def agreement(options: arguments.Agreement) -> dict:
     corpus = load_benchmark(options.dataset).corpus
     rows = corpus.rows("mm")[: options.products]
     if not rows:
-        raise UserError(f"The corpus of {options.dataset} has no product with title and picture.")
+        raise UserError(f"The corpus of {options.dataset} has no product with title and image.")
     checkpoint = load_checkpoint(model)
     if not (checkpoint.folder / "modules.json").exists():
         raise UserError(f"{model} has no modules.json: save it again with this version of moon2.")

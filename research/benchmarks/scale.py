@@ -134,7 +134,7 @@ def catalogue(options: arguments.Scale, counted: dict[str, float]) -> Iterator[l
     seconds = options.products * counted["product"] / (options.teraflops * 1e12 * options.mfu)
     each = f"{counted['product'] / 1e12:.2f} TFLOP a product"
     yield [f"embed, {options.model}-shaped", f"{seconds / 3600:,.0f} GPU hours", each]
-    cpu, _, pictures = measured("cost.md", "picture", "224 x 224")[1:4]
+    cpu, _, pictures = measured("cost.md", "image", "224 x 224")[1:4]
     yield ["embed, model of the demo", f"{float(cpu) * millions:,.0f} CPU hours", "docs/cost.md, 224 x 224"]
     yield ["images", f"{float(pictures) * millions / 1000:,.1f} TB", "docs/cost.md, 224 x 224"]
     kinds = ((width, "float32", 4), (256, "float32", 4), (256, "int8", 1), (256, "binary", 1 / 8))

@@ -18,12 +18,12 @@ from common_moon2.files import replace_folder, sha256_of, staged, write_json
 from mbe2_dataset.__main__ import main as mbe2_main
 from research.study.arguments import PackArguments, StudyError
 
-# A picture comes again in many rows: found again by the compression if it looks so many bytes back.
+# An image comes again in many rows: found again by the compression if it looks so many bytes back.
 LOOK_BACK = 2**29
 AUGMENTED = ("positive_augmented_images", "negative_augmented_images")
-# What a picture is stored at: what the model sees of it.
+# What an image is stored at: what the model sees of it.
 MAX_PIXELS = 96 * 128
-# The shorter pictures are thumbnails, which only the train products have: resolution would tell test products apart.
+# The shorter images are thumbnails, which only the train products have: resolution would tell test products apart.
 LARGE = 200
 # What the data sets of a work folder were built from; and what a build leaves in each, named here because the module
 # that writes it needs more packages than a machine with a GPU may have.
@@ -35,7 +35,7 @@ TRANSFER_SPLITS = "0.06,0.04,0.9"
 def prepare(work: Path, mixes: set[tuple[int, int, int]], catalogue: Path, transfer: Path | None) -> None:
     """Build what is not there yet: a data set of the fashion products for each query mix, and the transfer set.
 
-    Builds share titles and pictures through their journal, and one that was interrupted goes on. A second process
+    Builds share titles and images through their journal, and one that was interrupted goes on. A second process
     waits for the first.
 
     Raises:
@@ -99,10 +99,10 @@ def transfer_dataset(work: Path) -> Path:
 
 
 def large_pictures(file: Path) -> pa.Table:
-    """Return the rows of a catalogue file whose first picture has a side of `LARGE` pixels or more.
+    """Return the rows of a catalogue file whose first image has a side of `LARGE` pixels or more.
 
     Raises:
-        StudyError: the file has no pictures in it.
+        StudyError: the file has no images in it.
     """
     table = pq.read_table(file)
     if "images" not in table.column_names:
@@ -131,7 +131,7 @@ def _build(catalogue: Path, output: Path, journal: Path, *options: str) -> None:
 def pack(options: PackArguments) -> dict:
     """Write the data sets of a work folder into one file.
 
-    The Parquet files in it are not compressed themselves, so that a picture which many rows have is stored once.
+    The Parquet files in it are not compressed themselves, so that an image which many rows have is stored once.
 
     Raises:
         StudyError: there are none, or the file would be too large.

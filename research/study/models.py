@@ -106,7 +106,7 @@ def make_smollm2(folder: Path, seed: int):
 
 
 class TwoTowers(Moon2Model):
-    """The language model reads texts only; a picture is the mean of its visual tokens; mm is the mean of both vectors.
+    """The language model reads texts only; an image is the mean of its visual tokens; mm is the mean of both vectors.
 
     For dense models: expert usage is of texts alone, and every other item counts as using all experts alike.
     """
@@ -114,7 +114,7 @@ class TwoTowers(Moon2Model):
     _auto_class = None  # its folder is read by this class, not by AutoModel
 
     def forward(self, input_ids, attention_mask, position_types, pixel_values=None, image_grid_thw=None) -> Moon2Output:
-        """Embed B items with one picture at most; arguments as in `Moon2Model`."""
+        """Embed B items with one image at most; arguments as in `Moon2Model`."""
         has_image, has_text = ((position_types == kind).any(1) for kind in (IMAGE, TEXT))
         images, texts = (torch.zeros(len(input_ids), self.config.hidden_size, device=self.device) for _ in range(2))
         even = torch.full_like(images[:, : self.config.num_experts], 1 / self.config.num_experts)

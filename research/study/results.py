@@ -178,7 +178,7 @@ def _figures(encoder: Moon2Encoder, benchmark: Benchmark, cache: VectorCache) ->
 def evaluate_views(
     benchmark: Benchmark, candidates: dict[str, Embedded]
 ) -> tuple[dict[str, dict], dict[str, QueryValues]]:
-    """Score t2i and i2t with the benchmark's products as queries: each title among the pictures, and the other way.
+    """Score t2i and i2t with the benchmark's products as queries: each title among the images, and the other way.
 
     The other directions are for what shoppers ask.
 

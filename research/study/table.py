@@ -21,7 +21,7 @@ ARROWS = {"t2mm": "t→mm", "i2mm": "i→mm", "mm2mm": "mm→mm", "t2i": "t→i"
 COLUMNS = (*DIRECTIONS, "classification", "attributes")
 HEADER = [*(ARROWS[direction] for direction in DIRECTIONS), "class", "attribute"]
 TRAINING_HEADER = [
-    "variant", "seeds", "minutes", "sum of omega", "omega", "expert, pictures", "texts", "filter precision", "recall"
+    "variant", "seeds", "minutes", "sum of omega", "omega", "expert, images", "texts", "filter precision", "recall"
 ]  # fmt: skip
 SETS = {
     EASY_SET: "Easy gallery: the test products",

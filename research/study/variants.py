@@ -45,7 +45,7 @@ class Variant:
     def fields(self, place: Place | None = None) -> dict:
         """Return the recipe of the variant, with what `place` changes in it."""
         recipe = {name: value for name, value in (_shared_recipe() | self.recipe).items() if value is not None}
-        if self.start is not None:  # what it starts from has an architecture, a tokenizer and a size of pictures
+        if self.start is not None:  # what it starts from has an architecture, a tokenizer and a size of images
             own = ("architecture", "vocab_size", "max_pixels")
             recipe = {name: value for name, value in recipe.items() if name not in own}
         place = place or Place()

@@ -326,7 +326,7 @@ def test_the_backbone_alone_does_not_know_compositions():
 
 
 def test_forward_signature(backbone):
-    """What Trainer and sentence-transformers look at. The model takes ids, for it has to find the pictures' places."""
+    """What Trainer and sentence-transformers look at. The model takes ids, for it has to find the images' places."""
     names = list(inspect.signature(Moon2Model.forward).parameters)
     assert names[1] == Moon2Model.main_input_name == "input_ids" and "inputs_embeds" not in names
     assert set(tiny_processor(backbone).model_input_names) <= set(names)

@@ -19,7 +19,7 @@ TOLERANCE = dict(atol=1e-5, rtol=0)
 
 
 def composition_model(family: str = "qwen3_vl"):
-    """A model whose router sends texts to experts 0 and 1, pictures to 1 and 2, and both to 2 and 3."""
+    """A model whose router sends texts to experts 0 and 1, images to 1 and 2, and both to 2 and 3."""
     model = tiny_model(family, router="composition")
     spread_compositions(model)
     return model
@@ -79,7 +79,7 @@ def test_composition_router_tells_the_modalities_apart_in_any_batch(padding_side
         pictures = model(**processor([without_text(product) for product in products if "image" in product]))
     torch.testing.assert_close(batch.embeddings, torch.cat([item.embeddings for item in alone]), **TOLERANCE)
     torch.testing.assert_close(batch.image_embeddings[batch.has_image], pictures.embeddings, **TOLERANCE)
-    # A bias this strong decides alone: texts go to experts 0 and 1, pictures to 1 and 2, both to 2 and 3.
+    # A bias this strong decides alone: texts go to experts 0 and 1, images to 1 and 2, both to 2 and 3.
     chosen = [set(usage.nonzero().flatten().tolist()) for usage in batch.expert_usage]
     assert chosen == [{0, 1}, {1, 2}, {2, 3}, {2, 3}, {2, 3}, {0, 1}]
     assert (batch.image_expert_usage[batch.has_image] > 0).tolist() == [[False, True, True, False]] * 4
@@ -94,7 +94,7 @@ def test_composition_router_starts_as_the_token_router_does():
         torch.testing.assert_close(composition(**inputs).embeddings, token(**inputs).embeddings, **TOLERANCE)
 
 
-@pytest.mark.skipif(OLD_TRANSFORMERS, reason="before transformers 5.18 every pass sees the pictures")
+@pytest.mark.skipif(OLD_TRANSFORMERS, reason="before transformers 5.18 every pass sees the images")
 @pytest.mark.parametrize("family", ["qwen3_vl", "llava", "smolvlm", "paligemma"])
 def test_the_vision_tower_sees_each_picture_once(family):
     model, processor = tiny_model(family, router="composition"), tiny_processor(family)

@@ -1,4 +1,4 @@
-"""Pictures in any form become the same upright RGB pixels, and what cannot be read is refused in a sentence."""
+"""Images in any form become the same upright RGB pixels, and what cannot be read is refused in a sentence."""
 
 import builtins
 import io
@@ -36,7 +36,7 @@ def pixels(source, **options) -> list:
 
 
 def scene(width: int, height: int) -> Image.Image:
-    """A smooth picture that differs in every corner, so that scaling and compression hardly change it."""
+    """A smooth image that differs in every corner, so that scaling and compression hardly change it."""
     across, down = np.linspace(0, 255, width)[None], np.linspace(0, 255, height)[:, None]
     channels = [across + 0 * down, 0 * across + down, 255 - (across + down) / 2]
     return Image.fromarray(np.stack(channels, -1).astype(np.uint8))
@@ -73,7 +73,7 @@ def test_every_orientation_is_shown_upright(kind, orientation):
     exif[0x0112] = orientation
     data = encoded(turned, kind, exif=exif)
     assert difference(load_picture(io.BytesIO(data)), upright) < 3
-    small = load_picture(io.BytesIO(data), max_pixels=80 * 40)  # JPEG: by draft, before the picture is turned
+    small = load_picture(io.BytesIO(data), max_pixels=80 * 40)  # JPEG: by draft, before the image is turned
     assert difference(small, scene(80, 40)) < 3
     assert difference(load_picture(Image.open(io.BytesIO(data))), upright) < 3
 
@@ -238,7 +238,7 @@ def test_what_the_caller_gave_is_left_alone():
         file = io.BytesIO(encoded(scene(40, 20), kind))
         assert pixels(file) == pixels(file) and not file.closed, "a file object may be used again"
     with pytest.raises(ValueError):
-        load_picture(file := io.BytesIO(b"no picture"))
+        load_picture(file := io.BytesIO(b"no image"))
     assert not file.closed
 
 
@@ -328,7 +328,7 @@ def test_errors_of_pillows_readers_become_sentences():
 def test_other_formats_are_refused_whatever_their_name(tmp_path, name, data):
     (tmp_path / name).write_bytes(data)
     for source in (tmp_path / name, {"bytes": data, "path": name}):
-        with pytest.raises(ValueError, match="^not a JPEG, PNG, WEBP, GIF, BMP, AVIF or TIFF picture$"):
+        with pytest.raises(ValueError, match="^not a JPEG, PNG, WEBP, GIF, BMP, AVIF or TIFF image$"):
             load_picture(source)
 
 

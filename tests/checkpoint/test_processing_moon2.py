@@ -1,4 +1,4 @@
-"""Products to tensors: the template, the picture formats, and errors that name the item."""
+"""Products to tensors: the template, the image formats, and errors that name the item."""
 
 import copy
 import io
@@ -27,7 +27,7 @@ def test_pictures_come_first_then_text(family):
     processor = tiny_processor(family)
     inputs = processor([{"text": "red mug", "image": [picture(32, 32), picture(40, 24)], "instruction": "find"}])
     types = inputs["position_types"][0].tolist()
-    assert types == sorted(types, key=[NOT_POOLED, IMAGE, TEXT].index), "instruction, then pictures, then text"
+    assert types == sorted(types, key=[NOT_POOLED, IMAGE, TEXT].index), "instruction, then images, then text"
     ids = inputs["input_ids"][0]
     image_positions = ids == processor.image_token_id
     assert set(inputs["position_types"][0][image_positions].tolist()) == {IMAGE}
@@ -115,7 +115,7 @@ def test_tiny_and_narrow_pictures_can_be_used(family):
 
 def test_a_picture_that_the_backbone_cannot_take_is_named(family):
     for size in [(1, 500), (20_000, 1)]:
-        words = f"Item 1: a picture of {size[0]} x {size[1]} pixels cannot be used: one side is more than 200 times"
+        words = f"Item 1: an image of {size[0]} x {size[1]} pixels cannot be used: one side is more than 200 times"
         with pytest.raises(ProductError, match=words):
             tiny_processor(family)(
                 [{"image": picture(20, 20)}, {"text": "thread", "image": [picture(9, 9), picture(*size)]}]
@@ -124,7 +124,7 @@ def test_a_picture_that_the_backbone_cannot_take_is_named(family):
 
 @pytest.mark.parametrize("name", ["smolvlm", "idefics3"])
 def test_a_picture_that_the_backbone_would_take_for_padding_is_named(name):
-    """These backbones drop pictures of zeros, and then fail over the count of pictures in the whole batch."""
+    """These backbones drop images of zeros, and then fail over the count of images in the whole batch."""
     processor = tiny_processor(name)
     black = Image.new("RGB", (20, 20))
     assert processor([{"image": black}])["pixel_values"].abs().min() > 0
@@ -186,9 +186,7 @@ def test_addresses_are_fetched_only_when_asked_in_the_call(monkeypatch, tmp_path
 
     products = [{"image": "https://example.org/p.png"}]
     processor = tiny_processor()
-    with pytest.raises(
-        ProductError, match="Item 0: the picture https://example.org/p.png cannot be read: .* not fetch"
-    ):
+    with pytest.raises(ProductError, match="Item 0: the image https://example.org/p.png cannot be read: .* not fetch"):
         processor(products)
     inputs = processor(products, fetch=fetch)
     assert torch.equal(inputs["pixel_values"], processor([{"image": picture(20, 20)}])["pixel_values"])
@@ -256,13 +254,13 @@ def test_the_size_of_pictures_is_bounded_in_pixels(tmp_path):
     assert processor_from_backbone(small, config).image_processor.size["longest_edge"] == 48 * 48
     llava = backbone_folder(tmp_path / "llava", tiny_processor("llava"))
     assert processor_from_backbone(llava, vlm_config("llava")).image_processor.size["height"] == 32
-    with pytest.raises(ValueError, match="max_pixels is 5000, but a llava scales all pictures to one size"):
+    with pytest.raises(ValueError, match="max_pixels is 5000, but a llava scales all images to one size"):
         processor_from_backbone(llava, vlm_config("llava"), max_pixels=5000)
 
 
 @pytest.mark.parametrize("name", ["smolvlm", "idefics3"])
 def test_pictures_are_not_cut_into_tiles(tmp_path, name):
-    """As these checkpoints are published, a large picture becomes many blocks of visual tokens."""
+    """As these checkpoints are published, a large image becomes many blocks of visual tokens."""
     needs_no_torchvision(name)
     settings = {"do_image_splitting": True, "size": {"longest_edge": 128}}
     folder = backbone_folder(tmp_path, tiny_processor(name), **settings)
@@ -335,7 +333,7 @@ def test_a_sequence_that_is_too_long_is_refused_by_name(tmp_path):
     processor = tiny_processor()
     processor.max_positions = 40
     many = {"image": [picture(48, 48)] * 12}
-    with pytest.raises(ProductError, match="Item 1: its sequence has .* the model takes 40. Give fewer pictures"):
+    with pytest.raises(ProductError, match="Item 1: its sequence has .* the model takes 40. Give fewer images"):
         processor([{"text": "mug"}, many])
     with pytest.raises(ProductError, match="Item 0: .* shorter instruction"):
         processor([{"text": "mug", "instruction": "find it " * 40}])

@@ -95,7 +95,7 @@ def test_upcycled_smollm2_computes_what_the_dense_models_do(smollm2, llava):
     words = tokenizer.convert_ids_to_tokens((language_model.get_input_embeddings().weight @ last).topk(3).indices)
     assert "ĠParis" in words, words
 
-    # Pictures elsewhere in the batch change nothing for the texts.
+    # Images elsewhere in the batch change nothing for the texts.
     products = [{"text": sentence} for sentence in SENTENCES]
     products[1:1] = [{"image": picture(80, 50)}, {"text": "mug", "image": picture(64, 64, seed=1)}]
     mixed = model(**processor(products))

@@ -19,7 +19,7 @@ def work(item: int, faulty: int | None = None, end: bool = False) -> int:
 
 @pytest.mark.parametrize("num_proc", [1, 2])
 def test_results_come_in_the_order_of_the_items_also_from_a_pool_within_a_pool(num_proc):
-    """A synthetic catalogue is drawn in processes while others read its pictures."""
+    """A synthetic catalogue is drawn in processes while others read its images."""
     squares = in_processes(work, range(50), num_proc, batch=7)
     assert list(in_processes(work, squares, num_proc)) == [number**4 for number in range(50)]
     assert sorted(in_processes(work, range(20), num_proc, ordered=False)) == [number**2 for number in range(20)]

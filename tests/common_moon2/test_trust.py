@@ -223,7 +223,7 @@ def test_a_mistyped_option_does_not_put_its_token_into_a_log(tmp_path, capsys):
 
 
 def test_addresses_with_keys_come_into_no_record(after_demo):
-    """Pictures behind signed addresses, which are not fetched or not there: what is written of them, and the errors."""
+    """Images behind signed addresses, which are not fetched or not there: what is written of them, and the errors."""
     signed = "http://me:pass@127.0.0.1:9/photo.jpg?Signature=very-secret"
     rows = []
     for number in range(8):

@@ -44,7 +44,7 @@ class DemoVisit(Visit):
         expect(self.text).to_be_visible()
 
     def add(self, path: Path) -> None:
-        self.tab.locator("#picture input[type=file]").set_input_files(path)
+        self.tab.locator("#image input[type=file]").set_input_files(path)
 
 
 @pytest.fixture(params=SIZES)
@@ -73,20 +73,20 @@ def test_text_then_picture_too_then_picture_alone(visit, photo):
     visit.keep("text")
 
     visit.add(photo)  # which searches at once
-    expect(visit.kind).to_have_text("text and picture")
+    expect(visit.kind).to_have_text("text and image")
     expect(visit.tab.locator("#query td")).to_have_count(12)
-    expect(visit.tab.locator("#query")).to_contain_text("50% picture")
+    expect(visit.tab.locator("#query")).to_contain_text("50% image")
     visit.keep("both")
     slider = visit.tab.get_by_role("slider")
     slider.focus()
     slider.press("End")
-    expect(visit.tab.locator("#query")).to_contain_text("100% picture")
+    expect(visit.tab.locator("#query")).to_contain_text("100% image")
     alone = visit.cards.all_inner_texts()
 
     visit.text.fill("")
     visit.search.click()
     expect(visit.kind).to_have_text("picture")
-    assert visit.cards.all_inner_texts() == alone, "a share of 100 % is the picture alone"
+    assert visit.cards.all_inner_texts() == alone, "a share of 100 % is the image alone"
     assert visit.fits()
     visit.keep("picture")
 
@@ -140,19 +140,19 @@ def test_all_can_be_reached_by_keyboard(visit):
 def test_an_empty_query_and_files_that_are_none(visit, photo, tmp_path):
     visit.search.click()
     alert = visit.tab.locator("#said [role=alert]")
-    expect(alert).to_have_text("Type what you look for, or add a picture.")
+    expect(alert).to_have_text("Type what you look for, or add an image.")
     visit.keep("empty")
     bad = tmp_path / "bad.jpg"
-    bad.write_bytes(b"no picture " * 50)
+    bad.write_bytes(b"no image " * 50)
     visit.add(bad)
-    expect(visit.tab.get_by_text("This file is no JPEG, PNG, WEBP, GIF, BMP or TIFF picture.")).to_be_visible()
+    expect(visit.tab.get_by_text("This file is no JPEG, PNG, WEBP, GIF, BMP or TIFF image.")).to_be_visible()
     visit.keep("bad-file")
     cut = tmp_path / "cut.jpg"
     cut.write_bytes(photo.read_bytes()[:700])
     visit.add(cut)
-    expect(alert).to_contain_text("The picture cannot be read: ")
+    expect(alert).to_contain_text("The image cannot be read: ")
     expect(visit.cards).to_have_count(0)
-    expect(visit.tab.locator("#picture img")).to_have_count(0)
+    expect(visit.tab.locator("#image img")).to_have_count(0)
     visit.keep("cut-file")
     large = tmp_path / "large.jpg"
     large.write_bytes(photo.read_bytes() + bytes(9 << 20))

@@ -33,7 +33,7 @@ ours = ("app", "demo_moon2", "evaluation")
 own = [module for name, module in sorted(sys.modules.items()) if name.split(".")[0] in ours
        or name.endswith("_moon2") and "." not in name]
 files = sorted({module.__file__ for module in own if getattr(module, "__file__", None)})
-print(json.dumps(["search by text and picture" in text, files]))
+print(json.dumps(["search by text and image" in text, files]))
 """
 
 

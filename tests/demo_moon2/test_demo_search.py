@@ -37,7 +37,7 @@ def reader(encoder) -> Reader:
 
 @pytest.fixture(scope="module")
 def mixed(mbe2, tmp_path_factory) -> str:
-    """The data set with a product without picture, one without title, and one without either."""
+    """The data set with a product without image, one without title, and one without either."""
     folder = tmp_path_factory.mktemp("mixed") / "mbe2"
     shutil.copytree(mbe2, folder)
     (shard,) = (folder / "corpus").glob("test-*.parquet")
@@ -54,7 +54,7 @@ def catalogue(encoder, mixed, tmp_path_factory) -> Catalogue:
 
 
 def small_catalogue(titles: list[str | None], vectors: np.ndarray | None = None) -> Catalogue:
-    """Products without pictures."""
+    """Products without images."""
     rows = {"id": [f"p{row}" for row in range(len(titles))], "text": titles, "image": [None] * len(titles)}
     features = Features({"id": Value("string"), "text": Value("string"), "image": Image()})
     products = Products("corpus", Dataset.from_dict(rows, features=features))
@@ -117,7 +117,7 @@ def test_a_catalogue_that_shows_nothing_is_refused(encoder, tmp_path, monkeypatc
     empty = small_catalogue(["a"]).products
     empty.texts[0] = None
     monkeypatch.setattr("demo_moon2.catalogue.load_corpus", lambda *_: empty)
-    with pytest.raises(UserError, match="No product of mine has a title or a picture"):
+    with pytest.raises(UserError, match="No product of mine has a title or an image"):
         open_catalogue("mine", encoder, cache=tmp_path)
 
 
@@ -157,7 +157,7 @@ def test_a_share_leads_from_the_text_to_the_picture():
 
 def test_a_query_of_nothing_or_of_no_text_is_refused(reader):
     for text in (None, "", "  \n"):
-        with pytest.raises(UserError, match="Type what you look for, or add a picture"):
+        with pytest.raises(UserError, match="Type what you look for, or add an image"):
             reader.query(text, None)
     with pytest.raises(UserError, match="The query cannot be read: .*valid Unicode"):
         reader.query("half an emoji \ud83d", None)
@@ -187,7 +187,7 @@ def test_a_heat_map_leaves_the_model_as_it_was(reader, catalogue):
 
 @pytest.mark.parametrize("row", [0, 1, 2, -1, 10_000])
 def test_only_products_with_title_and_picture_have_one(reader, catalogue, row):
-    with pytest.raises(UserError, match="needs a product of the catalogue with title and picture"):
+    with pytest.raises(UserError, match="needs a product of the catalogue with title and image"):
         heat_panel(catalogue, reader, row)
 
 
@@ -195,8 +195,8 @@ def test_cards_show_what_a_product_has(catalogue):
     shown = html.cards(catalogue, Found([(3, 0.75), (0, 0.5), (1, -0.25)], 0.0))
     full, titled, pictured = shown.split("</li>")[:3]
     assert 'data-row="3"' in full and 'src="data:image/jpeg;base64,' in full and "0.750" in full
-    assert "title only" in titled and "no picture" in titled and "data-row" not in titled
-    assert "picture only" in pictured and "width:0.0%" in pictured and "-0.250" in pictured
+    assert "title only" in titled and "no image" in titled and "data-row" not in titled
+    assert "image only" in pictured and "width:0.0%" in pictured and "-0.250" in pictured
     assert f"Product {catalogue.products.ids[1]}" in pictured
 
 
@@ -208,7 +208,7 @@ def test_text_of_others_is_never_html(reader):
 
 def test_the_panel_names_the_query_and_every_expert(reader):
     both = html.query_panel(reader.query("red mug", picture(30, 30), 0.25), 0.25, 0.4)
-    assert "<strong>text and picture</strong>, 25% picture; its words count 40%</p>" in both
+    assert "<strong>text and image</strong>, 25% image; its words count 40%</p>" in both
     assert both.count("<td") == 3 * 4
     text = html.query_panel(reader.query("red mug", None), 0.5, 0.0)
     assert "<strong>text</strong><" in text and text.count("<td") == 4

@@ -153,9 +153,9 @@ def test_large_files_are_refused(client):
     large = encoded() + bytes(limits.MAX_UPLOAD)
     assert upload(client, large[: limits.MAX_UPLOAD]).status_code == 200
     answer = upload(client, large)
-    assert (answer.status_code, answer.text) == (415, "A picture may have at most 8 MiB.")
+    assert (answer.status_code, answer.text) == (415, "An image may have at most 8 MiB.")
     answer = upload(client, large + bytes(limits.MAX_REQUEST))
-    assert (answer.status_code, answer.text) == (413, "A picture may have at most 8 MiB.")
+    assert (answer.status_code, answer.text) == (413, "An image may have at most 8 MiB.")
     answer = client.post("/gradio_api/queue/join", json={"fn_index": 0, "data": ["a" * limits.MAX_REQUEST]})
     assert (answer.status_code, answer.text) == (413, "The request is too large.")
 
@@ -168,26 +168,26 @@ def test_bytes_that_are_no_form_are_refused(client):
 
 def test_a_search_by_text_picture_and_both(page, client):
     path = upload(client, encoded()).json()[0]
-    for text, photo, kind in (("mug", None, "text"), ("", path, "picture"), ("mug", path, "text and picture")):
+    for text, photo, kind in (("mug", None, "text"), ("", path, "picture"), ("mug", path, "text and image")):
         said, query, heat, found, _ = call(page, client, "search", [text, photo and file_data(photo), 50])
         assert "The best 5 of" in said and f"<strong>{kind}</strong>" in query and not heat
         assert found.count('<li class="card">') == 5
     # Another share is another order only where it means something.
     unchanged = call(page, client, "search_again", ["mug", None, 70])
     assert len(unchanged) == 5 and not any("value" in update for update in unchanged)
-    assert "70% picture" in call(page, client, "search_again", ["mug", file_data(path), 70])[1]
+    assert "70% image" in call(page, client, "search_again", ["mug", file_data(path), 70])[1]
 
 
 def test_what_cannot_be_searched_is_said_on_the_page(page, client, tmp_path):
     said, *rest = call(page, client, "search", ["  ", None, 50])
-    assert 'role="alert">Type what you look for, or add a picture.' in said and rest[:3] == ["", "", ""]
+    assert 'role="alert">Type what you look for, or add an image.' in said and rest[:3] == ["", "", ""]
     said, *rest = call(page, client, "search", ["mug", None, 50, "Magic"])
     assert "There is no way &#39;Magic&#39; to search, but " in said and rest[:3] == ["", "", ""]
     said, *rest = call(page, client, "search", ["a" * 501, None, 50])
     assert "The text has 501 characters; at most 500 are read." in said
     cut = upload(client, encoded("JPEG", 300, 300)[:2000], "cut.jpg").json()[0]
     said, *rest = call(page, client, "search", ["mug", file_data(cut), 50])
-    assert "The picture cannot be read: " in said and rest == ["", "", "", None], "the form has no picture any more"
+    assert "The image cannot be read: " in said and rest == ["", "", "", None], "the form has no image any more"
     assert not Path(cut).exists(), "what cannot be read is not kept"
     said, *_ = call(page, client, "search", ["mug", file_data(cut), 50])
     assert "add it again" in said or "not" in said
@@ -221,7 +221,7 @@ def test_what_the_form_never_sends_is_refused(page, client):
         ["mug", None, 50, 1],
     ):
         said, *rest = call(page, client, "search", data)
-        assert "A query is a text, a picture, a number and a way to search." in said and rest[:3] == ["", "", ""]
+        assert "A query is a text, an image, a number and a way to search." in said and rest[:3] == ["", "", ""]
     path = upload(client, encoded()).json()[0]
     said, *_ = call(page, client, "search", ["mug", file_data(path), 500])
     assert "give 0 to 1" in said

@@ -169,7 +169,7 @@ TEXT, WHOLE = Value("string"), Value("int64")
 WRONG_TYPES = {
     "whole ids": ("corpus", "id", WHOLE, list(range(12)), "Value.'int64'. in the column 'id', which must be Value.'st"),
     "whole texts": ("queries", "text", WHOLE, [1], "Value.'int64'. in the column 'text'"),
-    "paths of pictures": (
+    "paths of images": (
         "corpus",
         "image",
         TEXT,
@@ -212,7 +212,7 @@ def test_a_column_of_another_type_is_refused(tmp_path, monkeypatch, case):
 
 
 def test_what_means_the_same_is_taken(tmp_path, monkeypatch):
-    """Whole floats as scores, wide strings, pictures as they are stored, and columns of nulls."""
+    """Whole floats as scores, wide strings, images as they are stored, and columns of nulls."""
     rows = benchmark_rows()
     plain = load_benchmark(str(write_benchmark(tmp_path / "plain", rows)))
     monkeypatch.setitem(FEATURES["corpus"], "text", Value("large_string"))

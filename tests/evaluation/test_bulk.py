@@ -174,7 +174,7 @@ def test_a_folder_belongs_to_one_run(tmp_path, model):
 
 
 def test_tables_of_other_kinds(tmp_path, model):
-    """A CSV whose pictures are files beside it."""
+    """A CSV whose images are files beside it."""
     content = rows(3)
     for row, photo in enumerate(content["photo"]):
         photo.save(tmp_path / f"{row}.png")

@@ -200,7 +200,7 @@ def test_a_text_model_has_the_text_view_only(folders):
 
 
 def test_a_title_that_looks_like_a_file_stays_a_text(folders, tmp_path, monkeypatch):
-    """sentence-transformers takes a string for a picture if there is such a file."""
+    """sentence-transformers takes a string for an image if there is such a file."""
     monkeypatch.chdir(tmp_path)
     picture(30, 30).save("mug.jpg")
     encoder = load_encoder(folders["moon2"], kind="sentence-transformers")

@@ -16,7 +16,7 @@ from evaluation.tables import benchmark
 
 @pytest.fixture
 def corpus(monkeypatch):
-    """Three products, the second without a picture."""
+    """Three products, the second without an image."""
     features = {"id": datasets.Value("string"), "text": datasets.Value("string"), "image": datasets.Image()}
     pictures = [picture(48, 32, 1), None, picture(32, 48, 2)]
     content = {"id": ["a", "b", "c"], "text": ["red mug", "blue mug", "shirt"], "image": pictures}
@@ -73,7 +73,7 @@ def test_options_that_do_not_go_together_are_refused(model, corpus, tmp_path):
         (["--sanity", "--text", "mug"], "leave out --text"),
         (["--count", "2"], "only mean something with --dataset"),
         (["--dataset", "user/mbe2", "--count", "2", "--product", "a"], "Give one of --product"),
-        (["--dataset", "user/mbe2", "--products", "a,b"], "has no product 'b' with title and picture"),
+        (["--dataset", "user/mbe2", "--products", "a,b"], "has no product 'b' with title and image"),
         (["--dataset", "user/mbe2", "--output", "x.jpg"], "must end in .png"),
         (["--dataset", "user/mbe2", "--count", "0"], "--count: '0' is not a whole number of at least 1"),
     ]:

@@ -145,7 +145,7 @@ def test_heatmap_writes_a_png(model, tmp_path, title):
 
 
 def test_heatmap_of_a_product_of_a_data_set(model, dataset, tmp_path, capsys):
-    """The same product named by its id, and by its photo and title, gives the same picture."""
+    """The same product named by its id, and by its photo and title, gives the same image."""
     outputs = [tmp_path / name for name in ("by_id.png", "by_hand.png", "first.png")]
     command = ["heatmap", "--model", model]
     assert main([*command, "--dataset", dataset, "--product", "p7", "--output", str(outputs[0])]) == 0

@@ -70,7 +70,7 @@ def test_a_task_has_the_queries_and_the_view_of_its_direction(tmp_path):
     data = task.dataset["default"]["test"]
     assert (task.metadata.category, task.metadata.modalities) == ("i2it", ["text", "image"])
     assert data["queries"].column_names == ["id", "image"] and data["queries"][0]["image"].size == (40, 32)
-    assert data["queries"]["id"][:] == [f"q{index}-image" for index in (0, 1, 2, 4, 5)]  # q3's product has no picture
+    assert data["queries"]["id"][:] == [f"q{index}-image" for index in (0, 1, 2, 4, 5)]  # q3's product has no image
     assert data["corpus"].column_names == ["id", "text", "image"]
     assert data["corpus"]["id"][:] == [f"p{index}" for index in range(12) if index not in (3, 7)]
 

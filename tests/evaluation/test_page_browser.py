@@ -1,4 +1,4 @@
-"""The page of a run in a real browser: it is one file, all its pictures are seen, and it fits a desktop and a phone."""
+"""The page of a run in a real browser: it is one file, all its images are seen, and it fits a desktop and a phone."""
 
 import pytest
 from browser import SIZES, Visit

@@ -57,7 +57,7 @@ class Recorder:
 
 
 def shown(value):
-    """What a model is given, a picture as "<image>"; of dicts a list of pairs, as their order matters."""
+    """What a model is given, an image as "<image>"; of dicts a list of pairs, as their order matters."""
     if isinstance(value, Image):
         return "<image>"
     if isinstance(value, dict):

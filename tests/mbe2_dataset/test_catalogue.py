@@ -1,4 +1,4 @@
-"""Catalogues that no data set can be built from are refused in a sentence; pictures and titles are read as they are."""
+"""Catalogues that no data set can be built from are refused in a sentence; images and titles are read as they are."""
 
 import hashlib
 import io
@@ -76,7 +76,7 @@ ERRORS = {
         ["row 0 of part.parquet", "column 'attributes'", "'red'"],
     ),
     "one bad row": (lambda: changed(4, title=" "), ["row 4 of part.parquet", "'sku/4'", "title"]),
-    "one bad picture": (
+    "one bad image": (
         lambda: changed(3, images=[records()[3]["images"][0], {"bytes": b"<html></html>", "path": "page.jpg"}]),
         ["row 3 of part.parquet", "'sku/3'", "page.jpg", "JPEG"],
     ),
@@ -184,7 +184,7 @@ def test_noise_and_translations_are_read(tmp_path):
         for row in rows
     ]
     assert {bool(row.translations) for row in rows} == {bool(row.noise) for row in rows} == {True, False}
-    assert read_catalogue(write(tmp_path / "catalogue", written)) == rows
+    assert list(read_catalogue(write(tmp_path / "catalogue", written))) == rows
 
 
 def test_a_stored_picture_pickles_small_and_is_read_where_it_lies(tmp_path):
@@ -224,7 +224,7 @@ def test_pictures_are_upright_rgb_on_white():
 def test_other_formats_are_refused(kind):
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, kind)
-    with pytest.raises(ValueError, match="not a JPEG, PNG, WEBP, GIF, BMP, AVIF or TIFF picture"):
+    with pytest.raises(ValueError, match="not a JPEG, PNG, WEBP, GIF, BMP, AVIF or TIFF image"):
         decode(Picture(buffer.getvalue(), "x"))
 
 

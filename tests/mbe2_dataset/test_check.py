@@ -96,7 +96,7 @@ def bad_parameters(row: dict):
     ("edit", "check", "words"),
     [
         (cut_picture, "pictures", "row 3 of train-00000-of-00001.parquet, negative_image"),
-        (lambda row: row["positive_image"].update(bytes=None), "pictures", "pictures have no bytes"),
+        (lambda row: row["positive_image"].update(bytes=None), "pictures", "images have no bytes"),
         (lambda row: row.update(positive_title=None), "nulls", "positive_title"),
         (lambda row: row.update(positive_title=" "), "nulls", "texts are empty"),
         (lambda row: row.update(query_modality="sound"), "modality", "'sound' holds"),
@@ -156,10 +156,10 @@ def test_products_groups_and_pictures_in_two_splits_are_found(mbe2, tmp_path):
     report = check_dataset(edited(mbe2, tmp_path / "mbe2", "corpus", leak))
     leaks = {finding.message: finding for finding in report.of_level("error") if finding.check == "leakage"}
     assert {message.split(" ")[0]: leaks[message].count for message in leaks} == {
-        "products": 1, "groups": 1, "pictures": 1,
+        "products": 1, "groups": 1, "images": 1,
     }  # fmt: skip
     assert leaks["products are in both splits"].examples == (leaked["positive_id"],)
-    (names,) = leaks["pictures are in both splits, byte for byte"].examples
+    (names,) = leaks["images are in both splits, byte for byte"].examples
     assert "image in row 2 of corpus/test" in names and "negative_augmented_images in row " in names
 
 
@@ -177,7 +177,7 @@ def test_the_same_detail_of_different_photos_is_a_warning(mbe2, tmp_path):
     report = check_dataset(edited(mbe2, tmp_path / "mbe2", "triplets", leak))
     assert found(report, "error") == {}
     (finding,) = (finding for finding in report.of_level("warning") if finding.check == "leakage")
-    assert (finding.count, finding.where) == (1, "train and validation") and "augmented pictures" in finding.message
+    assert (finding.count, finding.where) == (1, "train and validation") and "augmented images" in finding.message
     assert finding.examples[0].count("augmented_images in row ") == 2
 
 
@@ -202,7 +202,7 @@ def test_near_pictures_are_those_that_comparing_all_finds(monkeypatch):
     random = np.random.default_rng(0)
     one, other = np.zeros(300, LOOK), np.zeros(400, LOOK)
     for looks in (one, other):
-        # Few kinds of pictures, each with some bits and colours changed.
+        # Few kinds of images, each with some bits and colours changed.
         kinds = random.integers(0, 20, len(looks))
         flips = random.random((len(looks), 64)) < 0.06
         bits = (np.random.default_rng(1).random((20, 64)) < 0.5)[kinds] ^ flips
@@ -306,7 +306,7 @@ def test_duplicates_of_the_corpus_are_warned_of(mbe2, tmp_path):
 
     report = check_dataset(edited(mbe2, tmp_path / "mbe2", "corpus", repeat))
     messages = {finding.message for finding in report.of_level("warning")}
-    assert {"texts are those of more than one listing", "pictures are those of more than one listing"} <= messages
+    assert {"texts are those of more than one listing", "images are those of more than one listing"} <= messages
 
 
 def test_augmented_rows_outside_training_and_missing_files_are_errors(mbe2, tmp_path):
@@ -402,7 +402,7 @@ def test_the_page_says_what_was_found_and_draws_scores(mbe2, tmp_path):
     report = check_dataset(folder)
     write_report(folder, report, tmp_path / "report.html", samples=2)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert 'class="finding error"' in page and "pictures cannot be decoded" in page
+    assert 'class="finding error"' in page and "images cannot be decoded" in page
     kept, dropped = (sum(report.counts[f"consistency scores, {state}"].values()) for state in ("kept", "dropped"))
     assert dropped and f"Scores: {kept:,} kept (blue), {dropped:,} dropped (orange)" in page
     assert 12 <= len(report.counts["consistency scores, kept"]) <= 17
@@ -439,5 +439,5 @@ def test_card_tells_what_models_and_checks_said(mbe2, tmp_path):
     facts = {"consistency": {"model": "clip", "revision": "abc"} | said}
     text = card(ORIGIN, built(facts=facts), report=report)
     assert "Scored by `clip` at revision `abc`; what scored below views 0.250 was dropped (quantile 0.1)." in text
-    assert "- error: triplets/train: 1 pictures cannot be decoded" in text
+    assert "- error: triplets/train: 1 images cannot be decoded" in text
     assert "## Checks" not in card(ORIGIN, built()) and "## Consistency" not in card(ORIGIN, built())

@@ -105,7 +105,7 @@ def test_an_unreadable_picture_is_a_matter_of_its_product():
     broken = replace(ROW, images=(Picture(ROW.images[0].bytes[:300], "photo.jpg"),))
     with chat_server(good) as server:
         result = enrich(broken, GAZETTEER, writer(server, picture=True))
-    assert not result.kept and result.title == ROW.title and "unreadable picture" in result.reason
+    assert not result.kept and result.title == ROW.title and "unreadable image" in result.reason
     assert server.requests == []
 
 

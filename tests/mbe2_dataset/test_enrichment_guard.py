@@ -147,7 +147,7 @@ def test_a_picture_supports_ordinary_words_that_are_listed():
     assert reasons(SHIRT, title, []) == {"unsupported"}, "seen, but not listed"
     verdict = check(SHIRT, title, ["breathable", "coral trim"])
     assert verdict.kept and verdict.added == ("Breathable", "Coral Trim")
-    assert check(SHIRT, "Acme Hudson Blue and Red Shirt AX-200", ["red"]).kept, "a colour that only the picture shows"
+    assert check(SHIRT, "Acme Hudson Blue and Red Shirt AX-200", ["red"]).kept, "a colour that only the image shows"
     assert check(BOTTLE, "泽风透气水瓶黑色500毫升", ["透气"]).kept
     assert not check(BOTTLE, "泽风透气水瓶黑色500毫升", ["轻便"]).kept
 
@@ -164,7 +164,7 @@ def test_a_picture_supports_ordinary_words_that_are_listed():
     ],
 )
 def test_a_picture_supports_nothing_else(title, reason):
-    """Whatever a picture has written on it: a logo, a price, an instruction."""
+    """Whatever an image has written on it: a logo, a price, an instruction."""
     listed = ["Gucci", "Zorblax", "77", "ZX9", "best", "women"]
     assert reason in reasons(SHIRT, title, listed)
     assert "brand" in reasons(BOTTLE, "泽风耐克水瓶黑色500毫升", ["耐克"])

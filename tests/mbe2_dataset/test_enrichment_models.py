@@ -105,7 +105,7 @@ def test_the_picture_reaches_the_model(tiny_vlm):
     first, second = seen
     assert first.shape == second.shape == (1, 3, 32, 32) and not torch.equal(first, second)
     broken = Row(**{name: getattr(ROWS[0], name) for name in Row.__slots__} | {"images": (Picture(b"no", "a.jpg"),)})
-    with pytest.raises(Refusal, match="unreadable picture"):
+    with pytest.raises(Refusal, match="unreadable image"):
         writer.write(broken, ())
 
 

@@ -85,7 +85,7 @@ def test_a_catalogue_keeps_texts_and_pictures_and_opens_again(tmp_path):
 
 @pytest.fixture
 def shelf(tmp_path) -> Path:
-    """A folder of pictures, some of them not what they should be, and one outside of it."""
+    """A folder of images, some of them not what they should be, and one outside of it."""
     folder = tmp_path / "shelf"
     folder.mkdir()
     (tmp_path / "secret.jpg").write_bytes(jpeg("secret"))
@@ -106,7 +106,7 @@ FAULTS = {
     "link out of the folder": ({"path": "link.jpg"}, "it lies outside of the source's folder"),
     "NUL in the name": ({"path": "a\0.jpg"}, "null"),
     "address": ({"url": "https://x.test/a.jpg"}, "https://x.test/a.jpg: addresses are not fetched"),
-    "not bytes of a picture": ({"bytes": b"", "path": "x.jpg"}, "images[0]: not a JPEG"),
+    "not bytes of an image": ({"bytes": b"", "path": "x.jpg"}, "images[0]: not a JPEG"),
 }
 
 
@@ -141,7 +141,7 @@ def test_rows_in_are_rows_out_and_rows_set_aside(tmp_path):
     catalogue = ingest(source, tmp_path / "stored")
     assert [row.id for row in catalogue.rows] == ["a", "f", "b"]
     reasons = {problem["where"]: problem["reason"] for problem in catalogue.quarantine()}
-    words = {"row 1": "'a' occurs in row 0", "row 2": "'holdout' in column 'split'", "row 3": "no picture",
+    words = {"row 1": "'a' occurs in row 0", "row 2": "'holdout' in column 'split'", "row 3": "no image",
              "row 4": "no title", "row 5": "no id", "row 6": "not JSON", "row 9": "None in column 'split'"}  # fmt: skip
     assert list(reasons) == list(words) and all(words[where] in reasons[where] for where in words), reasons
     counts = catalogue.summary["counts"]
@@ -170,7 +170,7 @@ def test_groups_are_rows_of_one_title_or_one_picture_joined_transitively(tmp_pat
     assert {row.split for row in catalogue.rows if row.group_id == "a"} == {"test"}
     assert catalogue.summary["groups"] == 4 and "same title" in catalogue.summary["groups_made"]
     (largest,) = catalogue.summary["largest_groups"]
-    assert largest == {"group_id": "a", "rows": 4, "reason": "nearly the same title and the same picture"}
+    assert largest == {"group_id": "a", "rows": 4, "reason": "nearly the same title and the same image"}
     given = ingest(Shop([record("a", group_id="x")]), tmp_path / "given")
     assert given.summary["groups_made"] == "given by the source"
 
@@ -341,7 +341,7 @@ def test_processes_do_not_change_a_byte(tmp_path):
 
 
 def test_processes_read_only_so_far_ahead():
-    """What waits to be checked holds the bytes of pictures."""
+    """What waits to be checked holds the bytes of images."""
     pulled = []
     results = ingest_module._in_order(len, (pulled.append(number) or number for number in range(1000)), 2)
     assert next(results) == 8 and len(pulled) <= 64

@@ -264,7 +264,7 @@ def test_mined_negatives_come_from_the_window_without_groups_and_duplicates():
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     groups = ["a", "b", "a", "c", "d", "e", "f", "g"]
     pictures = [0, 0, 0b1111100000, 0b11, 0xFFFF, 0xFF0000, 0xFF000000, 0xFF00000000]
-    # Of row 0: 1 is too similar, 2 is of its group, 3 is its picture but for two bits; so the ranks begin with row 4.
+    # Of row 0: 1 is too similar, 2 is of its group, 3 is its image but for two bits; so the ranks begin with row 4.
     hardness = Hardness(nearest=2, farthest=3, most_alike=float(np.cos(np.deg2rad(3))))
     find = mined(vectors, groups, pictures, hardness)
     a, e, f = 0, 4, 5  # groups are numbered as they appear

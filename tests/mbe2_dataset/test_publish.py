@@ -191,7 +191,7 @@ def test_a_tag_is_never_moved_silently(hub, mbe2, pushed, tmp_path):
 def test_a_data_set_with_errors_is_not_published_unless_forced(hub, mbe2, tmp_path):
     broken = change(mbe2, tmp_path / "broken", cut_picture)
     said = push(hub, broken, "user/broken")
-    assert "the check finds errors" in said and "pictures cannot be decoded" in said and "negative_image" in said
+    assert "the check finds errors" in said and "images cannot be decoded" in said and "negative_image" in said
     assert ("dataset", "user/broken") not in hub.repositories
     assert push(hub, broken, "user/broken", force=True)["uploaded"]
 

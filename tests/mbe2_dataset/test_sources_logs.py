@@ -119,7 +119,7 @@ def test_rows_that_contradict_or_lack_something_are_set_aside(tmp_path):
         == log.counts["rows_joined"]
         + sum(count for name, count in log.counts.items() if name in ("rows_query_differs", "rows_unreadable"))
     )
-    words = ("'cup' here", "no item", "'many', not a number of times", "neither text nor picture")
+    words = ("'cup' here", "no item", "'many', not a number of times", "neither text nor image")
     for problem, word in zip(aside(path), words, strict=True):
         assert word in problem["reason"]
 

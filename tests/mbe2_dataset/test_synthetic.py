@@ -1,4 +1,4 @@
-"""The synthetic catalogue tells the truth about itself: what only text, only pictures, or faults say."""
+"""The synthetic catalogue tells the truth about itself: what only text, only images, or faults say."""
 
 from collections import Counter, defaultdict
 
@@ -35,7 +35,7 @@ STUDIO = Scene("plain", (1.0, 1.0), 0)
 
 @pytest.fixture(scope="module")
 def rows():
-    # 24 pixels: the words do not depend on the size of the pictures.
+    # 24 pixels: the words do not depend on the size of the images.
     return synthetic_rows(seed=0, **SIZES, picture_size=24)
 
 
@@ -161,7 +161,7 @@ def test_masks_cover_the_product_and_lie_inside_the_picture():
 
 
 def test_mask_belongs_to_the_listing_s_picture(rows):
-    """Outside the mask, the picture does not depend on the colour of the product; inside it does."""
+    """Outside the mask, the image does not depend on the colour of the product; inside it does."""
     row = next(row for row in rows if not row.noise)
     image, mask = synthetic_photo(row.id, 0, size=24)
     stored = np.asarray(decode(row.images[0]), dtype=float)

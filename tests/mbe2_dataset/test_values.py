@@ -1,4 +1,4 @@
-"""Cells of other people's tables become values: texts without HTML, paths, pairs, prices and pictures."""
+"""Cells of other people's tables become values: texts without HTML, paths, pairs, prices and images."""
 
 import pickle
 from collections import Counter

@@ -16,7 +16,7 @@ LONGER_TEXTS = [{"text": "shirt"}, {"text": "red striped mug 350 ml, blue cotton
 
 
 def with_pictures(*texts: str, size: tuple[int, int] = (40, 40), seed: int = 0) -> list[dict]:
-    """One product for each text, with a picture of this size."""
+    """One product for each text, with an image of this size."""
     return [{"text": text, "image": picture(*size, seed=seed + index)} for index, text in enumerate(texts)]
 
 
@@ -82,7 +82,7 @@ def test_picture_program(family, router):
 def test_pictures_of_which_a_program_would_make_something_wrong_are_refused(family, sizes):
     model, processor = shallow_model(family), tiny_processor(family)
     products = [product for size in sizes for product in with_pictures("mug", size=size)]
-    with pytest.raises(ValueError, match=r"takes pictures of one size at a time, but attention would be over \["):
+    with pytest.raises(ValueError, match=r"takes images of one size at a time, but attention would be over \["):
         program_inputs(model, processor(products))
 
 
@@ -125,7 +125,7 @@ def test_picture_program_takes_any_length_size_and_batch(config):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="transformers splits the visual tokens by picture")
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="transformers splits the visual tokens by image")
 @pytest.mark.parametrize("family", ["qwen3_vl", "llava"])
 def test_picture_program_takes_any_number_of_pictures(family):
     model, processor = shallow_model(family), tiny_processor(family)

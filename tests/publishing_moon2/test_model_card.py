@@ -98,7 +98,7 @@ def test_the_run_is_quoted(folder, tmp_path):
     (whole,) = re.findall(r"```yaml\n(.*?)```", card, re.DOTALL)
     assert yaml.safe_load(whole) == {"dataset": "mbe2", "learning_rate": 5e-4, "seed": 7}
     assert "at training step 320" in card and "| text | 40.0 | 30.0 | 20.0 | 10.0 |" in card
-    assert "pictures alone" not in card, "that step had none"
+    assert "images alone" not in card, "that step had none"
     linked = card_of(run, dataset="user/mbe2", base_model="user/base")
     assert "[user/mbe2](https://huggingface.co/datasets/user/mbe2)" in linked
     assert facts(linked)["datasets"] == ["user/mbe2"] and facts(linked)["base_model"] == "user/base"
@@ -183,7 +183,7 @@ def test_a_broken_recipe_is_named(folder, tmp_path):
 
 
 def test_the_snippets_run(hub, folder, results, tmp_path):
-    """All three as they stand in the card of a pushed model, in a directory that has a picture and a catalogue; and
+    """All three as they stand in the card of a pushed model, in a directory that has an image and a catalogue; and
     the Hub's own check of the card."""
     picture(40, 30).save(tmp_path / "mug.jpg")
     photo = (tmp_path / "mug.jpg").read_bytes()

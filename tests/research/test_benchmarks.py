@@ -37,7 +37,7 @@ def test_three_views_prints_measured_beside_allowed(capsys):
 
 
 def test_the_count_of_operations_is_that_of_the_layers():
-    """Counted by hooks on every linear layer, for one picture and one title, against the closed form."""
+    """Counted by hooks on every linear layer, for one image and one title, against the closed form."""
     moon2, processor = model.build("tiny", 0)
     moon2.set_experts_implementation("eager")
     views = model.Views(moon2.eval(), processor, model.triplets(1, 96 * 96, 0))
@@ -351,9 +351,9 @@ def test_what_is_counted_on_few_layers_is_that_of_the_whole_model(monkeypatch):
 
 
 def test_measured_figures_are_read_from_the_docs_they_stand_in():
-    assert scale.measured("cost.md", "picture", "224 x 224")[1] == "1.98"
+    assert scale.measured("cost.md", "image", "224 x 224")[1] == "1.98"
     with pytest.raises(LookupError, match="nowhere"):
-        scale.measured("cost.md", "picture", "nowhere")
+        scale.measured("cost.md", "image", "nowhere")
     hours = [float(row[1]) for row in scale.building(arguments.Scale(workers=[1, 4, 1000]))]
     first = float(next(scale.building(arguments.Scale()))[2])
     assert hours == sorted(hours, reverse=True) and hours[-1] == pytest.approx(first, abs=0.2)

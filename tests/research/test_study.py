@@ -85,7 +85,7 @@ def test_smollm2_recipes_are_valid(tmp_path):
         fields = VARIANTS[name].fields() | {"model": "somewhere", "output_dir": str(tmp_path)}
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(fields), encoding="utf-8")
         model = read_recipe([str(tmp_path / "recipe.yaml")]).model
-        assert model.architecture is None and model.max_pixels is None, "its processor knows its size of pictures"
+        assert model.architecture is None and model.max_pixels is None, "its processor knows its size of images"
 
 
 def test_a_variant_that_is_not_known_is_named(tmp_path):
@@ -155,7 +155,7 @@ def test_weights_by_descent_follow_what_is_left_of_each_loss():
 
 
 def test_fixed_mixing_is_one_mean_over_the_queries_each_in_its_own_view():
-    """Of the six queries one is text, two are pictures, three are both."""
+    """Of the six queries one is text, two are images, three are both."""
     batch = make_batch()
     query = batch[0]
     assert [int(view.present.sum()) for view in query[:3]] == [4, 4, 2]
@@ -402,7 +402,7 @@ def test_titles_are_asked_for_pictures_and_pictures_for_titles(tmp_path):
         assert list(found) == list(hits) == ["t2i", "i2t"] and sorted(hits["t2i"].ids) == sorted(easy.corpus.ids)
         assert (found["t2i"]["queries"], found["t2i"]["candidates"]) == (12, rows - 1)
         assert found["t2i"]["metrics"]["recall@1"] == pytest.approx(right / 12)
-        assert found["i2t"]["metrics"]["recall@1"] == pytest.approx(10 / 12), "picture 4 is nearest to its title"
+        assert found["i2t"]["metrics"]["recall@1"] == pytest.approx(10 / 12), "image 4 is nearest to its title"
 
 
 def test_the_table_by_hand(tmp_path):
@@ -527,7 +527,7 @@ def test_data_sets_travel_in_one_file_and_come_out_whole(tmp_path, mbe2, capsys)
     assert not (tmp_path / "study.tar.xz").exists()
     facts = pack_data(PackArguments(output=tmp_path / "study.tar.xz", work=work))
     plain = sum(file.stat().st_size for file in work.rglob("*.parquet"))
-    assert facts["bytes"] < plain / 2, "a picture of several rows is stored once"
+    assert facts["bytes"] < plain / 2, "an image of several rows is stored once"
     assert unpack_data(tmp_path / "study.tar.xz", tmp_path / "other") == ["fashion-1-1-1"]
     for file in work.rglob("*.parquet"):
         assert pq.read_table(tmp_path / "other" / file.relative_to(work)).equals(pq.read_table(file))

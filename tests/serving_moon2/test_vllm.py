@@ -114,7 +114,7 @@ def file_of(width: int, height: int, seed: int, kind: str = "PNG") -> bytes:
 
 
 def products(stock: bool, seed: int) -> list[dict]:
-    """Mixed products with pictures as files; for a converted checkpoint, those that it takes."""
+    """Mixed products with images as files; for a converted checkpoint, those that it takes."""
     random, words, found = np.random.default_rng(seed), " ".join(TEXTS).split(), []
     for number in range(REQUESTS):
         title = " ".join(random.choice(words, random.integers(1, 12)))
@@ -219,7 +219,7 @@ def by_sentence_transformers(encoder: SentenceTransformer, sent: list[dict]) -> 
 def compare(ask, ways: list, stock: bool, folder: str):
     """Asserts that all ways give AutoModel's vectors, and prints how fast they are beside sentence-transformers.
 
-    Every round has pictures of its own, for vLLM keeps what it made of some.
+    Every round has images of its own, for vLLM keeps what it made of some.
     """
     model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
@@ -275,7 +275,7 @@ def test_a_checkpoint_as_it_is(environment, moon2, tmp_path):
 
 @contextmanager
 def photos():
-    """A web server with a picture, and with a redirect to it."""
+    """A web server with an image, and with a redirect to it."""
 
     class Photo(BaseHTTPRequestHandler):
         def do_GET(self):

@@ -124,7 +124,7 @@ def test_a_product_with_too_many_triplets_comes_last_and_is_told_once(caplog):
 
 
 def triplet_rows(count: int, positive=lambda row: f"p{row}", **columns) -> datasets.Dataset:
-    """Rows as `load_triplets` gives them, without pictures."""
+    """Rows as `load_triplets` gives them, without images."""
     rows = [
         {
             "query_id": f"q{row}",

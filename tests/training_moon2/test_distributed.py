@@ -70,7 +70,7 @@ def test_loss_and_gradient_of_two_processes_are_those_of_one_big_batch(two, mbe2
 
 def test_sharded_weights_get_the_gradient_of_one_big_batch(two, mbe2, tmp_path):
     """FSDP2 gathers the weights of a layer in every pass, so that processes that differ in passes would wait for ever;
-    here the first has no picture at all."""
+    here the first has no image at all."""
     trainer = make_trainer(mbe2, tmp_path, 8)
     expected = gradients(trainer, triplets_of("texts", trainer.train_dataset))
     found = torch.load(two / "sharded.pt")
@@ -148,7 +148,7 @@ def test_two_processes_train_evaluate_save_and_resume(tiny_recipe, tmp_path):  #
 
 
 def test_a_process_that_raises_ends_the_other(tiny_recipe, tmp_path, mbe2):  # noqa: F811
-    """One damaged picture: one of the processes meets it, and the run ends with its sentence."""
+    """One damaged image: one of the processes meets it, and the run ends with its sentence."""
     folder = change(mbe2, tmp_path / "spoilt", cut_picture)
     query_id = load_triplets(mbe2, "train", refresh=False)["query_id"][3]
     words = ["--dataset", str(folder), "--augmented_image_probability", "0", "--per_device_train_batch_size", "4"]

@@ -233,17 +233,17 @@ def test_a_new_checkpoint_is_not_given_up_for_damaged_ones(recipe, finished, tmp
 
 def test_another_recipe_is_refused_unless_allowed(recipe, finished, tmp_path, capsys):
     folder = stopped_after(finished, 6, tmp_path / "run")
-    words = [recipe, "--output_dir", str(folder), *RESUME, "--learning_rate", "0.002", "--temperature", "0.07"]
+    words = [recipe, "--output_dir", str(folder), *RESUME, "--learning_rate", "0.003", "--temperature", "0.07"]
     assert train_moon2.main(words) == 2
     said = sentence(capsys.readouterr().err)
     assert said.startswith(
-        f"error: {folder / 'checkpoint-6'} belongs to another run: learning_rate was 0.0005 and is 0.002"
+        f"error: {folder / 'checkpoint-6'} belongs to another run: learning_rate was 0.002 and is 0.003"
     )
     assert "temperature was 0.05 and is 0.07" in said and "--allow_changed_run true" in said
     assert not (folder / "model.safetensors").exists()
     assert train_moon2.main([*words, "--allow_changed_run", "true"]) == 0
-    assert "although learning_rate was 0.0005 and is 0.002" in capsys.readouterr().out
-    assert json.loads((folder / "checkpoint-7" / MANIFEST).read_text())["run"]["learning_rate"] == 0.002
+    assert "although learning_rate was 0.002 and is 0.003" in capsys.readouterr().out
+    assert json.loads((folder / "checkpoint-7" / MANIFEST).read_text())["run"]["learning_rate"] == 0.003
 
 
 def test_what_does_not_change_the_result_may_change(recipe, finished, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from hub_server import HubServer, run_python
 from hub_server import hub as hub
 from test_faults import recipe as recipe
+from test_faults import triplets as triplets
 
 from conftest import same_bytes
 

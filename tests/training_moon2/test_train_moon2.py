@@ -252,7 +252,7 @@ def test_training_names_the_picture_that_it_cannot_read(tiny_recipe, tmp_path, m
     assert main([tiny_recipe, "--dataset", str(folder), *words]) == 2
     (sentence,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     query_id, path = row["query_id"], row["negative_image"]["path"]
-    assert sentence.startswith(f"error: Triplet {query_id}, its negative: the picture {path} cannot be read")
+    assert sentence.startswith(f"error: Triplet {query_id}, its negative: the image {path} cannot be read")
 
 
 def test_a_damaged_data_set_is_refused(tiny_recipe, tmp_path, mbe2, capsys):
@@ -348,7 +348,7 @@ def test_a_dry_run_measures_tells_and_writes_nothing(tiny_recipe, tmp_path, caps
         "The first batch: ",
     ):
         assert words in shown, words
-    assert shown.count("\n  query ") == 3 and "a picture" in shown
+    assert shown.count("\n  query ") == 3 and "an image" in shown
     assert not list((tmp_path / "moon2").iterdir())
 
 
@@ -467,6 +467,6 @@ def test_an_error_is_told_whole_and_one_of_a_worker_without_its_traceback():
     worker = (
         "Caught TripletError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
         '  File "a.py", line 3, in f\n    raise TripletError(text)\n'
-        "training_moon2.triplets.TripletError: Triplet q1: the picture cannot be read.\nLook at it.\n"
+        "training_moon2.triplets.TripletError: Triplet q1: the image cannot be read.\nLook at it.\n"
     )
-    assert sentence(RuntimeError(worker)) == "Triplet q1: the picture cannot be read. Look at it."
+    assert sentence(RuntimeError(worker)) == "Triplet q1: the image cannot be read. Look at it."

@@ -68,7 +68,7 @@ def step(trainer: Moon2Trainer, triplets: list[dict]) -> tuple[dict[str, torch.T
     ],
 )
 def test_grad_cache_gives_the_gradients_of_the_plain_step(mbe2, tmp_path, how, chunk, unit):
-    """With dropout, several pictures in an item, texts alone, routing statistics, L_aux and the filter at work."""
+    """With dropout, several images in an item, texts alone, routing statistics, L_aux and the filter at work."""
     found, kept = [], []
     for grad_cache in (False, True):
         model = with_dropout(0.3 if how == "dropout" else 0.0)

@@ -289,7 +289,7 @@ def edits() -> dict:
         "title": (lambda row: row.update(positive_title=row["positive_title"][:-1] + "#"), True),
         "no title": (lambda row: row.update(query_text="" if row["query_text"] is None else None), True),
         "picture": (longer_picture, True),
-        "fewer pictures": (augmented, True),
+        "fewer images": (augmented, True),
         "nested": (provenance, True),
         "path": (renamed, False),
     }

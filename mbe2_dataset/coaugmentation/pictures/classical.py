@@ -139,7 +139,7 @@ class ClassicalExtractor:
             size = [max(1, round(side * scale)) for side in image.size]
             small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
         if min(small.shape[:2]) < 16:
-            return no_subject("the picture is smaller than 16 pixels")
+            return no_subject("the image is smaller than 16 pixels")
         lab = lab_of(small)
         background, border_share = _background(lab)
         if border_share < LEAST_BORDER:
@@ -148,7 +148,7 @@ class ClassicalExtractor:
         if not inside.any():
             return no_subject("nothing, or only a part of the subject, differs from the background")
         if _is_clutter(inside):
-            return no_subject("several things are cut by the edges of the picture: its background is not plain")
+            return no_subject("several things are cut by the edges of the image: its background is not plain")
         score = contrast * min(1.0, border_share / 0.6)
         if score < LEAST_SCORE:
             return no_subject(f"the subject's outline has hardly any contrast (score {score:.2f})")

@@ -67,10 +67,10 @@ def checked_edit(edited: Image.Image) -> Image.Image:
         Refusal: it is not.
     """
     if min(edited.size) < LEAST_SIDE or edited.width * edited.height > MOST_PIXELS:
-        raise Refusal(f"the answer is a picture of {edited.width} x {edited.height} pixels")
+        raise Refusal(f"the answer is an image of {edited.width} x {edited.height} pixels")
     edited = edited.convert("RGB")
     if np.asarray(edited.resize((64, 64))).std() < LEAST_SPREAD:
-        raise Refusal("the answer is a picture of one colour")
+        raise Refusal("the answer is an image of one colour")
     return edited
 
 
@@ -125,7 +125,7 @@ class DiffusersEditor:
         if missing := [name for name in ("image", "prompt", *self.options) if name not in accepted]:
             raise ModelError(
                 f"The pipeline {type(pipeline).__name__} of {self.model} takes no {', '.join(missing)}: "
-                f"an editing pipeline takes a picture and a prompt."
+                f"an editing pipeline takes an image and a prompt."
             )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
@@ -163,15 +163,15 @@ class EndpointEditor:
             status = getattr(error, "status_code", None)
             if status is not None:
                 raise Refusal(f"the server refused: HTTP {status}: {self.server.quoted(error)}") from None
-            raise Refusal("the answer holds no picture (data[0].b64_json)") from None
+            raise Refusal("the answer holds no image (data[0].b64_json)") from None
         if len(encoded) > MOST_BYTES * 4 / 3:
             raise Refusal(f"the answer is longer than {MOST_BYTES:,} bytes")
         try:
             return checked_edit(decode(Picture(base64.b64decode(encoded, validate=True), "answer")))
         except binascii.Error as error:
-            raise Refusal(f"the answer's picture is not base64: {error}") from error
+            raise Refusal(f"the answer's image is not base64: {error}") from error
         except ValueError as error:
-            raise Refusal(f"the answer's picture cannot be read: {error}") from error
+            raise Refusal(f"the answer's image cannot be read: {error}") from error
 
 
 def _encoded(answer) -> str:

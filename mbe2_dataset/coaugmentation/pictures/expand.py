@@ -107,7 +107,7 @@ def expand(
     try:
         image = source_image(row)
     except (ValueError, IndexError) as error:
-        reason = f"the picture cannot be read: {error}" if row.images else "the product has no picture"
+        reason = f"the image cannot be read: {error}" if row.images else "the product has no image"
         return Expansion(views(kinds_for(row.id, count, seed), reason), 0.0, 0.0, reason)
     subject = extractor(image) if extractor else no_subject("")
     kinds = kinds_for(row.id, count, seed, KINDS if subject.mask or editor else KINDS_WITHOUT_MASK)

@@ -60,13 +60,13 @@ def checked_subject(mask: Image.Image, score: float) -> Subject:
     inside = np.asarray(mask) > 127
     coverage = round(float(inside.mean()), 4)
     if coverage < LEAST_COVERAGE:
-        return no_subject(f"the subject covers {coverage:.1%} of the picture: nothing was found", coverage)
+        return no_subject(f"the subject covers {coverage:.1%} of the image: nothing was found", coverage)
     if coverage > MOST_COVERAGE:
-        return no_subject(f"the subject covers {coverage:.1%} of the picture: no background was found", coverage)
+        return no_subject(f"the subject covers {coverage:.1%} of the image: no background was found", coverage)
     if min(edge.mean() for edge in (inside[0], inside[-1], inside[:, 0], inside[:, -1])) > MOST_TOUCHED:
-        return no_subject("the subject touches all four edges of the picture", coverage)
+        return no_subject("the subject touches all four edges of the image", coverage)
     if max(inside[:, 0].mean(), inside[:, -1].mean()) > WHOLE_SIDE:
-        return no_subject("the subject takes a whole side of the picture: it has no outline", coverage)
+        return no_subject("the subject takes a whole side of the image: it has no outline", coverage)
     return Subject(mask, coverage, round(score, 4))
 
 
@@ -116,7 +116,7 @@ class RembgExtractor:
                     os.environ["U2NET_HOME"] = before
         session = new_session(self.model.removeprefix("rembg/"))
         if not session.is_local():
-            raise ModelError(f"The model {self.model} sends pictures to a service: choose one that runs here.")
+            raise ModelError(f"The model {self.model} sends images to a service: choose one that runs here.")
         return session
 
 

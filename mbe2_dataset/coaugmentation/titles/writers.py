@@ -207,7 +207,7 @@ class ModelWriter(ABC):
         try:
             image = decode(row.images[0])
         except ValueError as error:
-            raise Refusal(f"unreadable picture: {error}") from error
+            raise Refusal(f"unreadable image: {error}") from error
         image.thumbnail((self.max_side, self.max_side), self.resampling)
         return image
 
