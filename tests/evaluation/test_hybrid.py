@@ -254,3 +254,24 @@ def test_what_does_not_go_together_is_refused(tmp_path, monkeypatch, capsys, opt
     np.save("v.npy", unit(12).numpy())
     assert main(["search", "--queries", "v.npy", "--corpus", "v.npy", "--output", "h", *options]) == 2
     assert problem in capsys.readouterr().err
+
+
+def test_too_few_validation_triplets_leave_the_fit_to_the_queries(model, mbe2, tmp_path, monkeypatch, capsys):
+    """A set for testing only, as another shop's, has a handful: vectors alone would be worse than words."""
+    monkeypatch.setattr(hybrid, "FEWEST", 10_000)
+    evaluated([f"{model}+bm25"], mbe2, tmp_path / "few")
+    assert "vectors alone: the other half of the queries give fewer than 10000" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    right = hybrid.fit_weight
+    calls = []
+
+    def fit(*told):
+        calls.append(told)
+        monkeypatch.setattr(hybrid, "FEWEST", 10_000 if len(calls) <= 3 else 3)
+        return right(*told)
+
+    monkeypatch.setattr("evaluation.measure.hybrid.fit_weight", fit)
+    evaluated([f"{model}+bm25"], mbe2, tmp_path / "many")
+    assert read_fusion(tmp_path / "many").source == "the other half of the queries"
+    assert read_fusion(tmp_path / "many").weights.keys() >= {"t2mm"}
