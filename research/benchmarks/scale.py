@@ -119,7 +119,7 @@ def training(options: arguments.Scale, counted: dict[str, float]) -> Iterator[li
 
 def building(options: arguments.Scale) -> Iterator[list[str]]:
     """Yield the hours of a build: titles, views and writing on all workers, the rest on the cores of one machine."""
-    cells = measured("speed.md", "CPU ms a row", options.build)
+    cells = measured("speed.md", "ms a product", options.build)
     stages = dict(zip(("read", "plan", "titles", "images", "write", "check"), map(float, cells), strict=True))
     hours = {name: value / 1000 * options.triplets / 3600 for name, value in stages.items()}
     first = hours["plan"] + (hours["read"] + hours["check"]) / options.cores
