@@ -111,7 +111,7 @@ def build_page(catalogue: Catalogue, reader: Reader, results: int, name: str) ->
                     max_lines=3,
                 )
                 upload = gr.Image(
-                    label="Picture", sources=["upload", "clipboard"], height=220, buttons=[], elem_id="picture"
+                    label="Image", sources=["upload", "clipboard"], height=220, buttons=[], elem_id="picture"
                 )
                 share = gr.Slider(0, 100, 50, step=5, label="Share of the image, %", info=SHARE)
                 way = gr.Radio(catalogue.ways, value=catalogue.ways[0], label="Search by", info=WAY, elem_id="way")

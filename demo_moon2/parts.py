@@ -12,7 +12,7 @@ from demo_moon2.query import Query, Reader
 from evaluation.measure.attention import AttentionMap
 from evaluation.show.heatmap import WORD_COLORS, overlay, scale_of
 
-QUERY_VIEWS = {"t": "text", "i": "picture", "mm": "text and image"}
+QUERY_VIEWS = {"t": "text", "i": "image", "mm": "text and image"}
 LACKS = {"t": "title only", "i": "image only", "mm": None}
 SHOWN = 512  # pixels of a heat-map's longer side
 DARK = 0.6  # words of a deeper shade than this are written in white

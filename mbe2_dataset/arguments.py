@@ -36,7 +36,7 @@ MOVED = {
     "log_only": "--only log:COLUMN=VALUE",
     "made_queries": "--query_mix none (for false)",
     "most_alike": "the third number of --hardness",
-    "title_pictures": "--title_uses image (or text, for false)",
+    "title_pictures": "--title_uses picture (or text, for false)",
     "title_entities": "--title_uses entities",
     "title_concurrency": "--concurrency",
     "editor_concurrency": "--concurrency",
@@ -215,7 +215,7 @@ class TitleArguments:
     title_model: str | None = option(None, "Name of the model at the server; or its id or folder.")
     title_endpoint: str | None = option(None, "Address of the server, like http://localhost:8000/v1.")
     title_uses: str = option(
-        "picture", "What the model does: image (it is shown the image), entities (it extracts them, too), both, "
+        "picture", "What the model does: picture (it is shown the image), entities (it extracts them, too), both, "
         "with a comma between them, or text (neither).",
     )  # fmt: skip
     title_budget: list[str] = option(
@@ -238,7 +238,7 @@ class TitleArguments:
         if (budget := self.pairs("title_budget")).get("cost") and not budget.keys() & {"read", "written"}:
             raise OptionError("--title_budget cost=... also needs the prices: read=... written=...")
         if self.uses not in ({"picture"}, {"entities"}, {"picture", "entities"}, {"text"}):
-            raise OptionError(f"--title_uses is image, entities, both or text, not {self.title_uses!r}.")
+            raise OptionError(f"--title_uses is picture, entities, both or text, not {self.title_uses!r}.")
 
     @property
     def uses(self) -> set[str]:

@@ -26,7 +26,7 @@ class TripletCollator:
         unit: what `chunk` counts: "items", or "tokens" (with padding: items times the longest of them).
 
     Returns:
-        `passes`: for "images" and for "texts" a list of model inputs, one dict for each forward; `rows`: for each
+        `passes`: for "pictures" and for "texts" a list of model inputs, one dict for each forward; `rows`: for each
         role the place of every triplet's item among the outputs of all passes, those with images first, (B,) for
         `pictures` and for `texts`, -1 where the role has no image or no text; `keys`: product and group keys (B,);
         `query_ids`, `positive_ids`: B strings; `false_positives`: B times whether the positive is known to be wrong.
@@ -70,7 +70,7 @@ class TripletCollator:
         }
 
     def filler(self, kind: str) -> dict[str, torch.Tensor]:
-        """Return a pass of one neutral item: a white image for "images", a word for "texts".
+        """Return a pass of one neutral item: a white image for "pictures", a word for "texts".
 
         For processes that have fewer passes than others, where all have to take part in each.
         """
@@ -103,8 +103,10 @@ class TripletCollator:
     def _text(self, product: dict, whole: ProductBatch) -> ProductBatch:
         """Return the model inputs of a product's text alone, which those of the whole product have in them."""
         own = whole["position_types"] == TEXT
-        if own.all() or not own.any():  # without any, the text is blank: the processor says so
-            return whole if own.all() else self.prepare({"text": product["text"]})
+        if own.all():
+            return whole
+        if not own.any():  # the text is blank, which the processor says
+            return self.prepare({"text": product["text"]})
         return ProductBatch({name: whole[name][own][None] for name in POSITIONS})
 
     def _cut(self, items: list["_Item"]) -> Iterator[list[ProductBatch]]:

@@ -157,12 +157,12 @@ class Catalogue:
         return StoredRows(self.folder, np.flatnonzero(kept).astype(np.int32))
 
     def shared_pictures(self) -> Iterator[dict]:
-        """Yield the images that different products share, and that no row has: {"sha256", "image", "products"}."""
+        """Yield the images that different products share, and that no row has: {"sha256", "picture", "products"}."""
         with open(self.folder / SHARED, encoding="utf-8") as file:
             yield from map(json.loads, file)
 
     def quarantine(self) -> Iterator[dict]:
-        """Yield what was set aside: {"where", "id", "image", "column", "reason"}.
+        """Yield what was set aside: {"where", "id", "picture", "column", "reason"}.
 
         It is one image, one cell (of `column`), or the whole row.
         """

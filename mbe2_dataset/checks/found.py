@@ -136,7 +136,7 @@ class Found:
         )
         faults: dict[int, str] = {}
         count = min(num_proc, max(1, len(self.rows)))
-        with tqdm(total=len(chosen), desc="decode", unit="picture") as bar:
+        with tqdm(total=len(chosen), desc="decode", unit="image") as bar:
             for sides, looks, wrong in in_processes(look, (task for task in tasks if len(task[1])), count):
                 self.sides.append(sides)
                 self.looks.append(looks)

@@ -52,7 +52,7 @@ def seconds_used() -> float:
 
 def embedding_cost(options: arguments.EmbeddingCost) -> dict:
     """Print what a million products cost by the size of their images."""
-    header = ["picture", "products/s", "CPU hours", "GB of vectors", "GB of images", "GPU hours"]
+    header = ["image", "products/s", "CPU hours", "GB of vectors", "GB of images", "GPU hours"]
     with model_folder(options.model, options.seed) as model, tempfile.TemporaryDirectory() as scratch:
         encoder = load_encoder(model)
         rows = (_embedding_row(options, encoder, side, Path(scratch)) for side in options.sides)

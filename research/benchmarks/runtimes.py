@@ -21,7 +21,7 @@ from research.benchmarks import arguments
 from research.benchmarks.measure import print_table, ratios, spread, time_paired
 
 # What a product shows in each column of the table.
-VIEWS = {"text": ["text"], "picture": ["image"], "both": ["text", "image"]}
+VIEWS = {"text": ["text"], "image": ["image"], "both": ["text", "image"]}
 TITLE = "blue ceramic mug with a wooden handle, 350 ml, number {}"
 TOLERANCE = 1e-5
 

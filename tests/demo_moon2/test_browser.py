@@ -85,7 +85,7 @@ def test_text_then_picture_too_then_picture_alone(visit, photo):
 
     visit.text.fill("")
     visit.search.click()
-    expect(visit.kind).to_have_text("picture")
+    expect(visit.kind).to_have_text("image")
     assert visit.cards.all_inner_texts() == alone, "a share of 100 % is the image alone"
     assert visit.fits()
     visit.keep("picture")

@@ -168,7 +168,7 @@ def test_bytes_that_are_no_form_are_refused(client):
 
 def test_a_search_by_text_picture_and_both(page, client):
     path = upload(client, encoded()).json()[0]
-    for text, photo, kind in (("mug", None, "text"), ("", path, "picture"), ("mug", path, "text and image")):
+    for text, photo, kind in (("mug", None, "text"), ("", path, "image"), ("mug", path, "text and image")):
         said, query, heat, found, _ = call(page, client, "search", [text, photo and file_data(photo), 50])
         assert "The best 5 of" in said and f"<strong>{kind}</strong>" in query and not heat
         assert found.count('<li class="card">') == 5

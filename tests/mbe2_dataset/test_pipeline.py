@@ -18,7 +18,6 @@ import pytest
 from chat_server import Reply, chat_server
 from PIL import Image
 
-from conftest import tiny_model, tiny_processor
 from mbe2_dataset.__main__ import main
 from mbe2_dataset.arguments import COMMANDS, MOVED, Build
 from mbe2_dataset.catalogue.pictures import Picture
@@ -196,7 +195,7 @@ def test_the_command_of_the_card_says_what_was_told(tmp_path):
         (["--title_budget", "cost=1"], "--titles endpoint"),
         (["--editor_budget", "cost=much"], "cost=... edit=..."),
         ([*paid("http://nowhere"), "--title_budget", "cost=1"], "read=... written=..."),
-        (["--title_uses", "sound"], "--title_uses"),
+        (["--title_uses", "sound"], "--title_uses is picture, entities, both or text"),
         (["--title_uses", "picture,text"], "--title_uses"),
         (["--hub", "branch=x"], "config=... split=..."),
         (["--made_queries", "false"], "--query_mix none"),
@@ -276,17 +275,9 @@ def test_mined_negatives_come_from_the_window_without_groups_and_duplicates():
     assert find(0, {a, e, f}, np.random.default_rng(0)).kind == "random"
 
 
-@pytest.fixture(scope="module")
-def moon2(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("models") / "moon2-tiny"
-    tiny_model().save_pretrained(folder)
-    tiny_processor().save_pretrained(folder)
-    return str(folder)
-
-
-def test_mined_negatives_and_scores_of_a_model(shop, moon2, tmp_path, capsys):
-    options = ("--negatives", "mined", "--negative_model", moon2, "--hardness", "2,6,1.0",
-               "--consistency_model", moon2, "--consistency_threshold", "20%")  # fmt: skip
+def test_mined_negatives_and_scores_of_a_model(shop, model, tmp_path, capsys):
+    options = ("--negatives", "mined", "--negative_model", model, "--hardness", "2,6,1.0",
+               "--consistency_model", model, "--consistency_threshold", "20%")  # fmt: skip
     assert build(shop, tmp_path / "mbe2", *options, "--augmented_images", "2") == 0
     rows = triplets(tmp_path / "mbe2")
     kinds = {row["negative_kind"] for row in rows}
@@ -310,9 +301,9 @@ def test_mined_negatives_and_scores_of_a_model(shop, moon2, tmp_path, capsys):
     assert max(made["consistency_score"] for made in dropped) < min(
         made["consistency_score"] for made in views if made["kept"]
     )
-    assert all("is below" in made["reason"] and "moon2-tiny" in made["reason"] for made in dropped)
+    assert all("is below" in made["reason"] and "moon2" in made["reason"] for made in dropped)
     text = (tmp_path / "mbe2" / "README.md").read_text()
-    assert "Scored by `moon2-tiny` at revision `" in text and str(tmp_path) not in text
+    assert "Scored by `moon2` at revision `" in text and str(tmp_path) not in text
     # Another threshold needs no model: all scores are in the journal.
     capsys.readouterr()
     assert build(shop, tmp_path / "mbe2", *options[:-1], "0%", "--augmented_images", "2", "--overwrite") == 0
