@@ -44,7 +44,7 @@ class DemoVisit(Visit):
         expect(self.text).to_be_visible()
 
     def add(self, path: Path) -> None:
-        self.tab.locator("#image input[type=file]").set_input_files(path)
+        self.tab.locator("#picture input[type=file]").set_input_files(path)
 
 
 @pytest.fixture(params=SIZES)
@@ -145,14 +145,14 @@ def test_an_empty_query_and_files_that_are_none(visit, photo, tmp_path):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no image " * 50)
     visit.add(bad)
-    expect(visit.tab.get_by_text("This file is no JPEG, PNG, WEBP, GIF, BMP or TIFF image.")).to_be_visible()
+    expect(visit.tab.get_by_text("This file is no JPEG, PNG, WEBP, GIF, BMP, AVIF or TIFF image.")).to_be_visible()
     visit.keep("bad-file")
     cut = tmp_path / "cut.jpg"
     cut.write_bytes(photo.read_bytes()[:700])
     visit.add(cut)
     expect(alert).to_contain_text("The image cannot be read: ")
     expect(visit.cards).to_have_count(0)
-    expect(visit.tab.locator("#image img")).to_have_count(0)
+    expect(visit.tab.locator("#picture img")).to_have_count(0)
     visit.keep("cut-file")
     large = tmp_path / "large.jpg"
     large.write_bytes(photo.read_bytes() + bytes(9 << 20))
